@@ -66,13 +66,9 @@ def _llama_merges() -> list[tuple[str, str]]:
             pre_tokenizers.Punctuation(),
         ]
     )
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, show_progress=False, initial_alphabet=["▁"]
-    )
+    trainer = trainers.BpeTrainer(vocab_size=500, show_progress=False, initial_alphabet=["▁"])
     learner.train_from_iterator(CORPUS.split("\n"), trainer)
-    learned = [
-        tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]
-    ]
+    learned = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     needed = [(":", "("), *(("▁", letter) for letter in LETTERS + PUNCTUATION)]
     return list(dict.fromkeys(needed + learned))
 
@@ -103,9 +99,7 @@ def llama_tokenizer(*special: str) -> Tokenizer:
             byte_fallback=True,
         )
     )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
@@ -120,9 +114,7 @@ def llama_tokenizer(*special: str) -> Tokenizer:
         special_tokens=[("<s>", vocabulary["<s>"])],
     )
     named = ["<unk>", "<s>", "</s>", *special]
-    tokenizer.add_special_tokens(
-        [AddedToken(name, normalized=False, special=True) for name in named]
-    )
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in named])
     return tokenizer
 
 
@@ -162,9 +154,7 @@ def _llama_shapes(layers: int, vocabulary: int) -> Shapes:
         prefix = f"language_model.model.layers.{layer}."
         for name in "qkvo":
             shapes[f"{prefix}self_attn.{name}_proj.weight"] = (HIDDEN, HIDDEN)
-        shapes[f"{prefix}mlp.gate_proj.weight"] = shapes[
-            f"{prefix}mlp.up_proj.weight"
-        ] = (MLP, HIDDEN)
+        shapes[f"{prefix}mlp.gate_proj.weight"] = shapes[f"{prefix}mlp.up_proj.weight"] = (MLP, HIDDEN)
         shapes[f"{prefix}mlp.down_proj.weight"] = (HIDDEN, MLP)
         shapes[f"{prefix}input_layernorm.weight"] = (HIDDEN,)
         shapes[f"{prefix}post_attention_layernorm.weight"] = (HIDDEN,)
@@ -204,9 +194,7 @@ def _linear(name: str, inputs: int, outputs: int) -> Shapes:
 
 def _projector_shapes() -> Shapes:
     prefix = "multi_modal_projector."
-    return _linear(f"{prefix}linear_1", VISION_HIDDEN, HIDDEN) | _linear(
-        f"{prefix}linear_2", HIDDEN, HIDDEN
-    )
+    return _linear(f"{prefix}linear_1", VISION_HIDDEN, HIDDEN) | _linear(f"{prefix}linear_2", HIDDEN, HIDDEN)
 
 
 def _random_weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:
@@ -225,9 +213,7 @@ def _random_weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:
     return weights
 
 
-def _write_weights(
-    folder: Path, weights: dict[str, Tensor], shards: int, dtype: torch.dtype
-) -> None:
+def _write_weights(folder: Path, weights: dict[str, Tensor], shards: int, dtype: torch.dtype) -> None:
     """model.safetensors, or the tensors dealt over `shards` files with an index beside them."""
     weights = {name: values.to(dtype).contiguous() for name, values in weights.items()}
     if shards == 1:
@@ -238,9 +224,7 @@ def _write_weights(
     placed = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
-        part = {
-            name: weights[name] for name in names[shard * size : (shard + 1) * size]
-        }
+        part = {name: weights[name] for name in names[shard * size : (shard + 1) * size]}
         save_file(part, folder / file, metadata={"format": "pt"})
         placed |= dict.fromkeys(part, file)
     total = sum(values.nbytes for values in weights.values())
@@ -320,9 +304,7 @@ def _image_processor(kind: str, processor: str, **extra: Any) -> dict[str, Any]:
     }
 
 
-def _write_processor(
-    folder: Path, kind: str, image_processor: dict[str, Any], **extra: Any
-) -> None:
+def _write_processor(folder: Path, kind: str, image_processor: dict[str, Any], **extra: Any) -> None:
     config = {
         "processor_class": kind,
         "patch_size": PATCH_SIZE,
@@ -357,9 +339,7 @@ def paper_llava(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder, "<image>", "<pad>")
-    config = _config(
-        "llava", "PllavaForConditionalGeneration", layers, tokenizer, dtype
-    ) | {
+    config = _config("llava", "PllavaForConditionalGeneration", layers, tokenizer, dtype) | {
         "pooling_method": "avg",
         "pooling_shape": [8, GRID // 2, GRID // 2],
         "frame_shape": [GRID, GRID],
@@ -392,9 +372,7 @@ def image_base(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder, "<image>", "<pad>")
     pinpoints = _pinpoints()
-    config = _config(
-        "llava_next", "LlavaNextForConditionalGeneration", layers, tokenizer, dtype
-    ) | {
+    config = _config("llava_next", "LlavaNextForConditionalGeneration", layers, tokenizer, dtype) | {
         "image_grid_pinpoints": pinpoints,
         "use_image_newline_parameter": True,
         "tie_word_embeddings": False,
@@ -444,9 +422,7 @@ def next_video(
         image_grid_pinpoints=_pinpoints(),
         do_pad=True,
     )
-    _write_processor(
-        folder, "LlavaNextVideoProcessor", image_processor, video_token="<video>"
-    )
+    _write_processor(folder, "LlavaNextVideoProcessor", image_processor, video_token="<video>")
     video_processor = _image_processor("", "LlavaNextVideoProcessor")
     del video_processor["image_processor_type"]
     video_processor["video_processor_type"] = "LlavaNextVideoVideoProcessor"
@@ -470,9 +446,7 @@ def _finish(
 ) -> dict[str, Tensor]:
     text = config["text_config"]
     shapes = (
-        _llama_shapes(text["num_hidden_layers"], text["vocab_size"])
-        | _clip_shapes()
-        | _projector_shapes()
+        _llama_shapes(text["num_hidden_layers"], text["vocab_size"]) | _clip_shapes() | _projector_shapes()
     )
     if newline:
         shapes["image_newline"] = (HIDDEN,)

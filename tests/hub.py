@@ -29,7 +29,7 @@ FILE = re.compile(r"/(?:(?P<kind>datasets)/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<r
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
-class NotServed(Exception):
+class NotServedError(Exception):
     """A request for something that isn't there; `code` is what the hub's clients tell the cases apart by."""
 
     def __init__(self, code: str, message: str, status: int = 404) -> None:
@@ -45,7 +45,7 @@ class Repository:
         self.key = f"{kind}/{name}"
         self.folder = (root / kind / name).resolve()
         if not self.folder.is_relative_to(root) or not self.folder.is_dir() or ".." in name:
-            raise NotServed("RepoNotFound", f"no {self.key}")
+            raise NotServedError("RepoNotFound", f"no {self.key}")
 
     def files(self) -> Iterator[Path]:
         return (path for path in sorted(self.folder.rglob("*")) if path.is_file() and self._inside(path))
@@ -60,13 +60,13 @@ class Repository:
 
     def check_revision(self, revision: str) -> None:
         if revision not in ("main", self.commit):
-            raise NotServed("RevisionNotFound", f"{self.key} has no revision {revision}")
+            raise NotServedError("RevisionNotFound", f"{self.key} has no revision {revision}")
 
     def find(self, relative: str) -> Path:
         """The file or folder at a path, which must not lead out of the repository."""
         path = self.folder / relative
         if not self._inside(path) or not path.exists():
-            raise NotServed("EntryNotFound", f"{self.key} has no {relative}")
+            raise NotServedError("EntryNotFound", f"{self.key} has no {relative}")
         return path
 
     def info(self) -> dict[str, Any]:
@@ -131,8 +131,8 @@ class Handler(BaseHTTPRequestHandler):
                 query = parse_qs(url.query)
                 self._send_json(self._call(query=query, body=body, **match.groupdict()))
             else:
-                raise NotServed("EntryNotFound", f"no such call: {path}")
-        except NotServed as error:
+                raise NotServedError("EntryNotFound", f"no such call: {path}")
+        except NotServedError as error:
             self.server.hub.note_refused(f"{self.command} {path}: {error}")
             headers = {"X-Error-Code": error.code, "X-Error-Message": str(error)}
             self._send(error.status, json.dumps({"error": str(error)}).encode(), headers)
@@ -160,21 +160,21 @@ class Handler(BaseHTTPRequestHandler):
         if call == "refs":
             branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.commit}
             return {"branches": [branch], "converts": [], "tags": [], "pullRequests": []}
-        raise NotServed("EntryNotFound", f"no such call: {call}")
+        raise NotServedError("EntryNotFound", f"no such call: {call}")
 
     def _send_file(self, kind: str | None, repo: str, revision: str, path: str) -> None:
         repository = Repository(self.server.hub.root, kind or "models", repo)
         repository.check_revision(revision)
         file = repository.find(path)
         if not file.is_file():
-            raise NotServed("EntryNotFound", f"{repository.key}/{path} is a folder")
+            raise NotServedError("EntryNotFound", f"{repository.key}/{path} is a folder")
         self.server.hub.note_served(self.command, f"{repository.key}/{path}")
         content, status = file.read_bytes(), 200
         headers = {"ETag": f'"{blob_id(file)}"', "X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
         if wanted := RANGE.fullmatch(self.headers.get("Range", "")):
             first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
             if first >= len(content):
-                raise NotServed("RangeNotSatisfiable", f"{path} ends before byte {first}", status=416)
+                raise NotServedError("RangeNotSatisfiable", f"{path} ends before byte {first}", status=416)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             content, status = content[first : last + 1], 206
         self._send(status, content, headers | {"Content-Type": "application/octet-stream"})
