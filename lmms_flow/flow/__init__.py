@@ -1,0 +1,34 @@
+"""What is cut: groups, layers, knockouts, pathways, edge counts and leaks. Needs no torch."""
+
+from .errors import FlowError
+from .flow import BoundFlow, Flow
+from .knockout import Knockout, Rule
+from .layers import LayerRange
+from .layout import Layout, prompt_layout
+from .leaks import Route
+from .pathway import BoundPathway, Pathway
+from .presets import PRESET_NAMES, PRESETS, Preset, find_preset, preset_of
+from .random_cut import RandomCut
+from .resolve import Blocks, ResolvedFlow
+
+__all__ = [
+    "PRESETS",
+    "PRESET_NAMES",
+    "Blocks",
+    "BoundFlow",
+    "BoundPathway",
+    "Flow",
+    "FlowError",
+    "Knockout",
+    "LayerRange",
+    "Layout",
+    "Pathway",
+    "Preset",
+    "RandomCut",
+    "ResolvedFlow",
+    "Route",
+    "Rule",
+    "find_preset",
+    "preset_of",
+    "prompt_layout",
+]

@@ -1,0 +1,181 @@
+"""Where each group of tokens lies in one prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+from .errors import FlowError, nearest
+
+BASE_GROUPS = ("system", "video", "gap", "question", "tail", "last")
+QUESTION_PARTS = ("stem", "options", "true_option", "false_options")
+GROUPS = BASE_GROUPS + QUESTION_PARTS
+_FRAME = re.compile(r"frame\.(\d+)")
+
+Span: TypeAlias = tuple[range, ...]
+
+
+def frame_number(name: str) -> int | None:
+    """The i of `frame.i`, or None for every other name."""
+    match = _FRAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def check_group(name: str, where: str) -> str:
+    """`name`, when it is a group's name; otherwise a FlowError that quotes `where` and names the nearest group."""
+    if name in GROUPS or frame_number(name) is not None:
+        return name
+    valid = (*GROUPS, "frame.0")
+    raise FlowError(
+        f"{where}: there is no group {name!r}{nearest(name, valid)} (groups: {', '.join(GROUPS)}, frame.N)"
+    )
+
+
+def group_rank(name: str) -> tuple[int, int]:
+    """A group's place in the prompt, as far as it is known without a layout: the base group, then the frame."""
+    frame = frame_number(name)
+    if frame is not None:
+        return BASE_GROUPS.index("video"), frame
+    return BASE_GROUPS.index("question" if name in QUESTION_PARTS else name), 0
+
+
+def merge(ranges: Iterable[range]) -> Span:
+    """The same tokens as few, ascending, disjoint ranges; empty ones are dropped."""
+    merged: list[range] = []
+    for part in sorted((r for r in ranges if len(r)), key=lambda r: r.start):
+        if merged and part.start <= merged[-1].stop:
+            merged[-1] = range(merged[-1].start, max(merged[-1].stop, part.stop))
+        else:
+            merged.append(range(part.start, part.stop))
+    return tuple(merged)
+
+
+def _as_span(value: range | Sequence[range], name: str) -> Span:
+    ranges = (value,) if isinstance(value, range) else tuple(value)
+    if any(not isinstance(r, range) or r.step != 1 for r in ranges):
+        raise FlowError(
+            f"layout: group {name!r} must be a range or a list of ranges with step 1, not {value!r}"
+        )
+    return merge(ranges)
+
+
+@dataclass(frozen=True, init=False)
+class Layout:
+    """The groups of one prompt, in token positions from 0 that leave padding out.
+
+    `system, video, gap, question, tail, last` cover the prompt in this order without overlap; any of them but `last`
+    (the last prompt token) may be empty or left out. `frames` partition `video`. `stem`, `options`, `true_option` and
+    `false_options` lie inside `question`. Raises FlowError where that does not hold.
+    """
+
+    num_tokens: int
+    groups: Mapping[str, Span]
+    frames: tuple[range, ...]
+
+    def __init__(
+        self,
+        num_tokens: int,
+        groups: Mapping[str, range | Sequence[range]],
+        frames: Sequence[range] = (),
+    ) -> None:
+        for name in groups:
+            if name not in GROUPS:
+                raise FlowError(f"layout: there is no group {name!r}{nearest(name, GROUPS)}")
+        spans = {
+            name: _as_span(groups.get(name, ()), name)
+            for name in GROUPS
+            if name in groups or name in BASE_GROUPS
+        }
+        object.__setattr__(self, "num_tokens", num_tokens)
+        object.__setattr__(self, "groups", MappingProxyType(spans))
+        object.__setattr__(self, "frames", tuple(range(r.start, r.stop) for r in frames))
+        self._check()
+
+    def __hash__(self) -> int:
+        return hash((self.num_tokens, tuple(self.groups.items()), self.frames))
+
+    def __reduce__(self) -> tuple[type[Layout], tuple[int, dict[str, list[range]], tuple[range, ...]]]:
+        return Layout, (
+            self.num_tokens,
+            {name: list(span) for name, span in self.groups.items()},
+            self.frames,
+        )
+
+    def _check(self) -> None:
+        end = 0
+        for name in BASE_GROUPS:
+            span = self.groups[name]
+            if len(span) > 1 or (span and span[0].start != end):
+                found = ", ".join(f"{r.start}-{r.stop - 1}" for r in span)
+                raise FlowError(
+                    f"layout: group {name!r} must start at token {end} in one piece (the base groups cover the prompt "
+                    f"in the order {', '.join(BASE_GROUPS)}), it is at {found}"
+                )
+            end = span[0].stop if span else end
+        if end != self.num_tokens:
+            raise FlowError(f"layout: the base groups end at token {end} of {self.num_tokens}")
+        if self.groups["last"] != (range(self.num_tokens - 1, self.num_tokens),):
+            raise FlowError(
+                f"layout: group 'last' must be the last prompt token alone, token {self.num_tokens - 1}"
+            )
+        if self.frames and (merge(self.frames) != self.groups["video"] or not self._frames_touch()):
+            raise FlowError("layout: the frames must partition the group 'video', in order")
+        question = {i for r in self.groups["question"] for i in r}
+        for name in QUESTION_PARTS:
+            if not question.issuperset(i for r in self.groups.get(name, ()) for i in r):
+                raise FlowError(f"layout: group {name!r} must lie inside 'question'")
+
+    def _frames_touch(self) -> bool:
+        pairs = zip(self.frames, self.frames[1:], strict=False)
+        return all(len(r) for r in self.frames) and all(a.stop == b.start for a, b in pairs)
+
+    def span(self, name: str) -> Span:
+        """The tokens of a group. Raises FlowError for a frame or a question part that this prompt was not given."""
+        frame = frame_number(name)
+        if frame is not None:
+            if frame >= len(self.frames):
+                raise FlowError(f"group {name!r} does not exist: this prompt has {len(self.frames)} frames")
+            return (self.frames[frame],)
+        if name not in self.groups:
+            check_group(name, f"group {name!r}")
+            raise FlowError(f"group {name!r} was not found in this prompt")
+        return self.groups[name]
+
+    def size(self, name: str) -> int:
+        """The number of tokens in a group."""
+        return sum(len(r) for r in self.span(name))
+
+    def group_of(self, token: int) -> str:
+        """The base group in which a token lies."""
+        return next(name for name in BASE_GROUPS if any(token in r for r in self.groups[name]))
+
+    def borders(self) -> Iterator[int]:
+        """Every position where a base group, a frame or a part of the question starts or ends."""
+        for ranges in (*self.groups.values(), self.frames):
+            for r in ranges:
+                yield r.start
+                yield r.stop
+
+
+def prompt_layout(
+    *, system: int, frames: int, tokens_per_frame: int, gap: int, question: int, tail: int
+) -> Layout:
+    """A layout from group lengths in tokens; `tail` leaves the last prompt token out, which comes on top."""
+    lengths = {
+        "system": system,
+        "video": frames * tokens_per_frame,
+        "gap": gap,
+        "question": question,
+        "tail": tail,
+    }
+    groups: dict[str, range] = {}
+    end = 0
+    for name, length in (*lengths.items(), ("last", 1)):
+        groups[name] = range(end, end + length)
+        end += length
+    start = groups["video"].start
+    cells = [range(start + i * tokens_per_frame, start + (i + 1) * tokens_per_frame) for i in range(frames)]
+    return Layout(end, groups, cells if tokens_per_frame else [])

@@ -1,0 +1,143 @@
+"""The leak audit: by which routes can what the video says still reach the last token?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+from .resolve import ResolvedFlow
+
+RELAYS = ("gap", "question", "tail")
+Reads = Callable[[int, int, int], bool]  # (layer, query segment, key segment)
+Arrival = tuple[int, "Arrival | None", str]  # layer, where from, group
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way from the video to the last token: (group, layer in which it reads the one before), video at layer 0."""
+
+    steps: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        (first, _), *rest = self.steps
+        return " -> ".join([first, *(f"{group} (layer {layer})" for group, layer in rest)])
+
+
+def leaks(resolved: ResolvedFlow) -> tuple[Route, ...]:
+    """The direct route, if it is open, and the shortest open one through each relaying group; empty if there is none.
+
+    For a pathway, a route is a leak unless it enters the question inside the video:question range and leaves it for
+    `last` inside the question:last range (a closed one: question or gap, tail or last).
+    """
+    reads = _reader(resolved)
+    open_routes: dict[tuple[str, ...], Route] = {}
+    for relays in _relay_orders():
+        for allowed in _leak_conditions(resolved, relays):
+            route = _earliest(resolved, ("video", *relays, "last"), reads, allowed)
+            if route is not None:
+                open_routes[relays] = route
+                break
+    return tuple(_shortest_by_relay(open_routes))
+
+
+def _relay_orders() -> Iterator[tuple[str, ...]]:
+    """Every choice of relaying groups, fewest first; information only moves on in the prompt."""
+    for count in range(len(RELAYS) + 1):
+        yield from combinations(RELAYS, count)
+
+
+def _shortest_by_relay(routes: dict[tuple[str, ...], Route]) -> Iterator[Route]:
+    listed: set[Route] = set()
+    for relay in ((), *((name,) for name in RELAYS)):
+        matching = [
+            route for relays, route in routes.items() if (relays == () if relay == () else relay[0] in relays)
+        ]
+        if matching and matching[0] not in listed:
+            listed.add(matching[0])
+            yield matching[0]
+
+
+def _reader(resolved: ResolvedFlow) -> Reads:
+    """Whether any token of one segment reads any of another in a layer."""
+    segments = resolved.segments
+    drawn = {layer: resolved.drawn(layer) for layer in range(1, resolved.bound.num_layers + 1)}
+
+    def reads(layer: int, query: int, key: int) -> bool:
+        cut = drawn[layer]
+        if not resolved.blocks(layer).reads(query, key):
+            return False
+        if cut is None:
+            return True
+        import numpy as np
+
+        rows, columns = segments[query], segments[key]
+        block = cut[rows.start : rows.stop, columns.start : columns.stop]
+        return not (block[np.tril_indices(len(rows))] if query == key else block).all()
+
+    return reads
+
+
+Allowed = Callable[[int, int], bool]  # (step, layer): may step number `step` happen in that layer?
+
+
+def _leak_conditions(resolved: ResolvedFlow, relays: tuple[str, ...]) -> Iterator[Allowed]:
+    """The ways in which a route through `relays` counts as a leak, as conditions on the layers of its steps."""
+    pathway = resolved.bound.pathway
+    groups = ("video", *relays, "last")
+    if pathway is None:
+        yield lambda step, layer: True
+        return
+    enters = next((i for i, g in enumerate(groups) if g in pathway.entered()), None)
+    leaves = next(
+        (i for i, (a, b) in enumerate(pairwise(groups), 1)
+         if a in pathway.entered() and b in pathway.reached()),
+        None,
+    )  # fmt: skip
+    if enters is None or leaves is None:
+        yield lambda step, layer: True  # it passes the question by
+        return
+    yield lambda step, layer: step != enters or layer not in pathway.video_question
+    yield lambda step, layer: step != leaves or layer not in pathway.question_last
+
+
+def _earliest(
+    resolved: ResolvedFlow, groups: tuple[str, ...], reads: Reads, allowed: Allowed
+) -> Route | None:
+    """The earliest route through exactly these groups, in order; None where it is cut."""
+    segments = resolved.segments
+    members = {
+        g: [s for s, seg in enumerate(segments) if resolved.layout.group_of(seg.start) == g] for g in groups
+    }
+    arrived: list[dict[int, Arrival]] = [dict.fromkeys(members["video"], (0, None, "video"))]
+    arrived += [{} for _ in groups[1:]]
+    for layer in range(1, resolved.bound.num_layers + 1):
+        new: list[tuple[int, int, Arrival]] = []
+        for step in range(1, len(groups)):
+            for query in members[groups[step]]:
+                if query in arrived[step]:
+                    continue
+                for key, origin in arrived[step - 1].items():
+                    if allowed(step, layer) and reads(layer, query, key):
+                        new.append((step, query, (layer, origin, groups[step])))
+                        break
+                else:  # handed on inside the group, by a token that has it already
+                    inside = (o for k, o in arrived[step].items() if k < query and reads(layer, query, k))
+                    found = next(inside, None)
+                    if found is not None:
+                        new.append((step, query, found))
+        for step, query, arrival in new:
+            arrived[step][query] = arrival
+        if arrived[-1]:
+            return _route(next(iter(arrived[-1].values())))
+    return None
+
+
+def _route(arrival: Arrival) -> Route:
+    steps: list[tuple[str, int]] = []
+    node: Arrival | None = arrival
+    while node is not None:
+        layer, node_before, group = node
+        steps.append((group, layer))
+        node = node_before
+    return Route(tuple(reversed(steps)))

@@ -1,0 +1,115 @@
+"""The pathways that the paper found (Table E(a)), by name and by checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import FlowError, nearest
+from .layers import LayerRange
+from .layout import Layout, prompt_layout
+from .pathway import Pathway
+
+ALIASES = {"effective": False, "effective_closed": True}
+UNVALIDATED = "unvalidated"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model's effective pathway, the checkpoints it was found on, and the lengths of the paper's prompt."""
+
+    name: str
+    layers: int
+    cross_frame: str
+    video_question: str
+    question_last: str
+    checkpoints: tuple[str, ...]
+    prompt: dict[str, int]
+
+    def pathway(self, closed: bool) -> Pathway:
+        """The pathway in its released or its closed form."""
+        cross_frame, video_question = LayerRange(self.cross_frame), LayerRange(self.video_question)
+        return Pathway(cross_frame, video_question, LayerRange(self.question_last), closed)
+
+    def layout(self) -> Layout:
+        """A prompt of the paper's length for this model (8 frames), for counting edges without a model."""
+        return prompt_layout(**self.prompt)
+
+
+def _prompt(system: int, tokens_per_frame: int, gap: int, question: int, tail: int) -> dict[str, int]:
+    return {
+        "system": system,
+        "frames": 8,
+        "tokens_per_frame": tokens_per_frame,
+        "gap": gap,
+        "question": question,
+        "tail": tail,
+    }
+
+
+PRESETS = (
+    Preset(
+        "effective-llava-next-7b", 32, "6-15", "6-20", "16-25",
+        ("byminji/LLaVA-NeXT-7B-Video-FT", "llava-hf/llava-v1.6-vicuna-7b-hf"),
+        _prompt(53, 144, 5, 41, 15),
+    ),
+    Preset(
+        "effective-llava-next-13b", 40, "6-15", "6-20", "16-30",
+        ("byminji/LLaVA-NeXT-13B-Video-FT", "llava-hf/llava-v1.6-vicuna-13b-hf"),
+        _prompt(53, 144, 5, 41, 15),
+    ),
+    Preset(
+        "effective-mini-internvl-4b", 32, "6-15", "6-20", "11-30",
+        ("byminji/Mini-InternVL-4B-Video-FT", "OpenGVLab/Mini-InternVL-Chat-4B-V1-5"),
+        _prompt(50, 256, 7, 40, 15),
+    ),
+    Preset(
+        "effective-videollama3-7b", 28, "1-15", "6-20", "21-28",
+        ("DAMO-NLP-SG/VideoLLaMA3-7B",),
+        _prompt(3, 141, 1, 45, 21),
+    ),
+)  # fmt: skip
+_CLOSED = "-closed"
+PRESET_NAMES = tuple(name for preset in PRESETS for name in (preset.name, preset.name + _CLOSED))
+
+
+def find_preset(name: str) -> tuple[Preset, bool] | None:
+    """The preset of this name and whether its closed form is meant, or None."""
+    closed = name.endswith(_CLOSED)
+    base = name.removesuffix(_CLOSED)
+    return next(((preset, closed) for preset in PRESETS if preset.name == base), None)
+
+
+def preset_of(checkpoint: str) -> Preset | None:
+    """The preset found on a checkpoint, by its repository id or its folder's name; never by its size."""
+    parts = [part.lower() for part in checkpoint.replace("\\", "/").split("/") if part]
+    cached = [
+        part.rsplit("--", 1)[-1] for part in parts if part.startswith("models--")
+    ]  # the hub's cache folders
+    names = {*parts[-1:], *cached}
+    return next(
+        (p for p in PRESETS if any(known.split("/")[-1].lower() in names for known in p.checkpoints)), None
+    )
+
+
+def resolve_alias(word: str, checkpoint: str | None) -> str:
+    """The preset's name for `effective` or `effective_closed` on a checkpoint; any other word is returned as it is.
+
+    Raises FlowError where no pathway of the checkpoint is known.
+    """
+    if word not in ALIASES:
+        return word
+    preset = preset_of(checkpoint) if checkpoint else None
+    if preset is None:
+        of = f"checkpoint {checkpoint!r}" if checkpoint else "a checkpoint that was not named"
+        raise FlowError(
+            f"flow {word!r}: no pathway is known for {of}. Name a preset ({', '.join(p.name for p in PRESETS)}) "
+            "or write the ranges of your own into a .yaml file, see docs/language.md"
+        )
+    return preset.name + (_CLOSED if ALIASES[word] else "")
+
+
+def unknown_word(word: str) -> str:
+    """The end of an error about a word that is no flow: the nearest valid one, if any is near."""
+    return nearest(
+        word, (*PRESET_NAMES, *ALIASES, "none", "sham", "blind", "cross_frame", "mirrored:", "random:")
+    )
