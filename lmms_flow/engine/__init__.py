@@ -1,0 +1,20 @@
+"""How a flow runs on a model: reference masks, intervention, self-check. Needs torch and transformers, no lmms-eval."""
+
+from ..flow import Knockout
+from .decoder import UnsupportedModelError, decoder_layers, find_decoder
+from .intervene import ENGINES, intervene
+from .masks import keep_masks
+from .selfcheck import Check, require_self_check, self_check
+
+__all__ = [
+    "ENGINES",
+    "Check",
+    "Knockout",
+    "UnsupportedModelError",
+    "decoder_layers",
+    "find_decoder",
+    "intervene",
+    "keep_masks",
+    "require_self_check",
+    "self_check",
+]

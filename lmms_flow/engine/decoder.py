@@ -1,0 +1,65 @@
+"""Finds a model's decoder and its layers, and says whether its attention can be given a mask of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..flow import FlowError
+
+
+class UnsupportedModelError(FlowError):
+    """A model or an attention implementation in which a cut would not be applied, named in the message."""
+
+
+def find_decoder(model: nn.Module) -> nn.Module:
+    """The text decoder that holds the layers. Raises UnsupportedModelError where there is none of the common kind."""
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if callable(get_decoder) else model
+    if not isinstance(decoder, nn.Module) or not _layers(decoder):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no decoder with a list of layers that each hold a self_attn: "
+            "flows can't be applied to it"
+        )
+    return decoder
+
+
+def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
+    """The decoder's layers, first to last."""
+    return _layers(decoder)
+
+
+def _layers(decoder: nn.Module) -> list[nn.Module]:
+    layers: Any = getattr(decoder, "layers", ())
+    if not isinstance(layers, Sequence | nn.ModuleList) or not all(
+        hasattr(layer, "self_attn") for layer in layers
+    ):
+        return []
+    return list(layers)
+
+
+def attention_implementation(decoder: nn.Module) -> str:
+    """The name under which transformers runs the decoder's attention, such as `sdpa` or `eager`."""
+    return str(getattr(getattr(decoder, "config", None), "_attn_implementation", None) or "eager")
+
+
+def check_attention(model: nn.Module) -> None:
+    """Raises UnsupportedModelError, by name, for an attention implementation that drops a mask [query, key]."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    name = attention_implementation(find_decoder(model))
+    if name in ("eager", "sdpa"):
+        return
+    who = f"{type(model).__name__} with attn_implementation={name!r}"
+    if name.startswith(("flash_", "flex_", "paged|")):
+        raise UnsupportedModelError(
+            f"{who}: this kernel takes no mask of single edges; use 'sdpa' or 'eager'"
+        )
+    if name in AttentionInterface() and name not in AttentionMaskInterface():
+        raise UnsupportedModelError(
+            f"{who}: the attention function was registered without its mask function, so it is given no mask; "
+            f"register one too: AttentionMaskInterface.register({name!r}, ...), or use 'sdpa' or 'eager'"
+        )

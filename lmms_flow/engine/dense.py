@@ -1,0 +1,129 @@
+"""The reference engine: the model runs as it is, with the flow's mask given to each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..flow import ResolvedFlow
+from .decoder import UnsupportedModelError, decoder_layers
+from .masks import keep_mask
+from .positions import Positions, read_positions
+
+
+class DenseHooks:
+    """Hooks that give each decoder layer its mask; `remove` takes all of them off again.
+
+    A layer in which nothing is cut keeps the model's own mask, except under `sham`, whose point is to take the masked
+    path without a cut.
+    """
+
+    def __init__(self, decoder: nn.Module, resolved: Sequence[ResolvedFlow]) -> None:
+        self._resolved = resolved
+        self._positions: Positions | None = None
+        self._prompt_masks: dict[tuple[int, int, torch.device], Tensor] = {}
+        self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        try:
+            self._handles.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
+            for number, layer in enumerate(decoder_layers(decoder), 1):
+                if self._cuts_in(number):
+                    self._handles.append(
+                        layer.register_forward_pre_hook(self._layer_hook(number), with_kwargs=True)
+                    )
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Takes every hook off and forgets the masks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._prompt_masks.clear()
+        self._step_masks.clear()
+
+    def _cuts_in(self, layer: int) -> bool:
+        return any(r.bound.flow.kind == "sham" or not r.is_causal(layer) for r in self._resolved)
+
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._step_masks.clear()
+        self._positions = read_positions(kwargs, args, [r.layout for r in self._resolved])
+
+    def _layer_hook(self, number: int) -> Any:
+        def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if "attention_mask" not in kwargs:
+                raise UnsupportedModelError(
+                    f"{type(layer).__name__} was called without attention_mask: flows can't be applied to it"
+                )
+            hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+            own = kwargs["attention_mask"]
+            kwargs["attention_mask"] = combine(own, self._keep(number, hidden.device), hidden.dtype)
+            return args, kwargs
+
+        return before_layer
+
+    def _keep(self, layer: int, device: torch.device) -> Tensor:
+        """The kept edges of this forward in one layer, bool [batch, 1, query, key]; layers alike share it."""
+        assert self._positions is not None
+        drawn = any(r.draws for r in self._resolved)
+        alike = (tuple(r.bound.cuts[layer - 1] for r in self._resolved), layer if drawn else 0)
+        key = (alike, device)
+        if key not in self._step_masks:
+            self._step_masks[key] = self._build(layer, device)
+        return self._step_masks[key]
+
+    def _build(self, layer: int, device: torch.device) -> Tensor:
+        positions = self._positions
+        assert positions is not None
+        queries, keys = positions.queries.to(device), positions.keys.to(device)
+        beams = len(queries) // len(self._resolved)
+        rows = [
+            expand(self._prompt_mask(sample // beams, layer, device), queries[sample], keys[sample])
+            for sample in range(len(queries))
+        ]
+        keep = torch.stack(rows)
+        num_keys = keys.shape[1]
+        causal = torch.ones(queries.shape[1], num_keys, dtype=torch.bool, device=device).tril(positions.past)
+        return (keep & causal)[:, None]
+
+    def _prompt_mask(self, sample: int, layer: int, device: torch.device) -> Tensor:
+        resolved = self._resolved[sample]
+        if resolved.draws:  # a control's layers differ all: keeping them would fill the memory
+            return keep_mask(resolved, layer).to(device)
+        first_alike = resolved.bound.cuts.index(resolved.bound.cuts[layer - 1]) + 1
+        key = (sample, first_alike, device)
+        if key not in self._prompt_masks:
+            self._prompt_masks[key] = keep_mask(resolved, first_alike).to(device)
+        return self._prompt_masks[key]
+
+
+def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """A prompt's kept edges [query, key] for the rows and columns of one forward.
+
+    Generated tokens take the cuts of the last prompt token and see one another; padding is left to the model's mask.
+    """
+    num_tokens = len(prompt)
+    rows = queries.clamp(0, num_tokens - 1)
+    columns = keys.clamp(0, num_tokens - 1)
+    keep = prompt[rows][:, columns]
+    outside = (keys < 0) | (keys >= num_tokens)
+    return keep | outside[None, :] | (queries < 0)[:, None]
+
+
+def combine(own: Any, keep: Tensor, dtype: torch.dtype) -> Tensor:
+    """The model's own mask of this layer (padding, sliding window) with the flow's cuts on top."""
+    if own is None:
+        return keep
+    if not isinstance(own, Tensor) or own.ndim != 4:
+        raise UnsupportedModelError(
+            f"the model's own attention mask is a {type(own).__name__}, not [batch, 1, query, key]"
+        )
+    keep = keep[..., -own.shape[-1] :]  # a sliding window's cache holds the latest keys only
+    if own.dtype == torch.bool:
+        return own & keep
+    return own.masked_fill(~keep, torch.finfo(dtype).min)

@@ -1,0 +1,63 @@
+"""Which prompt token each row and column of a forward is, with padding and generated tokens told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..flow import FlowError, Layout
+
+
+@dataclass(frozen=True)
+class Positions:
+    """One forward's rows and columns. Tokens count from 0 in each sample, padding left out; padding has -1.
+
+    `queries` [batch, query], `keys` [batch, key]; `past` columns come from the key/value cache.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    past: int
+
+
+def read_positions(kwargs: Mapping[str, Any], args: Sequence[Any], layouts: Sequence[Layout]) -> Positions:
+    """Reads them off a decoder's call. Raises FlowError where the prompt does not have the layouts' lengths."""
+    embeds = kwargs.get("inputs_embeds")
+    tokens = embeds if embeds is not None else kwargs.get("input_ids", args[0] if args else None)
+    if tokens is None:
+        raise FlowError("the decoder was called without input_ids and inputs_embeds")
+    batch, num_queries = tokens.shape[:2]
+    cache = kwargs.get("past_key_values")
+    past = int(cache.get_seq_length()) if cache is not None else 0
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        mask = torch.ones(batch, past + num_queries, dtype=torch.long, device=tokens.device)
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != past + num_queries:
+        raise FlowError(
+            "intervene needs the model's attention_mask as [batch, token] or none at all, "
+            "and a dynamic key/value cache"
+        )
+    attended = mask.to(torch.long)
+    keys = torch.where(attended.bool(), attended.cumsum(-1) - 1, -1)
+    if past == 0:
+        _check_lengths(attended.sum(-1).tolist(), spread(layouts, batch))
+    return Positions(keys[:, past:], keys, past)
+
+
+def spread(layouts: Sequence[Layout], batch: int) -> list[Layout]:
+    """One layout for each sample of the batch; beams and several returned sequences share their prompt's."""
+    if batch % len(layouts):
+        raise FlowError(f"{len(layouts)} layouts were given for a batch of {batch}")
+    return [layout for layout in layouts for _ in range(batch // len(layouts))]
+
+
+def _check_lengths(lengths: Sequence[int], layouts: Sequence[Layout]) -> None:
+    for sample, (length, layout) in enumerate(zip(lengths, layouts, strict=True)):
+        if length != layout.num_tokens:
+            raise FlowError(
+                f"sample {sample} of the batch has a prompt of {length} tokens, its layout has {layout.num_tokens}"
+            )
