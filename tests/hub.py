@@ -48,9 +48,9 @@ class Repository:
             raise NotServedError("RepoNotFound", f"no {self.key}")
 
     def files(self) -> Iterator[Path]:
-        return (path for path in sorted(self.folder.rglob("*")) if path.is_file() and self._inside(path))
+        return (path for path in sorted(self.folder.rglob("*")) if path.is_file() and self.holds(path))
 
-    def _inside(self, path: Path) -> bool:
+    def holds(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.folder)
 
     @property
@@ -65,7 +65,7 @@ class Repository:
     def find(self, relative: str) -> Path:
         """The file or folder at a path, which must not lead out of the repository."""
         path = self.folder / relative
-        if not self._inside(path) or not path.exists():
+        if not self.holds(path) or not path.exists():
             raise NotServedError("EntryNotFound", f"{self.key} has no {relative}")
         return path
 
@@ -83,7 +83,7 @@ class Repository:
     def tree(self, under: str, recursive: bool) -> list[dict[str, Any]]:
         folder = self.find(under)
         found = folder.rglob("*") if recursive else folder.iterdir()
-        return [self.entry(path) for path in sorted(found) if self._inside(path)]
+        return [self.entry(path) for path in sorted(found) if self.holds(path)]
 
 
 _blob_ids: dict[tuple[str, int, int], str] = {}
@@ -156,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
             return repository.tree(under, recursive=query.get("recursive", [""])[0].lower() in ("true", "1"))
         if call == "paths-info":
             found = [repository.folder / path for path in _paths(body, self.headers.get("Content-Type", ""))]
-            return [repository.entry(path) for path in found if path.exists() and repository._inside(path)]
+            return [repository.entry(path) for path in found if path.exists() and repository.holds(path)]
         if call == "refs":
             branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.commit}
             return {"branches": [branch], "converts": [], "tags": [], "pullRequests": []}

@@ -18,6 +18,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from lmms_flow.flow import Layout
+
 IMAGE_TOKEN, VIDEO_TOKEN, PAD_TOKEN, FIRST_TEXT_TOKEN = 5, 6, 0, 10
 VOCABULARY = 160
 PATCHES = (
@@ -42,10 +44,7 @@ class Prompt:
         return self.groups["last"].stop
 
     @property
-    def layout(self) -> Any:
-        """The prompt as an `lmms_flow.Layout`."""
-        from lmms_flow.flow import Layout
-
+    def layout(self) -> Layout:
         return Layout(num_tokens=self.num_tokens, groups=dict(self.groups), frames=list(self.frames))
 
 

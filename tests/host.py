@@ -1,0 +1,42 @@
+"""Runs of the real command lines, as on a fresh machine whose model hub is the one on the loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.hub import Hub
+
+Environment = dict[str, str]
+
+
+def host_env(hub: Hub, home: Path) -> Environment:
+    """A user's environment without what this machine adds to it; `home` keeps what is downloaded."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().endswith("_proxy") and not name.startswith(("HF_", "LMMS_", "TRANSFORMERS_"))
+    }
+    return inherited | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_TOKEN": "x",  # TVBench's task asks for a token, the hub takes any
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "2",
+        "CUDA_VISIBLE_DEVICES": "",  # the same answers on every machine
+    }
+
+
+def run_cli(
+    args: Sequence[str], env: Environment, *, cwd: Path, program: str = "lmms-eval", timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """`lmms-eval ...` or `lmms-flow ...` as installed beside this Python, in a folder without our sources."""
+    command = [str(Path(sys.executable).with_name(program)), *args]
+    return subprocess.run(
+        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
