@@ -1,0 +1,44 @@
+"""The two ways in which a run can go wrong: one sample fails, or the run ends."""
+
+from __future__ import annotations
+
+import os
+
+
+def one_line(text: object, limit: int = 500) -> str:
+    """``text`` on one line, cut to ``limit`` characters: an error is read in a log, between other lines."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+class SampleError(Exception):
+    """One sample can't be answered; the others can.
+
+    ``reason`` says what is wrong in one line, ``path`` is the file that it is wrong with.
+    """
+
+    def __init__(self, reason: str, *, path: str | os.PathLike[str] | None = None) -> None:
+        self.reason = one_line(reason)
+        self.path = None if path is None else os.fspath(path)
+        super().__init__(self.reason if self.path is None else f"{self.reason}: {self.path}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (self.reason, self.path))
+
+
+def _rebuild(reason: str, path: str | None) -> SampleError:
+    return SampleError(reason, path=path)
+
+
+class RunError(SystemExit):
+    """Ends the run with exit status 1 and one line on stderr.
+
+    It is a ``SystemExit`` because lmms-eval turns every ``Exception`` into exit status 0. Python prints the
+    line itself when nobody catches it.
+    """
+
+    def __init__(self, line: str) -> None:
+        super().__init__("lmms_flow: " + one_line(line, limit=1000))
+
+    def __str__(self) -> str:
+        return str(self.code)

@@ -1,0 +1,129 @@
+"""Multiple-choice questions about a video, as our tasks ask and score them.
+
+Every benchmark brings its rows into one form (:class:`Question`); prompt and scoring are then the same for all.
+A task's YAML names these functions, so that lmms-eval builds it for simple and for chat models alike.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+LETTERS = "ABCDEFGHIJ"
+ANSWER_PREFIX = "Best option:("  # the paper's: the next token is the letter
+
+
+class Question(TypedDict):
+    """One document of a task. ``start`` and ``end`` are the clip's bounds in seconds, None for the whole file."""
+
+    id: str
+    video: str  # an absolute path
+    start: float | None
+    end: float | None
+    question: str
+    candidates: list[str]
+    answer_letter: str
+    family: str
+    pair: str | None  # questions of one pair differ in what the video shows, not in their words
+
+
+def dataset(rows: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Question]) -> Any:
+    """Rows of a benchmark as a data set of questions, checked.
+
+    Raises ``ValueError`` with the question's id where a row has no valid answer.
+    """
+    import datasets
+
+    return datasets.Dataset.from_list([_checked(read(row)) for row in rows])
+
+
+def doc_to_visual(doc: Question) -> list[str]:
+    return [doc["video"]]
+
+
+def doc_to_text(doc: Question) -> str:
+    """The paper's prompt, as one user turn; the options are those of the document, two or more."""
+    options = "\n".join(
+        f"({letter}) {text}" for letter, text in zip(LETTERS, doc["candidates"], strict=False)
+    )
+    return f"Question: {doc['question']}\nOptions:\n{options} \nOnly give the best option."
+
+
+def doc_to_messages(doc: Question) -> list[dict[str, Any]]:
+    """The same for chat models: the clip, the question, and the beginning of the answer."""
+    video: dict[str, Any] = {"type": "video", "url": doc["video"]}
+    if doc["start"] is not None:
+        video["start_time"] = doc["start"]
+    if doc["end"] is not None:
+        video["end_time"] = doc["end"]
+    return [
+        {"role": "user", "content": [video, {"type": "text", "text": doc_to_text(doc)}]},
+        {"role": "assistant", "content": [{"type": "text", "text": ANSWER_PREFIX}]},
+    ]
+
+
+def doc_to_target(doc: Question) -> str:
+    return doc["answer_letter"]
+
+
+def answered_letter(answer: str, options: int) -> str | None:
+    """The letter that an answer begins with ("A", "(A)", "A. left"), or None where it begins with none.
+
+    Strict, since guessing a letter out of a sentence scores models by how they talk. A word is no letter: in
+    "A man walks" the A is an article, so a letter must be alone or followed by a mark.
+    """
+    found = re.match(r"\(?([A-Z])(?:$|[).:,\]\n]|\s*$)", answer.strip())
+    return found[1] if found and found[1] in LETTERS[:options] else None
+
+
+def process_results(doc: Question, results: Sequence[str]) -> dict[str, Any]:
+    """Scores one answer: ``[text]`` of any model, or ``[text, record]`` of ours.
+
+    A sample without an answer has no accuracy, which leaves it out of the mean. ``accuracy`` comes last: the
+    host takes a task's size, by which it weighs the task in a group, from the last metric.
+    """
+    record = _record(results)
+    status = record.get("status", "ok")
+    scores: dict[str, Any] = {"record": record} if record else {}
+    scores |= {"errors": int(status == "error"), "skipped": int(status == "skipped")}
+    if status == "ok":
+        letter = answered_letter(results[0], len(doc["candidates"]))
+        scores |= {"unreadable": int(letter is None), "accuracy": float(letter == doc["answer_letter"])}
+    return scores
+
+
+def total(counts: Iterable[int]) -> int:
+    """Aggregates a count over the samples of a task."""
+    return sum(counts)
+
+
+def group_total(counts: Sequence[int], sizes: Sequence[int], weight_by_size: bool) -> int:
+    """Aggregates a count over the tasks of a group; the host passes sizes and weights to every such function."""
+    return sum(counts)
+
+
+def _record(results: Sequence[str]) -> dict[str, Any]:
+    if len(results) < 2:
+        return {}
+    try:
+        record = json.loads(results[1])
+        if isinstance(record, dict) and record.get("status") in ("ok", "error", "skipped"):
+            return record
+    except ValueError:
+        pass
+    return {"status": "error", "reason": "the sample's record can't be read"}
+
+
+def _checked(question: Question) -> Question:
+    valid = LETTERS[: len(question["candidates"])]
+    if len(valid) < 2 or len(question["candidates"]) > len(LETTERS):
+        raise ValueError(
+            f"question {question['id']}: {len(question['candidates'])} options are none to choose from"
+        )
+    if len(question["answer_letter"]) != 1 or question["answer_letter"] not in valid:
+        raise ValueError(
+            f"question {question['id']}: the answer {question['answer_letter']!r} is none of {valid}"
+        )
+    return question

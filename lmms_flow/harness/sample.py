@@ -1,0 +1,123 @@
+"""One request of the host, unpacked; and what became of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmms_flow.harness.errors import SampleError
+from lmms_flow.harness.record import SampleRecord, Status
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one document, in no way tied to the host's objects."""
+
+    index: int  # of the host's request
+    task: str
+    split: str
+    doc_id: int
+    doc: Mapping[str, Any]
+    messages: tuple[dict[str, Any], ...]  # {"role": ..., "content": [{"type": "text" | "video" | ..., ...}]}
+    gen_kwargs: dict[str, Any]  # a copy: the host computes the key of its cache from its own
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    repeat: int = 0  # how often the same request came before in this run
+
+    @property
+    def id(self) -> str:
+        """The document's own id where it has one, else its place in the split."""
+        own = self.doc.get("id")
+        return str(self.doc_id if own in (None, "") else own)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the task is one of this package: those take a record beside the answer."""
+        return bool(self.metadata.get("lmms_flow"))
+
+    def videos(self) -> list[dict[str, Any]]:
+        """The video parts of the messages, in order: ``{"type", "url", "start_time"?, "end_time"?}``."""
+        parts = [part for message in self.messages for part in message["content"]]
+        return [part for part in parts if part.get("type") == "video"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model made of a sample; ``details`` are fields of :class:`SampleRecord`, such as ``frames``."""
+
+    status: Status
+    answer: str = ""
+    reason: str = ""
+    path: str | None = None  # the file that an error is about
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def ok(cls, answer: str, **details: Any) -> Outcome:
+        return cls("ok", answer=answer, details=details)
+
+    @classmethod
+    def failed(cls, error: SampleError, **details: Any) -> Outcome:
+        return cls("error", reason=str(error), path=error.path, details=details)
+
+    @classmethod
+    def skipped(cls, reason: str, **details: Any) -> Outcome:
+        return cls("skipped", reason=reason, details=details)
+
+    def record(
+        self, task: str, doc_id: int, sample_id: str, common: Mapping[str, Any] | None = None
+    ) -> SampleRecord:
+        """The record of a sample; ``details`` win over the run's ``common`` fields.
+
+        Raises ``TypeError`` for a field that a record has not.
+        """
+        return SampleRecord(
+            id=sample_id,
+            task=task,
+            doc_id=doc_id,
+            status=self.status,
+            reason=self.reason,
+            answer=self.answer,
+            **{**(common or {}), **self.details},
+        )
+
+
+def unpack(request: Any, index: int, docs: Mapping[str, Any], repeat: int = 0) -> Sample:
+    """Reads a chat request of lmms-eval: ``(context, doc_to_messages, gen_kwargs, doc_id, task, split)``.
+
+    Args:
+        docs: the model's ``task_dict``: ``docs[task][split][doc_id]`` is the document.
+
+    Raises:
+        SampleError: the task can't make messages of its document.
+    """
+    _, doc_to_messages, gen_kwargs, doc_id, task, split = request.args
+    try:
+        doc = docs[task][split][doc_id]
+        messages = doc_to_messages(doc)
+        content = tuple(_message(message) for message in messages)
+    except (Exception, SystemExit) as error:  # stock tasks call sys.exit() where a video is missing
+        raise SampleError(f"the task can't make a prompt of the document ({describe(error)})") from error
+    return Sample(
+        index=index,
+        task=task,
+        split=split,
+        doc_id=doc_id,
+        doc=doc,
+        messages=content,
+        gen_kwargs=copy.deepcopy(dict(gen_kwargs)),
+        metadata=dict(request.metadata or {}),
+        repeat=repeat,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Type and text of an exception; some, such as KeyError, say nothing without their type."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    content: str | Sequence[Mapping[str, Any]] = message["content"]
+    if isinstance(content, str):
+        return {"role": message["role"], "content": [{"type": "text", "text": content}]}
+    return {"role": message["role"], "content": [dict(part) for part in content]}

@@ -1,0 +1,98 @@
+"""The key under which an answer is kept: a hash of everything that the answer depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from lmms_flow.harness.errors import SampleError
+
+_PACKAGES = ("lmms-flow", "torch", "transformers", "decord")  # those whose code an answer passes through
+
+
+def sample_key(
+    *,
+    task: str,
+    document: Mapping[str, Any],
+    prompt: str,
+    videos: Sequence[Mapping[str, Any]],
+    gen_kwargs: Mapping[str, Any],
+    checkpoint: str,
+    flow_digest: str,
+    runtime: Mapping[str, Any],
+) -> str:
+    """A SHA-256 in hex.
+
+    Args:
+        prompt: the rendered prompt, as text.
+        videos: for each its :func:`file_identity` and which frames are taken: number, sampling, clip bounds.
+        checkpoint: name, revision and whatever tells two sets of weights apart.
+        runtime: engine, dtype, attention implementation, device type, :func:`package_versions`.
+    """
+    return digest(
+        {
+            "task": task,
+            "document": document,
+            "prompt": prompt,
+            "videos": list(videos),
+            "gen_kwargs": gen_kwargs,
+            "checkpoint": checkpoint,
+            "flow": flow_digest,
+            "runtime": runtime,
+        }
+    )
+
+
+def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Path, size in bytes and time of change in nanoseconds.
+
+    Raises :class:`SampleError` where there is no file.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise SampleError(f"the video can't be opened ({error.strerror})", path=path) from None
+    return {"path": os.path.abspath(path), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that an answer passes through."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = ""
+    return versions
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value in a form that doesn't depend on the order of keys or on the process."""
+    text = json.dumps(_plain(value), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(digest(item) for item in value)
+    if isinstance(value, (bytes, bytearray)):
+        return "bytes:" + hashlib.sha256(value).hexdigest()
+    if isinstance(value, (date, os.PathLike)):
+        return str(value)
+    if hasattr(value, "tobytes"):  # numpy arrays and scalars, PIL images
+        shape = getattr(value, "shape", None) or getattr(value, "size", None)
+        return [type(value).__name__, str(shape), hashlib.sha256(value.tobytes()).hexdigest()]
+    # Nothing is known about it, so it equals nothing: the sample is computed again rather than served stale.
+    return f"{type(value).__name__}:{uuid.uuid4()}"

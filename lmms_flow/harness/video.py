@@ -1,0 +1,190 @@
+"""Reading frames of a video file; every way in which that can fail is one :class:`SampleError`."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmms_flow.harness.errors import SampleError, one_line
+
+# A file that ends this much before its own header says is truncated. Less is within what muxers get wrong.
+_TOLERATED_SHORTFALL = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Decoded frames of one clip.
+
+    ``pixels`` is uint8 RGB [frame, height, width, 3], ``indices`` says which frames of the file these are,
+    ``fps`` is the file's average frame rate (nan where it states none), ``times`` are seconds from its start.
+    """
+
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    indices: tuple[int, ...]
+    fps: float
+    times: tuple[float, ...]
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    num_frames: int,
+    start: float | None = None,
+    end: float | None = None,
+    sampling: str = "midpoints",
+) -> Frames:
+    """Decodes ``num_frames`` frames of a file, or of the clip from ``start`` to ``end`` in seconds.
+
+    Sampling ``midpoints`` takes the middle of each of ``num_frames`` equal segments, as the paper does; one
+    frame is the middle one. A clip shorter than ``num_frames`` repeats frames.
+
+    Raises:
+        SampleError: the file is missing, a folder, empty, not a video, truncated, damaged or without frames,
+            or the bounds are reversed or outside of it.
+        ValueError: ``num_frames`` or ``sampling`` is none that there is.
+    """
+    if sampling != "midpoints":
+        raise ValueError(f"frames are sampled by 'midpoints', not by {sampling!r}")
+    if num_frames < 1:
+        raise ValueError(f"at least one frame is needed, not {num_frames}")
+    file = _existing_file(path)
+    declared = _declared_seconds(file)
+    reader = _open(file)
+    length = len(reader)
+    if length == 0:
+        raise SampleError("the video has no frames", path=file)
+    fps = float(reader.get_avg_fps() or math.nan)
+    _refuse_truncated(reader, length, fps, declared, file)
+    first, last = clip_bounds(length, fps, start, end, path=file)
+    indices = midpoints(first, last, num_frames)
+    try:
+        pixels = _as_numpy(reader.get_batch(list(indices)))
+        times = tuple(round(float(reader.get_frame_timestamp(index)[0]), 4) for index in indices)
+    except Exception as error:  # decord raises types of its own, RuntimeError and IndexError
+        raise _broken("the video can't be decoded, it", error, file) from None
+    return Frames(pixels, indices, fps, times)
+
+
+def midpoints(first: int, last: int, num_frames: int) -> tuple[int, ...]:
+    """Indices of the middles of ``num_frames`` equal segments of the frames ``first`` to ``last``.
+
+    The rounding is the paper's (its evaluation code samples all short videos in this way).
+    """
+    segment = (last - first) / num_frames
+    indices = (int(first + segment / 2 + round(segment * i)) for i in range(num_frames))
+    return tuple(min(max(index, first), last) for index in indices)
+
+
+def clip_bounds(
+    length: int,
+    fps: float,
+    start: float | None,
+    end: float | None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+) -> tuple[int, int]:
+    """First and last frame of the clip from ``start`` to ``end`` seconds in a video of ``length`` frames.
+
+    An end after the video's own is its end: data sets round up.
+    """
+    last = length - 1
+    if start is None and end is None:
+        return 0, last
+    if not (math.isfinite(fps) and fps > 0):
+        raise SampleError("the clip has bounds in seconds, but the file states no frame rate", path=path)
+    begin = 0.0 if start is None else float(start)
+    stop = math.inf if end is None else float(end)
+    clip = f"the clip from {begin:g} s to {'the end' if end is None else f'{stop:g} s'}"
+    if math.isnan(begin) or math.isnan(stop) or begin < 0:
+        raise SampleError(f"{clip} is none", path=path)
+    if stop <= begin:
+        raise SampleError(f"{clip} ends before it starts", path=path)
+    if round(begin * fps) > last:
+        raise SampleError(f"{clip} starts after the video's end at {length / fps:g} s", path=path)
+    return round(begin * fps), last if end is None else min(round(stop * fps), last)
+
+
+def _existing_file(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise SampleError(f"the task gives the video as a {type(path).__name__}, not as a file")
+    file = Path(path)
+    if file.is_dir():
+        raise SampleError("the video is a folder", path=file)
+    if not file.is_file():
+        raise SampleError("the video is missing", path=file)
+    try:
+        with file.open("rb") as opened:
+            empty = not opened.read(1)
+    except OSError as error:
+        raise SampleError(f"the video can't be opened ({error.strerror})", path=file) from None
+    if empty:
+        raise SampleError("the video file is empty", path=file)
+    return file
+
+
+def _declared_seconds(file: Path) -> float | None:
+    """How long the video stream should be by the header of a container that is read short without an error.
+
+    Matroska, WebM and AVI are. In MP4 a truncated file fails to open or to decode, and edit lists make its
+    declared length mean something else.
+    """
+    import av
+
+    av.logging.set_level(None)
+    try:
+        with av.open(str(file)) as container:
+            if not container.streams.video:
+                raise SampleError("the file has no video stream", path=file)
+            stream = container.streams.video[0]
+            if not {"avi", "matroska", "webm"} & set(container.format.name.split(",")):
+                return None
+            if stream.duration is not None and stream.time_base is not None:
+                return float(stream.duration * stream.time_base)
+            return _seconds(stream.metadata.get("DURATION", ""))
+    except (av.error.FFmpegError, OSError, UnicodeError) as error:
+        raise _broken("the file is not a video, or", error, file) from None
+
+
+def _seconds(clock: str) -> float | None:
+    """Seconds of ``00:01:02.5``, as Matroska writes a stream's duration."""
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", clock)
+    return None if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+
+
+def _open(file: Path) -> Any:
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)  # FFmpeg's own lines; what matters is in the exception
+    try:
+        # One thread: the machine's cores are the model's, and frames don't depend on how many there are.
+        return decord.VideoReader(str(file), ctx=decord.cpu(0), num_threads=1)
+    except Exception as error:
+        raise _broken("the video can't be opened, it", error, file) from None
+
+
+def _refuse_truncated(reader: Any, length: int, fps: float, declared: float | None, file: Path) -> None:
+    if declared is None:
+        return
+    try:
+        found = float(reader.get_frame_timestamp(length - 1)[1])
+    except Exception:
+        return  # no time stamps: nothing to compare
+    if found < declared * (1 - _TOLERATED_SHORTFALL) and not (declared - found) * fps <= 2:
+        raise SampleError(f"the video is truncated: {found:.2f} of {declared:.2f} s are there", path=file)
+
+
+def _as_numpy(batch: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    # Another model in this process may have told decord to return tensors.
+    return np.ascontiguousarray(batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch))
+
+
+def _broken(what: str, error: BaseException, file: Path) -> SampleError:
+    """Keeps the first line of what a decoder says, without its source file, the time and our own path."""
+    detail = str(error).strip().partition("\n")[0] or type(error).__name__
+    detail = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: |^\[Errno \d+\] |: '[^']*'$", "", detail)
+    return SampleError(f"{what} is damaged or truncated ({one_line(detail, limit=80)})", path=file)
