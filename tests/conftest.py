@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.hub import Hub, serve
+
+# Before torch is imported. The tensors are tiny: on a busy machine, threads that wait for one another cost far
+# more time than they save.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PAPER_7B = "byminji/LLaVA-NeXT-7B-Video-FT"
 

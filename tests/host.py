@@ -27,7 +27,7 @@ def host_env(hub: Hub, home: Path) -> Environment:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_XET": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",  # as in conftest.py
         "CUDA_VISIBLE_DEVICES": "",  # the same answers on every machine
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +112,8 @@ def test_the_cut_changes_the_answers_probabilities(arms: dict[str, Arm], flow: s
         assert record.edges_total is not None
         assert 0 < record.edges_kept < record.edges_total
         baseline = arms["none"].records[sample].options
-        moved = max(abs(record.options[letter] - baseline[letter]) for letter in baseline)
-        assert moved > 1e-4, f"{sample}: the options' probabilities are the baseline's"
+        moved = max(abs(math.log(record.options[letter] / baseline[letter])) for letter in baseline)
+        assert moved > 0.01, f"{sample}: the options' probabilities are the baseline's"
 
 
 def test_the_default_checkpoint_was_downloaded_once(arms: dict[str, Arm], paper_hub: Hub) -> None:
