@@ -138,16 +138,17 @@ def _declared_seconds(file: Path) -> float | None:
     av.logging.set_level(None)
     try:
         with av.open(str(file)) as container:
-            if not container.streams.video:
+            streams = container.streams.video
+            if not streams:
                 raise SampleError("the file has no video stream", path=file)
-            stream = container.streams.video[0]
-            if not {"avi", "matroska", "webm"} & set(container.format.name.split(",")):
-                return None
-            if stream.duration is not None and stream.time_base is not None:
-                return float(stream.duration * stream.time_base)
-            return _seconds(stream.metadata.get("DURATION", ""))
+            formats = set(container.format.name.split(","))
+            duration, unit = streams[0].duration, streams[0].time_base
+            clock = streams[0].metadata.get("DURATION", "")
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
         raise _broken("the file is not a video, or", error, file) from None
+    if not formats & {"avi", "matroska", "webm"}:
+        return None
+    return _seconds(clock) if duration is None or unit is None else float(duration * unit)
 
 
 def _seconds(clock: str) -> float | None:
