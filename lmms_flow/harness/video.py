@@ -6,6 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,10 @@ def _existing_file(path: Any) -> Path:
 
 
 def _declared_seconds(file: Path) -> float | None:
-    """How long the video stream should be by the header of a container that is read short without an error.
+    """Refuses a file that has no frames to begin with; else how long its header says that the video is.
 
-    Matroska, WebM and AVI are. In MP4 a truncated file fails to open or to decode, and edit lists make its
-    declared length mean something else.
+    None where that is of no use: only Matroska, WebM and AVI are read short without an error. In MP4 a truncated
+    file fails to open or to decode, and edit lists make its declared length mean something else.
     """
     import av
 
@@ -142,13 +143,15 @@ def _declared_seconds(file: Path) -> float | None:
             if not streams:
                 raise SampleError("the file has no video stream", path=file)
             formats = set(container.format.name.split(","))
-            duration, unit = streams[0].duration, streams[0].time_base
+            count, rate = streams[0].frames, streams[0].average_rate
             clock = streams[0].metadata.get("DURATION", "")
+            if not any(packet.size for packet in islice(container.demux(streams[0]), 1)):
+                raise SampleError("the video has no frames", path=file)
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
         raise _broken("the file is not a video, or", error, file) from None
     if not formats & {"avi", "matroska", "webm"}:
         return None
-    return _seconds(clock) if duration is None or unit is None else float(duration * unit)
+    return float(count / rate) if count and rate else _seconds(clock)
 
 
 def _seconds(clock: str) -> float | None:

@@ -1,0 +1,240 @@
+"""The journal: what was answered is kept, whatever happens next, and nothing stale is served."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from lmms_flow.harness.errors import RunError, SampleError
+from lmms_flow.harness.journal import Journal, read_journal, slug
+from lmms_flow.harness.record import SampleRecord
+from lmms_flow.harness.sample_key import digest, file_identity, sample_key
+
+FULL = SampleRecord(
+    id="clip-3",
+    task="flowbench_object_count",
+    doc_id=3,
+    status="ok",
+    answer="A",
+    flow="video:last",
+    flow_name="video:last",
+    flow_digest="d1",
+    engine="dense",
+    edges_kept=10,
+    edges_total=20,
+    groups_rule="last option",
+    frames=(1, 4, 7),
+    options={"A": 0.75, "B": 0.25},
+    milliseconds=12.5,
+    checkpoint="org/model@main",
+    notes=("gap is empty in this prompt",),
+)
+
+
+def record(doc_id: int = 0, task: str = "t", **fields: object) -> SampleRecord:
+    values = {"id": str(doc_id), "task": task, "doc_id": doc_id, "status": "ok", "answer": "A", **fields}
+    return SampleRecord.from_dict(values)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
+
+
+def test_a_record_survives_json():
+    assert SampleRecord.from_json(FULL.to_json()) == FULL
+    assert "\n" not in FULL.to_json()
+
+
+def test_a_records_json_has_nothing_that_the_host_strips():
+    """lmms-eval removes <think> blocks from whatever a model returns, a record included."""
+    thoughtful = record(answer="<think>left</think>A")
+    assert "<" not in thoughtful.to_json()
+    assert SampleRecord.from_json(thoughtful.to_json()) == thoughtful
+
+
+def test_a_record_of_a_later_version_is_read_and_rubbish_is_not():
+    assert SampleRecord.from_json(json.dumps({**record().to_dict(), "new": 1})) == record()
+    for rubbish in ("[]", "{}", "", '{"status": "fine", "id": "", "task": "", "doc_id": 0}'):
+        with pytest.raises(ValueError):  # noqa: PT011
+            SampleRecord.from_json(rubbish)
+
+
+def test_answers_are_found_again(tmp_path):
+    with Journal(tmp_path / "new" / "folder") as journal:
+        journal.write("k", FULL)
+        assert journal.find("k") == FULL
+    again = Journal(tmp_path / "new" / "folder")
+    assert again.find("k") == FULL
+    assert again.find("other") is None
+
+
+def test_a_line_is_on_disk_when_write_returns(tmp_path):
+    journal = Journal(tmp_path)
+    for i in range(3):
+        journal.write(f"k{i}", record(i))
+        assert [line["key"] for line in lines(tmp_path)] == [f"k{j}" for j in range(i + 1)]
+
+
+def test_errors_are_kept_but_tried_again(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.write("k", record(status="error", reason="the video is missing"))
+    assert Journal(tmp_path).find("k") is None
+    assert [r.reason for r in read_journal(tmp_path)] == ["the video is missing"]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 20, -1])
+def test_a_line_torn_by_a_kill_is_cut_off(tmp_path, kept):
+    with Journal(tmp_path) as journal:
+        journal.write("first", record(0))
+        journal.write("torn", record(1))
+    path = tmp_path / "t.rank0.jsonl"
+    first, torn = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + (torn[:kept] if kept >= 0 else torn[:-1]))
+    with Journal(tmp_path) as journal:
+        assert journal.find("first") == record(0)
+        assert journal.find("torn") is None
+        journal.write("torn", record(1))
+    assert [line["key"] for line in lines(tmp_path)] == ["first", "torn"]
+
+
+def test_a_torn_line_longer_than_a_block_is_cut_off(tmp_path):
+    path = tmp_path / "t.rank0.jsonl"
+    path.write_bytes(b'{"key": "' + b"x" * 200_000)
+    with Journal(tmp_path) as journal:
+        journal.write("k", record())
+    assert [line["key"] for line in lines(tmp_path)] == ["k"]
+
+
+def test_a_damaged_line_costs_only_itself(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.write("a", record(0))
+        journal.write("b", record(1))
+    path = tmp_path / "t.rank0.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"doc_id": 0', b'"doc_id: 0'))
+    journal = Journal(tmp_path)
+    assert journal.find("a") is None
+    assert journal.find("b") == record(1)
+
+
+def test_ranks_and_runs_write_apart_and_read_all(tmp_path):
+    ranks = [Journal(tmp_path, rank=rank) for rank in (0, 1, 0)]  # the last is a second run at the same time
+    for i, journal in enumerate(ranks):
+        journal.write(f"k{i}", record(i))
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == [
+        "t.rank0-1.jsonl",
+        "t.rank0.jsonl",
+        "t.rank1.jsonl",
+    ]
+    again = Journal(tmp_path)
+    assert all(again.find(f"k{i}") == record(i) for i in range(3))
+
+
+@pytest.mark.parametrize("task", ["../../etc/passwd", "a/b", "..", "", "ä ö", "x" * 300, ".hidden"])
+def test_no_task_name_leaves_the_folder(tmp_path, task):
+    folder = tmp_path / "journal"
+    with Journal(folder) as journal:
+        journal.write("k", record(task=task))
+    assert [path.parent for path in tmp_path.rglob("*.jsonl")] == [folder]
+    assert "/" not in slug(task)
+    assert not slug(task).startswith(".")
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was_written(tmp_path, monkeypatch):
+    journal = Journal(tmp_path)
+    journal.write("kept", record(0))
+    real = os.write
+
+    def no_space(descriptor: int, data: bytes) -> int:
+        monkeypatch.setattr(
+            os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
+        )
+        return real(descriptor, data[:10])
+
+    monkeypatch.setattr(os, "write", no_space)
+    with pytest.raises(RunError, match=r"No space left.*1 answers written before are kept") as error:
+        journal.write("lost", record(1))
+    assert isinstance(error.value, SystemExit)
+    monkeypatch.undo()
+    assert [line["key"] for line in lines(tmp_path)] == ["kept"]
+    journal.close()
+    with Journal(tmp_path) as again:
+        again.write("lost", record(1))
+    assert [line["key"] for line in lines(tmp_path)] == ["kept", "lost"]
+
+
+def test_a_folder_that_is_none_ends_the_run(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"can't keep a journal in .*file"):
+        Journal(tmp_path / "file")
+    with pytest.raises(RunError, match="can't keep a journal"):
+        Journal("/proc/no/such/folder")
+
+
+def test_answers_under_another_flow_are_told(tmp_path):
+    with Journal(tmp_path, flow="path.yaml", flow_digest="d1") as journal:
+        journal.write("k", record(7, flow="path.yaml", flow_digest="d1"))
+        assert journal.other_flows("t", 7) == {}
+    changed = Journal(tmp_path, flow="path.yaml", flow_digest="d2")
+    assert changed.other_flows("t", 7) == {"d1": "path.yaml"}
+    assert changed.other_flows("t", 8) == {}
+
+
+PARTS = {
+    "task": "t",
+    "document": {"question": "Which way?", "candidates": ["left", "right"]},
+    "prompt": "USER: Which way?",
+    "videos": [{"path": "/a.mp4", "size": 10, "mtime_ns": 5, "num_frames": 8}],
+    "gen_kwargs": {"max_new_tokens": 1},
+    "checkpoint": "org/model@main",
+    "flow_digest": "d1",
+    "runtime": {"engine": "dense", "dtype": "float32"},
+}
+
+
+def test_a_key_changes_with_everything_that_the_answer_depends_on():
+    changes = {
+        "task": "u",
+        "document": {**PARTS["document"], "candidates": ["right", "left"]},
+        "prompt": "USER:  Which way?",
+        "videos": [{**PARTS["videos"][0], "mtime_ns": 6}],
+        "gen_kwargs": {"max_new_tokens": 2},
+        "checkpoint": "org/model@v2",
+        "flow_digest": "d2",
+        "runtime": {**PARTS["runtime"], "dtype": "bfloat16"},
+    }
+    assert set(changes) == set(PARTS)
+    keys = {sample_key(**{**PARTS, name: value}) for name, value in changes.items()}
+    assert len(keys | {sample_key(**PARTS)}) == len(PARTS) + 1
+
+
+def test_a_key_does_not_depend_on_the_order_of_a_documents_columns():
+    reordered = dict(reversed(PARTS["document"].items()))
+    assert sample_key(**{**PARTS, "document": reordered}) == sample_key(**PARTS)
+
+
+def test_values_that_are_no_json_have_digests():
+    import numpy as np
+    from PIL import Image
+
+    image = Image.new("RGB", (2, 2))
+    for value in (b"x", np.arange(3), image, {"a": (1, {2, 3})}, Path("x")):
+        assert digest(value) == digest(value)
+    assert digest(np.arange(3)) != digest(np.arange(4))
+    assert digest(image) != digest(Image.new("RGB", (2, 2), "red"))
+    assert digest(object()) != digest(object()), "an unknown value must never match"
+
+
+def test_a_videos_identity_changes_with_the_file(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"one")
+    before = file_identity(path)
+    time.sleep(0.01)
+    path.write_bytes(b"two")
+    assert file_identity(path) != before
+    with pytest.raises(SampleError, match="No such file"):
+        file_identity(tmp_path / "missing.mp4")
