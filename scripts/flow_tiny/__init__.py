@@ -1,0 +1,1 @@
+"""Scripts that make flow-tiny: tokenizer, model, training data, training, evaluation, export."""

@@ -1,0 +1,263 @@
+"""Train flow-tiny from scratch: python -m scripts.flow_tiny.train --out DIR. Run again to go on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlavaNextVideoForConditionalGeneration
+
+from scripts.flow_tiny.data import IGNORE, SIZES, Batch, Stream, Texts
+from scripts.flow_tiny.model import (
+    ANSWER_LAYER,
+    FACT_LAYER,
+    OPTION_LAYER,
+    POINTER_LAYERS,
+    TrainingHeads,
+    build_model,
+    pointer_scores,
+)
+from scripts.flow_tiny.text import build_tokenizer
+from scripts.flowbench.questions import TOPICS
+
+WEIGHTS = {
+    "letter": 1.0,  # of questions about clips
+    "copy": 0.5,  # the letter where the answer is told in words
+    "words": 0.3,  # what follows the letter; answers to questions without options
+    "frame": 1.0,
+    "clip": 1.0,
+    "answer": 1.0,
+    "option": 0.5,
+    "pointer": 0.5,
+}
+
+
+def causal_rows(queries: int, keys: int) -> Tensor:
+    """[1, 1, query, key], True where the last `queries` of `keys` tokens may look."""
+    return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)[None, None]
+
+
+def embed_videos(model: LlavaNextVideoForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """[clip, frame, channel, height, width] -> [clip, frame * token, width]."""
+    config = model.config
+    return model.model.get_video_features(
+        pixels,
+        vision_feature_layer=config.vision_feature_layer,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+    ).pooler_output
+
+
+class Losses:
+    """Sums a step's losses and counts what was right, by name."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, Tensor] = {}
+        self.right: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+
+    def add(self, name: str, value: Tensor) -> None:
+        self.total[name] = self.total.get(name, torch.zeros(())) + value
+
+    def count(self, name: str, hits: Tensor) -> None:
+        self.right[name][0] += int(hits.sum())
+        self.right[name][1] += hits.numel()
+
+
+def text_losses(
+    losses: Losses, model: LlavaNextVideoForConditionalGeneration, heads: TrainingHeads,
+    states: tuple[Tensor, ...], texts: Texts, copies: bool, past: int = 0,
+) -> None:  # fmt: skip
+    rows = torch.arange(len(texts.last))
+    exists = texts.right != IGNORE
+    kind = "copy_" if copies else ""
+    # One code for an answer, wherever it stands: at the stem's end, at the prompt's end, in an option's own words.
+    # Finding the right option is then a comparison of like with like.
+    if not copies:
+        answer = heads.answer(states[ANSWER_LAYER][rows, texts.stem])
+        losses.add("answer", F.cross_entropy(answer, texts.answer))
+        for topic, hit in zip(texts.topics, answer.argmax(-1) == texts.answer, strict=True):
+            losses.count(f"answer/{TOPICS[topic]}", hit[None])
+    known = heads.answer(states[OPTION_LAYER][rows, texts.last])
+    losses.add("answer", F.cross_entropy(known, texts.answer))
+    losses.count(f"{kind}known", known.argmax(-1) == texts.answer)
+    meant = heads.answer(states[ANSWER_LAYER][rows[:, None], texts.options][exists])
+    losses.add("option", F.cross_entropy(meant, texts.meanings[exists]))
+    losses.count("meant", meant.argmax(-1) == texts.meanings[exists])
+    # At each option's end its letter.
+    letters = torch.arange(4).expand_as(texts.options)[exists]
+    spelt = heads.letter(states[OPTION_LAYER][rows[:, None], texts.options][exists])
+    losses.add("option", F.cross_entropy(spelt, letters))
+    losses.count("own_letter", spelt.argmax(-1) == letters)
+    # The last token's attention prefers the right option's end to the other options' ends.
+    choice = texts.is_choice
+    target = texts.right[choice].argmax(-1)
+    for layer in POINTER_LAYERS:
+        scores = pointer_scores(model, layer, states[layer - 1], texts.last, texts.options, past)[choice]
+        scores = scores.masked_fill(~exists[choice][:, None], float("-inf")).transpose(1, 2)
+        losses.add("pointer", F.cross_entropy(scores, target[:, None].expand(-1, scores.shape[2])))
+    losses.count(f"{kind}pointer", scores.sum(2).argmax(-1) == target)
+    # The text itself.
+    labelled = texts.labels != IGNORE
+    logits = model.lm_head(states[-1][labelled])
+    targets = texts.labels[labelled]
+    each = F.cross_entropy(logits, targets, reduction="none")
+    is_letter = torch.zeros_like(labelled)
+    is_letter[rows, texts.last] = texts.is_choice
+    is_letter = is_letter[labelled]
+    losses.add("copy" if copies else "letter", each[is_letter].mean())
+    losses.add("words", each[~is_letter].mean())
+    hits = logits.argmax(-1) == targets
+    if copies:
+        losses.count("copy", hits[is_letter])
+        return
+    topics = [topic for topic, choice in zip(texts.topics, texts.is_choice.tolist(), strict=True) if choice]
+    for topic, hit in zip(topics, hits[is_letter], strict=True):
+        losses.count(f"letter/{TOPICS[topic]}", hit[None])
+
+
+def step_losses(
+    model: LlavaNextVideoForConditionalGeneration, heads: TrainingHeads, batch: Batch, prefix_ids: Tensor
+) -> Losses:
+    """One forward of each clip, continued by its questions from the clip's keys and values."""
+    losses = Losses()
+    language = model.model.language_model
+    embed = language.embed_tokens
+    clips = len(batch.pixels)
+    videos = embed_videos(model, batch.pixels)
+    for name, logits in heads.frame_logits(videos).items():
+        target = batch.frame_facts[name]
+        known = target != IGNORE
+        if known.any():
+            losses.add("frame", F.cross_entropy(logits[known], target[known]))
+            losses.count(f"frame/{name}", logits[known].argmax(-1) == target[known])
+
+    prefix = torch.cat([embed(prefix_ids).expand(clips, -1, -1), videos], dim=1)
+    read = language(inputs_embeds=prefix, use_cache=True, output_hidden_states=True)
+    for name, logits in heads.clip_logits(read.hidden_states[FACT_LAYER][:, len(prefix_ids) :]).items():
+        target = batch.clip_facts[name]
+        known = target != IGNORE
+        if known.any():
+            losses.add("clip", F.cross_entropy(logits[known], target[known]))
+            losses.count(f"clip/{name}", logits[known].argmax(-1) == target[known])
+
+    texts = batch.branches
+    cache = read.past_key_values
+    cache.batch_repeat_interleave(len(texts.ids) // clips)
+    past, new = prefix.shape[1], texts.ids.shape[1]
+    states = language(
+        inputs_embeds=embed(texts.ids),
+        past_key_values=cache,
+        attention_mask=causal_rows(new, past + new),
+        position_ids=torch.arange(past, past + new)[None],
+        output_hidden_states=True,
+    ).hidden_states
+    text_losses(losses, model, heads, states, texts, copies=False, past=past)
+
+    copies = language(inputs_embeds=embed(batch.copies.ids), use_cache=False, output_hidden_states=True)
+    text_losses(losses, model, heads, copies.hidden_states, batch.copies, copies=True)
+    return losses
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay: float = 0.35) -> float:
+    """Warm up, hold, fall linearly to nothing over the last part."""
+    return peak * min(1.0, (step + 1) / warmup, (steps - step) / (decay * steps))
+
+
+class Trainer:
+    """Model, heads and optimizer, with everything that a checkpoint holds."""
+
+    def __init__(self, seed: int = 0, peak: float = 1.5e-3, steps: int = 4000, **stream: int):
+        torch.manual_seed(seed)
+        self.tokenizer = build_tokenizer()
+        self.model = build_model(self.tokenizer)
+        self.heads = TrainingHeads(SIZES)
+        self.stream = Stream(self.tokenizer, seed, **stream)
+        self.peak, self.steps, self.step, self.seconds = peak, steps, 0, 0.0
+        params = [*self.model.parameters(), *self.heads.parameters()]
+        matrices = [p for p in params if p.ndim > 1]
+        others = [p for p in params if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+            lr=peak, betas=(0.9, 0.98),
+        )  # fmt: skip
+
+    def train_step(self) -> Losses:
+        self.model.train()
+        began = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.steps, self.peak)
+        losses = step_losses(self.model, self.heads, self.stream.batch(self.step), self.stream.prefix_ids)
+        loss = sum(WEIGHTS[name] * value for name, value in losses.total.items())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*self.model.parameters(), *self.heads.parameters()], 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.seconds += time.perf_counter() - began
+        return losses
+
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--log-every", type=int, default=25)
+    parser.add_argument("--save-every", type=int, default=200)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(args.seed, args.peak, args.steps)
+    checkpoint = args.out / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+    run(trainer, args.out, args.log_every, args.save_every)
+
+
+def run(trainer: Trainer, out: Path, log_every: int, save_every: int) -> None:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    with (out / "log.jsonl").open("a") as log:
+        while trainer.step < trainer.steps:
+            losses = trainer.train_step()
+            for name, value in losses.total.items():
+                sums[f"loss/{name}"][0] += float(value.detach())
+                sums[f"loss/{name}"][1] += 1
+            for name, (right, count) in losses.right.items():
+                sums[name][0] += right
+                sums[name][1] += count
+            if trainer.step % log_every == 0:
+                row = {name: round(a / b, 4) for name, (a, b) in sorted(sums.items()) if b}
+                log.write(json.dumps({"step": trainer.step, "seconds": round(trainer.seconds), **row}) + "\n")
+                log.flush()
+                sums.clear()
+            if trainer.step % save_every == 0 or trainer.step == trainer.steps:
+                trainer.save(out / "checkpoint.pt")
+
+
+if __name__ == "__main__":
+    main()
