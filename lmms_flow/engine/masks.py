@@ -15,7 +15,10 @@ def keep_masks(flow: Flow | str, layout: Layout, num_layers: int) -> Tensor:
     """
     flow = Flow.load(flow) if isinstance(flow, str) else flow
     resolved = flow.bind(num_layers).resolve(layout)
-    return torch.stack([keep_mask(resolved, layer) for layer in range(1, num_layers + 1)])
+    if resolved.draws:  # each layer has its own
+        return torch.stack([keep_mask(resolved, layer) for layer in range(1, num_layers + 1)])
+    alike = {cuts: keep_mask(resolved, layers[0]) for cuts, layers in resolved.bound.distinct()}
+    return torch.stack([alike[cuts] for cuts in resolved.bound.cuts])
 
 
 def keep_mask(resolved: ResolvedFlow, layer: int) -> Tensor:

@@ -62,21 +62,7 @@ class Flow:
 
     def bind(self, num_layers: int) -> BoundFlow:
         """The flow in a model of `num_layers` layers. Raises FlowError for another depth or a layer out of range."""
-        if self.layers is not None and self.layers != num_layers:
-            raise FlowError(f"flow {self.name!r} is for {self.layers} layers, the model has {num_layers}")
-        bound = tuple(pathway.bind(num_layers) for pathway in self.pathways)
-        cuts = [
-            {cut for pathway in bound for cut in pathway.cuts(layer)} for layer in range(1, num_layers + 1)
-        ]
-        for rule in self.rules:
-            for layer in rule.bind(num_layers):
-                cuts[layer - 1].add(rule.knockout)
-        by_layer = tuple(frozenset(layer) for layer in cuts)
-        if self.kind in ("cuts", "pathway") and not any(by_layer):
-            raise FlowError(f"flow {self.text!r} cuts nothing in a model of {num_layers} layers")
-        pathway = bound[0] if self.kind == "pathway" else None
-        like = _like(self.random.like).bind(num_layers) if self.random and self.random.like else None
-        return BoundFlow(self, num_layers, by_layer, pathway, like)
+        return _bind(self, num_layers)
 
     def kept_edges(self, layout: Layout, num_layers: int) -> tuple[int, int]:
         """(kept, total) attention edges of one head, summed over layers, in closed form (paper, Table 3)."""
@@ -125,6 +111,23 @@ class BoundFlow:
         """The different sets of knockouts, each with the layers (from 1) that have it, in order of first use."""
         for cuts in dict.fromkeys(self.cuts):
             yield cuts, tuple(layer for layer, other in enumerate(self.cuts, 1) if other == cuts)
+
+
+@lru_cache(maxsize=64)  # every sample of a run asks for the same one
+def _bind(flow: Flow, num_layers: int) -> BoundFlow:
+    if flow.layers is not None and flow.layers != num_layers:
+        raise FlowError(f"flow {flow.name!r} is for {flow.layers} layers, the model has {num_layers}")
+    bound = tuple(pathway.bind(num_layers) for pathway in flow.pathways)
+    cuts = [{cut for pathway in bound for cut in pathway.cuts(layer)} for layer in range(1, num_layers + 1)]
+    for rule in flow.rules:
+        for layer in rule.bind(num_layers):
+            cuts[layer - 1].add(rule.knockout)
+    by_layer = tuple(frozenset(layer) for layer in cuts)
+    if flow.kind in ("cuts", "pathway") and not any(by_layer):
+        raise FlowError(f"flow {flow.text!r} cuts nothing in a model of {num_layers} layers")
+    pathway = bound[0] if flow.kind == "pathway" else None
+    like = _like(flow.random.like).bind(num_layers) if flow.random and flow.random.like else None
+    return BoundFlow(flow, num_layers, by_layer, pathway, like)
 
 
 @lru_cache(maxsize=256)  # benchmarks repeat prompt lengths, and several read-outs ask for the same one

@@ -1,0 +1,75 @@
+"""The arguments of our models, read from `--model_args` and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lmms_flow.engine import ENGINES
+from lmms_flow.flow.errors import nearest
+from lmms_flow.harness.errors import RunError
+
+HOST_ARGUMENTS = ("max_batch_size",)  # lmms-eval adds these to every model's arguments
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """What a user may write into `--model_args` of a model of ours."""
+
+    pretrained: str = ""  # repository id or folder; empty: the wrapper's default checkpoint
+    revision: str = "main"  # of the repository
+    flow: str = "none"  # what is cut, in the one-line language, a preset's name or a .yaml file
+    engine: str = "dense"  # how the cut is run
+    attn_implementation: str = "sdpa"  # or "eager"
+    dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    device: str = ""  # cuda, cuda:1, cpu; empty: the GPU if there is one
+    device_map: str = ""  # as transformers takes it, for a model on several GPUs
+    num_frames: int = 8  # of each video, at the midpoints of as many segments
+    batch_size: int = 1
+    records: str = "lmms_flow_records"  # folder of the journal, or "none"
+    on_error: str = "raise"  # or "record": go on without the sample, and say so
+    trust_remote_code: bool = False
+
+
+_CHOICES = {
+    "engine": ENGINES,
+    "attn_implementation": None,
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "on_error": ("raise", "record"),
+}
+
+
+def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
+    """The arguments, checked. Raises RunError (exit status 1) naming the nearest argument or the valid values."""
+    known = {field.name: field for field in fields(ModelArguments)}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in HOST_ARGUMENTS or value is None:
+            continue
+        if name not in known:
+            raise RunError(
+                f"--model_args has no argument {name!r}{nearest(name, known)} (arguments: {', '.join(known)})"
+            )
+        values[name] = _typed(name, value, type(known[name].default))
+    arguments = ModelArguments(**values)
+    for name, choices in _CHOICES.items():
+        value = getattr(arguments, name)
+        if choices and value not in choices:
+            raise RunError(
+                f"--model_args {name}={value}{nearest(str(value), choices)} (write {' or '.join(choices)})"
+            )
+    return arguments
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    text = str(value).strip()
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise RunError(f"--model_args {name}={value}: write True or False")
+    if kind is int:
+        if not text.isdigit() or int(text) < 1:
+            raise RunError(f"--model_args {name}={value}: write a whole number from 1")
+        return int(text)
+    return text

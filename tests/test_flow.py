@@ -1,0 +1,399 @@
+"""What is cut: the paper's numbers first, then every rule against a naive builder, then what must be refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lmms_flow import Flow, FlowError, Layout
+from lmms_flow.engine import keep_masks
+from lmms_flow.flow import PRESET_NAMES, PRESETS, Knockout, LayerRange, find_preset, preset_of
+
+from .layouts import random_layout
+
+# Kept edges with the lengths of the paper's prompts, in per cent of full attention, one decimal.
+PAPER_SHARES = {
+    "effective-llava-next-7b": 43.1,
+    "effective-llava-next-13b": 36.7,
+    "effective-mini-internvl-4b": 39.8,
+    "effective-videollama3-7b": 57.5,
+}
+# The ranges of the paper's Table E(a), typed again here: cross-frame, video to question, question to last, depth.
+TABLE_E = {
+    "effective-llava-next-7b": ((6, 15), (6, 20), (16, 25), 32),
+    "effective-llava-next-13b": ((6, 15), (6, 20), (16, 30), 40),
+    "effective-mini-internvl-4b": ((6, 15), (6, 20), (11, 30), 32),
+    "effective-videollama3-7b": ((1, 15), (6, 20), (21, 28), 28),
+}
+
+
+@pytest.mark.parametrize(("name", "share"), PAPER_SHARES.items())
+def test_released_presets_keep_the_papers_share_of_edges(name: str, share: float) -> None:
+    preset, _ = find_preset(name)
+    kept, total = Flow.load(name).kept_edges(preset.layout(), preset.layers)
+    assert round(100 * kept / total, 1) == share
+
+
+def test_the_papers_7b_prompt_has_the_published_number_of_edges() -> None:
+    layout = PRESETS[0].layout()
+    assert layout.num_tokens == 1267
+    kept, total = Flow.load("effective-llava-next-7b").kept_edges(layout, 32)
+    assert (kept, total) == (11_082_511, 25_704_896)  # 25.7M in Table 3
+
+
+def naive_pathway(layout: Layout, layer: int, name: str, closed: bool) -> np.ndarray:
+    """The mask of one layer, token by token, from labels alone; shares no code with the library."""
+    cross, to_question, to_last, _ = TABLE_E[name]
+    n = layout.num_tokens
+    group = np.empty(n, dtype=object)
+    frame = np.full(n, -1)
+    for base in ("system", "video", "gap", "question", "tail", "last"):
+        for r in layout.groups[base]:
+            group[r.start : r.stop] = base
+    for number, r in enumerate(layout.frames):
+        frame[r.start : r.stop] = number
+    asks = np.isin(group, ["question", "gap"] if closed else ["question"])
+    ends = np.isin(group, ["tail", "last"] if closed else ["last"])
+    video, last = group == "video", group == "last"
+    query, key = np.arange(n)[:, None], np.arange(n)[None, :]
+    keep = key <= query
+    inside = lambda span: span[0] <= layer <= span[1]  # noqa: E731
+    if not inside(cross):
+        keep &= ~((frame[:, None] > frame[None, :]) & (frame[None, :] >= 0))
+    if not inside(to_question):
+        keep &= ~(asks[:, None] & video[None, :])
+    if not inside(to_last):
+        keep &= ~(ends[:, None] & asks[None, :])
+    keep &= ~(ends[:, None] & video[None, :])
+    keep &= ~(last[:, None] & last[None, :])
+    if layer > to_question[1]:
+        keep &= ~(video[:, None] & video[None, :])
+    if layer > to_last[1]:
+        keep &= ~(asks[:, None] & asks[None, :])
+    return keep
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_presets_equal_a_naive_builder_on_random_layouts(name: str) -> None:
+    preset, closed = find_preset(name)
+    flow = Flow.load(name)
+    for seed in range(1000):
+        layout = random_layout(seed)
+        masks = keep_masks(flow, layout, preset.layers).numpy()
+        assert flow.kept_edges(layout, preset.layers) == (
+            masks.sum(),
+            preset.layers * np.tri(layout.num_tokens).sum(),
+        )
+        edges = sorted(
+            {
+                1,
+                preset.layers,
+                *(x + d for span in TABLE_E[preset.name][:3] for x in span for d in (-1, 0, 1)),
+            }
+        )
+        for layer in (x for x in edges if 1 <= x <= preset.layers):
+            np.testing.assert_array_equal(masks[layer - 1], naive_pathway(layout, layer, preset.name, closed))
+
+
+RULES = (
+    "video:question@2-3",
+    "cross_frame",
+    "stem:last+true_option:last@-2",
+    "false_options:last",
+    "video:options@all",
+)
+
+
+@pytest.mark.parametrize("text", RULES)
+def test_cuts_remove_exactly_the_named_pairs(text: str) -> None:
+    for seed in range(60):
+        layout = random_layout(seed, empty=False)
+        flow = Flow.load(text)
+        try:
+            masks = keep_masks(flow, layout, 4).numpy()
+        except FlowError as error:
+            assert "cuts nothing" in str(error)  # an option of no tokens
+            continue
+        expected = np.repeat(np.tri(layout.num_tokens, dtype=bool)[None], 4, axis=0)
+        for rule in text.split("+"):
+            names, _, layers = rule.partition("@")
+            span = {"2-3": (1, 3), "-2": (0, 2)}.get(layers, (0, 4))
+            pairs = _pairs(layout, names)
+            for query, key in pairs:
+                expected[span[0] : span[1], query, key] = False
+        np.testing.assert_array_equal(masks, expected)
+        assert flow.kept_edges(layout, 4)[0] == masks.sum()
+
+
+def _pairs(layout: Layout, names: str) -> list[tuple[int, int]]:
+    if names == "cross_frame":
+        of = {token: i for i, r in enumerate(layout.frames) for token in r}
+        return [(q, k) for q in of for k in of if of[k] < of[q]]
+    source, target = names.split(":")
+    return [(q, k) for r in layout.span(target) for q in r for s in layout.span(source) for k in s]
+
+
+def test_random_control_draws_its_share_in_every_layer_and_is_seeded() -> None:
+    layout = PRESETS[0].layout()
+    flow = Flow.load("random:0.3:seed1")
+    masks = keep_masks(flow, layout, 2)
+    triangle = layout.num_tokens * (layout.num_tokens + 1) // 2
+    assert (triangle - masks.sum((1, 2))).tolist() == [int(triangle * 0.3)] * 2
+    assert not (masks[0] == masks[1]).all()
+    cut = ~masks[0] & masks.new_ones(masks[0].shape).tril()
+    assert int(cut.nonzero().min()) == 53  # nothing before the first video token, as row or as column
+    assert (keep_masks(flow, layout, 2) == masks).all()
+    assert not (keep_masks("random:0.3:seed2", layout, 2) == masks).all()
+    assert flow.kept_edges(layout, 2)[0] == masks.sum()
+
+
+def test_random_control_of_a_preset_cuts_exactly_as_many_edges() -> None:
+    preset = PRESETS[0]
+    layout = preset.layout()
+    assert Flow.load(f"random:{preset.name}:seed3").kept_edges(layout, 32) == Flow.load(
+        preset.name
+    ).kept_edges(layout, 32)
+
+
+def test_mirrored_keeps_the_same_kinds_in_the_layers_counted_from_the_other_end() -> None:
+    bound = Flow.load("mirrored:effective-llava-next-7b").bind(32)
+    assert bound.pathway.cross_frame == range(18, 28)
+    assert bound.pathway.video_question == range(13, 28)
+    assert bound.pathway.question_last == range(8, 18)
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_leak_audit_opens_the_released_presets_and_closes_the_closed(name: str) -> None:
+    preset, closed = find_preset(name)
+    routes = Flow.load(name).leaks(preset.layout(), preset.layers)
+    if closed:
+        assert routes == ()
+        return
+    relays = {group for route in routes for group, _ in route.steps}
+    assert {"gap", "tail"} <= relays
+    without_gap = Layout(6, {"system": range(1), "video": range(1, 3), "question": range(3, 4), "tail": range(4, 5), "last": range(5, 6)})  # fmt: skip
+    relays = {
+        group for route in Flow.load(name).leaks(without_gap, preset.layers) for group, _ in route.steps
+    }
+    assert "tail" in relays
+    assert "gap" not in relays
+
+
+def test_leaks_name_the_layers_of_each_step() -> None:
+    layout = PRESETS[0].layout()
+    routes = [str(r) for r in Flow.load("video:last+video:gap+video:question+video:tail@3-").leaks(layout, 4)]
+    assert routes == ["video -> tail (layer 1) -> last (layer 2)"]
+    assert Flow.load("blind").leaks(layout, 4) == ()
+
+
+def test_leaks_agree_with_reachability_token_by_token() -> None:
+    """Whether any route is open, against walking the masks themselves."""
+    rules = [
+        "video:last",
+        "video:question",
+        "video:tail",
+        "video:gap",
+        "question:last",
+        "tail:last@2-",
+        "gap:question",
+    ]
+    rng = np.random.default_rng(0)
+    seen = set()
+    for seed in range(150):
+        layout = random_layout(seed, empty=False)
+        text = "+".join(rng.choice(rules, size=rng.integers(1, 8), replace=False))
+        reached = np.zeros(layout.num_tokens, dtype=bool)
+        for r in layout.span("video"):
+            reached[r.start : r.stop] = True
+        for mask in keep_masks(text, layout, 3).numpy():
+            reached = reached | (mask & reached[None, :]).any(axis=1)
+        assert bool(Flow.load(text).leaks(layout, 3)) == reached[-1]
+        seen.add(bool(reached[-1]))
+    assert seen == {True, False}
+
+
+def test_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text('{name: mine, cut: ["video:last", "video:question@6-20"]}')
+    digests = {Flow.load(t).bind(32).digest for t in (str(file), "video:question@6-20+video:last", "video:last@1-32+video:question@6-20")}  # fmt: skip
+    assert len(digests) == 1
+    assert Flow.load("video:question@6-21+video:last").bind(32).digest not in digests
+    assert (
+        len(
+            {
+                Flow.load(t).bind(32).digest
+                for t in ("none", "sham", "blind", "random:0.2", "random:0.2:seed1")
+            }
+        )
+        == 5
+    )
+
+
+def test_yaml_pathway_is_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    ranges = '{cross_frame: 6-15, "video:question": 6-20, "question:last": 16-25}'
+    file.write_text(f"{{name: x, layers: 32, pathway: {ranges}, closed: false}}")
+    assert Flow.load(file).bind(32).digest == Flow.load("effective-llava-next-7b").bind(32).digest
+    file.write_text(f"{{pathway: {ranges}, closed: true}}")
+    assert Flow.load(file).bind(32).digest == Flow.load("effective-llava-next-7b-closed").bind(32).digest
+    file.write_text('{pathway: {cross_frame: -16, "video:question": 7, "question:last": "8-"}}')
+    pathway = Flow.load(file).bind(32).pathway
+    assert (pathway.cross_frame, pathway.video_question, pathway.question_last) == (
+        range(1, 17),
+        range(7, 8),
+        range(8, 33),
+    )
+
+
+def test_aliases_bind_by_repository_or_folder_never_by_size() -> None:
+    assert (
+        Flow.load("effective", checkpoint="byminji/LLaVA-NeXT-13B-Video-FT").name
+        == "effective-llava-next-13b"
+    )
+    assert (
+        Flow.load("effective_closed", checkpoint="data/VideoLLaMA3-7B/").name
+        == "effective-videollama3-7b-closed"
+    )
+    cached = "hub/models--byminji--LLaVA-NeXT-7B-Video-FT/snapshots/0123"
+    assert preset_of(cached).name == "effective-llava-next-7b"
+    with pytest.raises(
+        FlowError, match=r"no pathway is known for checkpoint 'other/llava-7b'.*effective-llava-next-7b"
+    ):
+        Flow.load("effective", checkpoint="other/llava-7b")
+    with pytest.raises(FlowError, match="is for 32 layers, the model has 12"):
+        Flow.load("effective", checkpoint="byminji/LLaVA-NeXT-7B-Video-FT").bind(12)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("6-20", range(6, 21)), ("21-", range(21, 33)), ("-16", range(1, 17)), ("7", range(7, 8)), ("all", range(1, 33)),
+     ("first_half", range(1, 17)), ("second_half", range(17, 33))],
+)  # fmt: skip
+def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: range) -> None:
+    assert LayerRange(text).bind(32) == layers
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the flow is empty"),
+        ("video:qestion", "rule 'video:qestion'.*no group 'qestion'; did you mean 'question'"),
+        ("crossframe", "'crossframe' is no rule, preset or control; did you mean 'cross_frame'"),
+        (
+            "question:video",
+            "rule 'question:video': no token of 'video' ever reads 'question'.*write video:question",
+        ),
+        ("frame.3:frame.1", "ever reads 'frame.3'"),
+        ("video:last@40", "rule 'video:last@40'.*layer 40 does not exist, the model has layers 1-32"),
+        ("video:last@0", "layers count from 1"),
+        ("video:last@5-3", "run backwards: write 3-5"),
+        ("video:last@", "layers are missing after '@'"),
+        ("video:last@x", "are not a range"),
+        ("video:last@fist_half", "did you mean 'first_half'"),
+        ("video:last,video:tail", "',' can't stand in a flow"),
+        ("video:last+", "a rule is missing beside a '\\+'"),
+        ("none+video:last", "'none' stands alone"),
+        ("effective-llava-next-7b@1-3", "a preset takes no layers"),
+        ("effective-llava-next-13b", "is for 40 layers, the model has 32"),
+        ("effective-llava-nxt-7b", "did you mean 'effective-llava-next-7b'"),
+        ("mirrored:cross_frame", "mirrored needs a preset"),
+        ("random:1.5", "between 0 and 1"),
+        ("random:abc", "neither a share nor a preset"),
+        ("random:0.5:sed1", "is no seed: write random:0.5:seed1"),
+        ("random:0.99", "the share can be at most"),
+        ("frame.8:last", "this prompt has 8 frames"),
+        ("stem:last", "group 'stem' was not found in this prompt"),
+        ("system:system+video:video", "leaves token 0 \\(system\\) without any key in layer 1"),
+    ],
+)
+def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
+    with pytest.raises(FlowError, match=message) as caught:
+        Flow.load(text).kept_edges(PRESETS[0].layout(), 32)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "the file is empty"),
+        ("[1, 2]", "expected keys such as name: and cut:"),
+        ("{cut: [video:last", "not valid YAML"),
+        ("{name: x}", "needs exactly one of pathway, cut and random"),
+        ("{cut: [a:b], random: {share: 0.1}}", "has cut and random"),
+        ("{cuts: ['video:last']}", "unknown key 'cuts'; did you mean 'cut'"),
+        ("{cut: []}", "needs a list of rules"),
+        ("{cut: [{video: last}]}", "quote it"),
+        ("{cut: ['video:lats']}", "did you mean 'last'"),
+        ("{pathway: {cross_frame: 1-2}}", "video:question is missing"),
+        (
+            "{pathway: {cross_frame: 1.5, 'video:question': 1-2, 'question:last': 1-2}}",
+            "not a range such as 6-20",
+        ),
+        (
+            "{pathway: {cross_frame: 1-2, 'video:question': 1-2, 'question:last': 1-2}, closed: maybe}",
+            "true or false",
+        ),
+        ("{layers: 12, cut: ['video:last']}", "is for 12 layers, the model has 32"),
+        ("{layers: true, cut: ['video:last']}", "layers: must be"),
+        ("{random: {share: 0.5, preset: effective-llava-next-7b}}", "needs either share: or preset:"),
+        ("{random: {share: 0.5, seed: -1}}", "whole number from 0"),
+        ("!!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_bad_flow_files_name_the_file_and_what_to_write(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "flow.yaml"
+    file.write_text(content)
+    with pytest.raises(FlowError, match=message) as caught:
+        Flow.load(str(file)).kept_edges(PRESETS[0].layout(), 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_flow_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FlowError, match=r"absent\.yaml: No such file"):
+        Flow.load(tmp_path / "absent.yaml")
+
+
+def test_a_knockout_of_an_empty_group_does_nothing_and_is_told() -> None:
+    layout = Layout(
+        5, {"system": range(1), "video": range(1, 3), "question": range(3, 4), "last": range(4, 5)}
+    )
+    resolved = Flow.load("video:tail+video:last").bind(2).resolve(layout)
+    assert resolved.empty == ("video:tail",)
+    with pytest.raises(FlowError, match=r"cuts nothing in this prompt \(video:tail: a group is empty\)"):
+        Flow.load("video:tail").bind(2).resolve(layout)
+    for text in ("none", "sham"):
+        assert Flow.load(text).kept_edges(layout, 2) == (30, 30)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"video": range(1, 4), "last": range(4, 5)}, "'video' must start at token 0"),
+        ({"video": range(4), "tail": range(3, 4), "last": range(4, 5)}, "'tail' must start at token 4"),
+        ({"video": range(3), "last": range(3, 5)}, "the last prompt token alone"),
+        ({"video": range(4), "last": range(4, 5), "stem": range(1, 2)}, "'stem' must lie inside 'question'"),
+        ({"vido": range(4), "last": range(4, 5)}, "did you mean 'video'"),
+        ({"video": range(3), "last": range(3, 4)}, "end at token 4 of 5"),
+    ],
+)
+def test_layouts_that_cannot_be_are_refused(groups: dict[str, range], message: str) -> None:
+    with pytest.raises(FlowError, match=message):
+        Layout(5, groups)
+    with pytest.raises(FlowError, match="must partition the group 'video'"):
+        Layout(3, {"video": range(2), "last": range(2, 3)}, [range(1, 2), range(1)])
+
+
+def test_knockouts_read_as_they_are_written() -> None:
+    assert str(Knockout("video", "question")) == "video:question"
+    assert str(Knockout("cross_frame")) == "cross_frame"
+    with pytest.raises(FlowError, match="write cross_frame or source:target"):
+        Knockout("video")
+
+
+def test_the_flow_package_imports_no_torch() -> None:
+    code = "import sys, lmms_flow; lmms_flow.Flow.load('video:last'); print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
