@@ -1,0 +1,204 @@
+"""`lmms-flow eval`: the exit status says what lmms-eval's own, always 0, does not."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmms_flow.harness import flowbench, loop
+from lmms_flow.harness.errors import RunError
+from lmms_flow.harness.evaluate import main
+from tests.test_task import made_flowbench
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """The host's command line; it need not read its thousand own tasks."""
+    from lmms_eval import __main__ as host
+
+    monkeypatch.setattr(host, "TaskManager", functools.partial(host.TaskManager, include_defaults=False))
+    return host
+
+
+@pytest.fixture
+def evaluation(host, monkeypatch):
+    """Puts a function in the place of the host's evaluation, behind its real command line."""
+
+    def replace(function) -> None:
+        monkeypatch.setattr(host, "cli_evaluate_single", function)
+        monkeypatch.setattr(host, "make_table", lambda *_: "")
+
+    return replace
+
+
+RUN = ["--model", "dummy", "--tasks", "flowbench"]
+
+
+def result(task: str = "flowbench_object_count", **metrics: object) -> tuple[dict, None]:
+    named = {f"{name},none": value for name, value in metrics.items()}
+    return {"configs": {task: {}}, "results": {task: {"alias": task, **named}}}, None
+
+
+def scored(**changes: object) -> tuple[dict, None]:
+    return result(**{"accuracy": 0.5, "errors": 0, "unreadable": 0, **changes})
+
+
+def said(capfd) -> str:
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("lmms-flow eval: ")]
+    return "\n".join(lines)
+
+
+def test_a_run_that_worked_is_status_0(evaluation, capfd):
+    evaluation(lambda args: scored())
+    assert main(RUN) == 0
+    assert said(capfd) == ""
+
+
+def test_the_word_eval_may_be_repeated(evaluation):
+    evaluation(lambda args: scored())
+    assert main(["eval", *RUN]) == 0
+
+
+def test_everything_else_goes_to_the_host(evaluation):
+    seen = []
+    evaluation(lambda args: (seen.append(args), scored())[1])
+    argv = list(sys.argv)
+    assert main([*RUN, "--model_args", "flow=video:last,num_frames=4", "--limit", "3", "--allow-errors"]) == 0
+    assert (seen[0].model_args, seen[0].limit) == ("flow=video:last,num_frames=4", 3)
+    assert sys.argv == argv
+
+
+def test_an_exception_is_status_1_and_one_line(evaluation, capfd):
+    def fails(args):
+        raise OSError("the data set is gone\nfor good")
+
+    evaluation(fails)
+    assert main(RUN) == 1
+    assert said(capfd) == "lmms-flow eval: OSError: the data set is gone for good"
+
+
+def test_the_exception_behind_retries_is_told(evaluation, capfd):
+    from tenacity import retry, stop_after_attempt
+
+    @retry(stop=stop_after_attempt(1))
+    def fails(args):
+        raise FileNotFoundError("flowbench is not installed")
+
+    evaluation(fails)
+    assert main(RUN) == 1
+    assert said(capfd) == "lmms-flow eval: FileNotFoundError: flowbench is not installed"
+
+
+def test_an_exception_under_debug_is_the_same(evaluation, capfd):
+    def fails(args):
+        raise KeyError("question")
+
+    evaluation(fails)
+    assert main([*RUN, "--verbosity", "DEBUG"]) == 1
+    assert said(capfd) == "lmms-flow eval: KeyError: 'question'"
+
+
+def test_a_sample_that_ends_the_run_is_status_1(evaluation, capfd):
+    def fails(args):
+        raise RunError("task x, document 3: the video is missing: /clip.mp4")
+
+    evaluation(fails)
+    assert main(RUN) == 1
+    assert "lmms_flow: task x, document 3: the video is missing: /clip.mp4" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("status", [1, 3])
+def test_an_exit_status_passes_through(evaluation, status):
+    evaluation(lambda args: sys.exit(status))
+    assert main(RUN) == status
+
+
+def test_results_without_a_score_are_status_1(evaluation, capfd):
+    for metrics in ({}, {"accuracy": []}, {"score": float("nan")}, {"errors": 0, "unreadable": 0}):
+        evaluation(lambda args, metrics=metrics: result(**metrics))
+        assert main(RUN) == 1, metrics
+        assert said(capfd) == "lmms-flow eval: task flowbench_object_count has no scored sample"
+
+
+def test_no_results_are_status_1(evaluation, capfd):
+    evaluation(lambda args: (None, None))
+    assert main(RUN) == 1
+    assert "no results" in said(capfd)
+
+
+def test_failed_samples_are_status_1_unless_allowed(evaluation, capfd):
+    evaluation(lambda args: scored(errors=2))
+    assert main(RUN) == 1
+    assert "2 samples failed (flowbench_object_count: 2)" in said(capfd)
+    assert main([*RUN, "--allow-errors"]) == 0
+
+
+def test_failed_samples_of_stock_tasks_are_counted_too(evaluation, capfd):
+    def stock(args):
+        loop.failures["tvbench_object_count"] += 3
+        return result("tvbench_object_count", score=0.25)
+
+    evaluation(stock)
+    assert main(RUN) == 1
+    assert "3 samples failed (tvbench_object_count: 3)" in said(capfd)
+    assert main([*RUN, "--allow-errors"]) == 0
+    loop.failures.clear()
+
+
+def test_results_that_could_not_be_written_are_status_1(evaluation, tmp_path, capfd):
+    def writes(args):
+        (Path(args.output_path) / "1_results.json").write_text("{}")
+        return scored()
+
+    evaluation(writes)
+    assert main([*RUN, "--output_path", str(tmp_path)]) == 0
+    evaluation(lambda args: scored())
+    assert main([*RUN, "--output_path", str(tmp_path)]) == 1
+    assert f"could not be written to {tmp_path}" in said(capfd)
+
+
+def test_a_command_line_without_a_task_is_status_1(host, capfd):
+    assert main(["--model", "dummy"]) == 1
+    assert "--tasks is missing" in said(capfd)
+
+
+def test_a_wrong_command_line_is_status_2(capfd):
+    assert main([]) == 2
+    assert main(["--no-such-argument"]) == 2
+    assert main(["--help"]) == 0
+    assert "--allow-errors" in capfd.readouterr().out
+
+
+def test_a_task_that_there_is_not(host, capfd):
+    assert main(["--model", "dummy", "--tasks", "flowbench_object_cuont"]) == 1
+    assert said(capfd) == (
+        "lmms-flow eval: there is no task 'flowbench_object_cuont'; did you mean 'flowbench_object_count'?"
+    )
+
+
+def test_a_model_that_there_is_not(host, capfd):
+    assert main(["--model", "llava_vid_flwo", "--tasks", "flowbench_object_count"]) == 1
+    assert said(capfd) == "lmms-flow eval: there is no model 'llava_vid_flwo'; did you mean 'llava_vid_flow'?"
+
+
+def test_a_stock_model_runs_our_tasks(host, tmp_path, monkeypatch, capfd):
+    from lmms_eval.api import task
+
+    made_flowbench(tmp_path / "flowbench", rows=2)
+    monkeypatch.setattr(flowbench.assets, "flowbench_dir", lambda: tmp_path / "flowbench")
+    monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path / "cache"))
+    task._resolve_hf_datasets_cache_dir.cache_clear()
+    try:
+        assert main(["--model", "dummy", "--model_args", "response=B", "--tasks", "flowbench"]) == 0
+    finally:
+        task._resolve_hf_datasets_cache_dir.cache_clear()
+    table = capfd.readouterr().out
+    assert "flowbench_moving_direction" in table
+    accuracy = [line for line in table.splitlines() if "accuracy" in line]
+    assert len(accuracy) == 7, "five families, and the group twice"
+    assert all("1.0" in line or " 1" in line for line in accuracy)

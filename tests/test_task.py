@@ -1,0 +1,257 @@
+"""Our tasks: the paper's prompt word for word, scoring by the letter, errors that are no wrong answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmms_flow.harness import flowbench, plugin, questions
+from lmms_flow.harness.questions import Question, answered_letter, process_results
+from lmms_flow.harness.record import SampleRecord
+from tests.clips import write_clip
+
+TASKS = plugin.tasks_folder()
+
+
+def question(**changes: object) -> Question:
+    values = {
+        "id": "q1",
+        "video": "/clips/a.mp4",
+        "start": None,
+        "end": None,
+        "question": "What does the person do?",
+        "candidates": ["Sits down.", "Stands up."],
+        "answer_letter": "B",
+        "family": "action_antonym",
+        "pair": None,
+        **changes,
+    }
+    return Question(**values)  # type: ignore[typeddict-item]
+
+
+def record(status: str = "ok", **fields: object) -> str:
+    return SampleRecord(id="q1", task="t", doc_id=0, status=status, **fields).to_json()  # type: ignore[arg-type]
+
+
+def test_the_papers_prompt():
+    text = (
+        "Question: What does the person do?\nOptions:\n(A) Sits down.\n(B) Stands up. \n"
+        "Only give the best option."
+    )
+    assert questions.doc_to_text(question()) == text
+    assert questions.doc_to_messages(question()) == [
+        {
+            "role": "user",
+            "content": [{"type": "video", "url": "/clips/a.mp4"}, {"type": "text", "text": text}],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "Best option:("}]},
+    ]
+
+
+def test_four_options_and_a_clip_in_a_longer_video():
+    doc = question(candidates=list("wxyz"), answer_letter="D", start=1.5, end=4.0)
+    assert "(A) w\n(B) x\n(C) y\n(D) z \nOnly" in questions.doc_to_text(doc)
+    video = questions.doc_to_messages(doc)[0]["content"][0]
+    assert video == {"type": "video", "url": "/clips/a.mp4", "start_time": 1.5, "end_time": 4.0}
+
+
+def test_the_host_understands_the_messages():
+    from lmms_eval.protocol import ChatMessages
+
+    messages = ChatMessages(messages=questions.doc_to_messages(question(start=1.0, end=2.0)))
+    assert messages.extract_media()[1] == ["/clips/a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("A", "A"),
+        (" B\n", "B"),
+        ("(B)", "B"),
+        ("(B", "B"),
+        ("B) Stands up.", "B"),
+        ("A. Sits down.", "A"),
+        ("A: it sits", "A"),
+        ("A\nbecause", "A"),
+        ("A man walks.", None),
+        ("Answer: A", None),
+        ("The best option is (A)", None),
+        ("C", None),
+        ("a", None),
+        ("AB", None),
+        ("", None),
+        ("(", None),
+    ],
+)
+def test_the_letter_that_an_answer_begins_with(answer, letter):
+    assert answered_letter(answer, options=2) == letter
+
+
+def test_any_models_text_is_scored():
+    assert process_results(question(), ["(B)"]) == {
+        "errors": 0,
+        "skipped": 0,
+        "unreadable": 0,
+        "accuracy": 1.0,
+    }
+    assert process_results(question(), ["A"])["accuracy"] == 0.0
+    talk = process_results(question(), ["It stands up"])
+    assert (talk["accuracy"], talk["unreadable"]) == (0.0, 1)
+
+
+def test_our_models_record_is_logged():
+    scores = process_results(
+        question(), ["B", record(answer="B", flow="video:last", options={"A": 0.2, "B": 0.8})]
+    )
+    assert scores["accuracy"] == 1.0
+    assert scores["record"]["flow"] == "video:last"
+    assert scores["record"]["options"] == {"A": 0.2, "B": 0.8}
+
+
+@pytest.mark.parametrize(("status", "counted"), [("error", "errors"), ("skipped", "skipped")])
+def test_a_sample_without_an_answer_is_no_wrong_answer(status, counted):
+    scores = process_results(question(), ["", record(status, reason="the video is missing")])
+    assert scores[counted] == 1
+    assert "accuracy" not in scores
+    assert scores["record"]["reason"] == "the video is missing"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"status": "fine"}', ""])
+def test_a_record_that_can_not_be_read_is_an_error(text):
+    scores = process_results(question(), ["B", text])
+    assert scores["errors"] == 1
+    assert "accuracy" not in scores
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"candidates": ["one"], "answer_letter": "A"}, "q1: 1 options"),
+        ({"answer_letter": "C"}, "q1: the answer 'C' is none of AB"),
+        ({"answer_letter": ""}, "q1: the answer '' is none of AB"),
+        ({"answer_letter": "AB"}, "q1: the answer 'AB' is none of AB"),
+    ],
+)
+def test_rows_without_a_valid_answer_are_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        questions.dataset([{}], lambda row: question(**changes))
+
+
+def test_every_family_has_a_task_in_the_group():
+    group = yaml.load((TASKS / "flowbench/flowbench.yaml").read_text(), Loader=_AnyTag)
+    assert group["task"] == [f"flowbench_{family}" for family in flowbench.FAMILIES]
+    for family in flowbench.FAMILIES:
+        config = yaml.load((TASKS / f"flowbench/{family}.yaml").read_text(), Loader=_AnyTag)
+        assert config["task"] == f"flowbench_{family}"
+
+
+def test_each_of_our_models_answers_with_one_token():
+    shared = yaml.load((TASKS / "_paper_protocol.yaml").read_text(), Loader=_AnyTag)
+    kwargs = shared["model_specific_generation_kwargs"]
+    assert {model: kwargs[model]["max_new_tokens"] for model in plugin.MODELS} == dict.fromkeys(
+        plugin.MODELS, 1
+    )
+
+
+def test_a_family_that_there_is_not_is_named():
+    with pytest.raises(AttributeError, match="no family 'colour'"):
+        flowbench.colour  # noqa: B018
+
+
+def test_the_bundled_rows_are_valid_and_their_clips_exist():
+    folder = flowbench.assets.flowbench_dir()
+    if not (folder / "clips").is_dir():
+        pytest.skip("flowbench has no clips yet")
+    for family in flowbench.FAMILIES:
+        rows = [json.loads(line) for line in Path(getattr(flowbench, family)).read_text().splitlines()]
+        docs = [questions._checked(flowbench._read(row)) for row in rows]
+        assert docs, family
+        assert len({doc["id"] for doc in docs}) == len(docs)
+        for doc, row in zip(docs, rows, strict=True):
+            assert row["candidates"][questions.LETTERS.index(doc["answer_letter"])] == row["answer"]
+            assert Path(doc["video"]).is_file()
+
+
+class _AnyTag(yaml.SafeLoader):
+    """Reads `!function x.y` as the text x.y."""
+
+
+_AnyTag.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory):
+    """The task of one family, over a made file, as the host builds it for a chat and for a simple model."""
+    from lmms_eval.api import task as host
+    from lmms_eval.tasks import TaskManager
+
+    folder = tmp_path_factory.mktemp("flowbench")
+    made_flowbench(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flowbench.assets, "flowbench_dir", lambda: folder)
+        patch.setenv("LMMS_EVAL_DATASETS_CACHE", str(folder / "cache"))
+        host._resolve_hf_datasets_cache_dir.cache_clear()
+        plugin.make_tasks_known()
+        manager = TaskManager(include_defaults=False, model_name="llava_vid_flow")
+        yield {
+            kind: manager.load_task_or_group("flowbench_moving_direction", kind)["flowbench_moving_direction"]
+            for kind in ("chat", "simple")
+        }
+    host._resolve_hf_datasets_cache_dir.cache_clear()
+
+
+def made_flowbench(folder: Path, rows: int = 3) -> None:
+    """A flowbench in the bundled one's layout, of made clips."""
+    (folder / "clips").mkdir(parents=True)
+    for family in flowbench.FAMILIES:
+        with (folder / f"{family}.jsonl").open("w") as file:
+            for i in range(rows):
+                write_clip(folder / "clips" / f"{family}-{i}.mp4", frames=10, seed=i)
+                row = {
+                    "id": f"{family}-{i}",
+                    "video": f"clips/{family}-{i}.mp4",
+                    "question": "Which way does the square move?",
+                    "candidates": ["Left.", "Right."],
+                    "answer": "Right.",
+                    "answer_letter": "B",
+                    "pair": None,
+                    "family": family,
+                }
+                file.write(json.dumps(row) + "\n")
+
+
+def test_the_host_builds_chat_requests(loaded):
+    task = loaded["chat"]
+    task.build_all_requests()
+    request = task.instances[1]
+    _, doc_to_messages, gen_kwargs, doc_id, name, split = request.args
+    doc = task.dataset[split][doc_id]
+    assert (name, split, doc["id"]) == ("flowbench_moving_direction", "test", "moving_direction-1")
+    video = doc_to_messages(doc)[0]["content"][0]["url"]
+    assert Path(video).is_absolute()
+    assert Path(video).is_file()
+    assert gen_kwargs["max_new_tokens"] == 1
+    assert request.metadata["lmms_flow"] is True
+
+
+def test_the_host_builds_simple_requests(loaded):
+    task = loaded["simple"]
+    task.build_all_requests()
+    context, _, doc_to_visual, doc_id, _, split = task.instances[0].args
+    assert context.startswith("Question: Which way does the square move?\nOptions:\n(A) Left.")
+    assert Path(doc_to_visual(task.dataset[split][doc_id])[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    "answers", [["B", "A", "(B)"], [["B", record(answer="B")], ["A", record()], ["B", record()]]]
+)
+def test_the_host_scores_both_kinds_of_answers(loaded, answers):
+    task = loaded["chat"]
+    doc = task.dataset["test"][0]
+    scores = [task.process_results(doc, [answer])["accuracy"] for answer in answers]
+    assert scores == [1.0, 0.0, 1.0]
+    assert task.aggregation()["accuracy"](scores) == pytest.approx(2 / 3)
+    assert task.aggregation()["errors"]([0, 1, 1]) == 2
