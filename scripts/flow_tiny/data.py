@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerFast
 from scripts.flow_tiny.model import IMAGE_SIDE, HeadSizes
 from scripts.flow_tiny.text import ANSWER_PREFIX, BEFORE_VIDEO, GAP, SYSTEM, TAIL
 from scripts.flowbench import specs
+from scripts.flowbench.groups import all_groups
 from scripts.flowbench.questions import (
     LETTERS,
     NUM_STYLES,
-    STEMS,
     TOPICS,
     Question,
     answer_value,
@@ -25,7 +25,7 @@ from scripts.flowbench.questions import (
     spell,
     values,
 )
-from scripts.flowbench.render import render
+from scripts.flowbench.render import STEP, progress, render
 from scripts.flowbench.specs import Change, Clip, Motion, Parade, Scenery
 
 IGNORE = -100
@@ -34,8 +34,8 @@ TRAINING_DOMAIN = "train"  # the benchmark's seeds begin with another word
 
 ANSWERS = {value: i for i, value in enumerate(dict.fromkeys(v for topic in TOPICS for v in values(topic)))}
 FRAME_FACTS = {"colour": 7, "x": 6, "y": 6, "radius": 6, "mouth": 6, "scene": 7}
-CLIP_FACTS = {"direction": 4, "action": 4, "first": 6, "last": 6, "count": 4, "opening": 6, "closing": 6}
-SIZES = HeadSizes(FRAME_FACTS, CLIP_FACTS, len(ANSWERS))
+STORY = {"direction": 4, "action": 4, "first": 6, "last": 6, "count": 4, "opening": 6, "closing": 6}
+SIZES = HeadSizes(FRAME_FACTS, STORY, len(ANSWERS))
 KIND_TOPICS: dict[type, tuple[str, ...]] = {
     Motion: ("direction",),
     Change: ("action",),
@@ -72,7 +72,7 @@ def frame_facts(clip: Clip) -> dict[str, list[int]]:
     facts = {name: [IGNORE] * len(SAMPLED) for name in FRAME_FACTS}
     facts["colour"] = [0] * len(SAMPLED)
     facts["scene"] = [0] * len(SAMPLED)
-    moved = render_progress()
+    moved = progress(np.array(SAMPLED)).tolist()
     for i, frame in enumerate(SAMPLED):
         block = frame // 4
         if isinstance(clip, Scenery):
@@ -85,7 +85,7 @@ def frame_facts(clip: Clip) -> dict[str, list[int]]:
         facts["colour"][i] = 1 + specs.COLOURS.index(thing.colour)
         x, y, radius = float(thing.x), float(thing.y), float(thing.radius)
         if isinstance(clip, Motion):
-            dx, dy = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[clip.direction]
+            dx, dy = STEP[clip.direction]
             x, y = x + dx * clip.reach * moved[i], y + dy * clip.reach * moved[i]
         if isinstance(clip, Change):
             sign = -1 if clip.action in ("shrink", "close") else 1
@@ -98,17 +98,22 @@ def frame_facts(clip: Clip) -> dict[str, list[int]]:
     return facts
 
 
-def render_progress() -> list[float]:
-    from scripts.flowbench.render import progress
-
-    return progress(np.array(SAMPLED)).tolist()
-
-
-def clip_facts(clip: Clip) -> dict[str, int]:
-    facts = dict.fromkeys(CLIP_FACTS, IGNORE)
-    for topic in KIND_TOPICS[type(clip)]:
-        if topic in CLIP_FACTS:
-            facts[topic] = values(topic).index(answer_value(topic, clip))
+def story(clip: Clip) -> dict[str, list[int]]:
+    """Per sampled frame, what has happened so far: the answers if the clip ended there."""
+    facts = {name: [IGNORE] * len(SAMPLED) for name in STORY}
+    if isinstance(clip, Motion | Change):
+        topic = KIND_TOPICS[type(clip)][0]
+        facts[topic][1:] = [values(topic).index(answer_value(topic, clip))] * (len(SAMPLED) - 1)
+        return facts
+    for i in range(len(SAMPLED)):
+        if isinstance(clip, Parade):
+            order = replace(clip, things=clip.things[: i + 1]).order
+            facts["first"][i] = specs.COLOURS.index(order[0])
+            facts["last"][i] = specs.COLOURS.index(order[-1])
+            facts["count"][i] = len(order) - 1
+        else:
+            facts["opening"][i] = specs.SCENES.index(clip.first)
+            facts["closing"][i] = specs.SCENES.index(clip.first if i < 5 else clip.last)
     return facts
 
 
@@ -132,7 +137,7 @@ class Texts:
 class Batch:
     pixels: Tensor  # [clip, frame, channel, height, width]
     frame_facts: dict[str, Tensor]  # [clip, frame]
-    clip_facts: dict[str, Tensor]  # [clip]
+    story: dict[str, Tensor]  # [clip, frame]
     branches: Texts  # what follows each clip, clip after clip
     copies: Texts  # whole prompts with the answer as text instead of a video
 
@@ -187,11 +192,17 @@ class Stream:
         self.tokenizer = tokenizer
         self.seed, self.clips, self.branches, self.copies = seed, clips, branches, copies
         self.open_share, self.noise = open_share, noise
+        self.kept_apart = frozenset(clip for _, _, group in all_groups() for clip in group.clips)
         self.prefix_ids = torch.tensor(tokenizer(BEFORE_VIDEO).input_ids)
 
     def clip_specs(self, step: int) -> list[Clip]:
         rng = Random(f"{TRAINING_DOMAIN}:{self.seed}:{step}")
-        return [random_clip(rng) for _ in range(self.clips)]
+        clips: list[Clip] = []
+        while len(clips) < self.clips:
+            clip = random_clip(rng)
+            if clip not in self.kept_apart:
+                clips.append(clip)
+        return clips
 
     def batch(self, step: int) -> Batch:
         rng = Random(f"{TRAINING_DOMAIN}:questions:{self.seed}:{step}")
@@ -205,11 +216,11 @@ class Stream:
                 branches.append(form(GAP, question, right))
         copies = [self._copy(rng) for _ in range(self.copies)]
         names = [frame_facts(clip) for clip in clips]
-        facts = [clip_facts(clip) for clip in clips]
+        stories = [story(clip) for clip in clips]
         return Batch(
             pixels=to_pixels(np.stack([render(clip, SAMPLED) for clip in clips]), self.noise, rng),
             frame_facts={k: torch.tensor([f[k] for f in names]) for k in FRAME_FACTS},
-            clip_facts={k: torch.tensor([f[k] for f in facts]) for k in CLIP_FACTS},
+            story={k: torch.tensor([f[k] for f in stories]) for k in STORY},
             branches=self._encode(branches, specials=False),
             copies=self._encode(copies, specials=True),
         )

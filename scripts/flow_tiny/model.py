@@ -21,7 +21,7 @@ NUM_FRAMES = 8
 TOKENS_PER_FRAME = (IMAGE_SIDE // PATCH // 2) ** 2  # the model pools 2 x 2 patches
 NUM_LAYERS = 12
 WIDTH = 128
-FACT_LAYER, ANSWER_LAYER, OPTION_LAYER = 4, 7, 9  # whose outputs the training heads read
+STORY_LAYER, ANSWER_LAYER, OPTION_LAYER = 4, 7, 9  # whose outputs the training heads read
 POINTER_LAYERS = (10, 11)  # whose attention from the last token to the options is trained directly
 POINTER_HEADS = 2
 
@@ -71,7 +71,7 @@ class HeadSizes:
     """Number of classes of each thing that a head predicts."""
 
     frame: dict[str, int]  # of each frame, from the projector's output
-    clip: dict[str, int]  # of the clip, from the last frame's tokens after FACT_LAYER
+    story: dict[str, int]  # of the clip up to each frame, from the frame's tokens after STORY_LAYER
     answers: int
 
 
@@ -82,7 +82,7 @@ class TrainingHeads(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.frame = nn.Linear(TOKENS_PER_FRAME * WIDTH, sum(sizes.frame.values()))
-        self.clip = nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, sum(sizes.clip.values())))
+        self.story = nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, sum(sizes.story.values())))
         self.answer = nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, sizes.answers))
         self.letter = nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, 4))
 
@@ -91,9 +91,10 @@ class TrainingHeads(nn.Module):
         per_frame = tokens.unflatten(1, (NUM_FRAMES, TOKENS_PER_FRAME)).flatten(2)
         return self._split(self.frame(per_frame), self.sizes.frame)
 
-    def clip_logits(self, hidden: Tensor) -> dict[str, Tensor]:
-        """hidden [clip, frame * token, width] -> per name [clip, class]."""
-        return self._split(self.clip(hidden[:, -TOKENS_PER_FRAME:].mean(1)), self.sizes.clip)
+    def story_logits(self, hidden: Tensor) -> dict[str, Tensor]:
+        """hidden [clip, frame * token, width] -> per name [clip, frame, class]."""
+        per_frame = hidden.unflatten(1, (NUM_FRAMES, TOKENS_PER_FRAME)).mean(2)
+        return self._split(self.story(per_frame), self.sizes.story)
 
     @staticmethod
     def _split(logits: Tensor, sizes: dict[str, int]) -> dict[str, Tensor]:

@@ -16,9 +16,9 @@ from transformers import LlavaNextVideoForConditionalGeneration
 from scripts.flow_tiny.data import IGNORE, SIZES, Batch, Stream, Texts
 from scripts.flow_tiny.model import (
     ANSWER_LAYER,
-    FACT_LAYER,
     OPTION_LAYER,
     POINTER_LAYERS,
+    STORY_LAYER,
     TrainingHeads,
     build_model,
     pointer_scores,
@@ -31,7 +31,7 @@ WEIGHTS = {
     "copy": 0.5,  # the letter where the answer is told in words
     "words": 0.3,  # what follows the letter; answers to questions without options
     "frame": 1.0,
-    "clip": 1.0,
+    "story": 1.0,
     "answer": 1.0,
     "option": 0.5,
     "pointer": 0.5,
@@ -138,12 +138,13 @@ def step_losses(
 
     prefix = torch.cat([embed(prefix_ids).expand(clips, -1, -1), videos], dim=1)
     read = language(inputs_embeds=prefix, use_cache=True, output_hidden_states=True)
-    for name, logits in heads.clip_logits(read.hidden_states[FACT_LAYER][:, len(prefix_ids) :]).items():
-        target = batch.clip_facts[name]
+    for name, logits in heads.story_logits(read.hidden_states[STORY_LAYER][:, len(prefix_ids) :]).items():
+        target = batch.story[name]
         known = target != IGNORE
         if known.any():
-            losses.add("clip", F.cross_entropy(logits[known], target[known]))
-            losses.count(f"clip/{name}", logits[known].argmax(-1) == target[known])
+            losses.add("story", F.cross_entropy(logits[known], target[known]))
+            whole = known[:, -1]
+            losses.count(f"story/{name}", logits[whole, -1].argmax(-1) == target[whole, -1])
 
     texts = batch.branches
     cache = read.past_key_values

@@ -98,6 +98,7 @@ def _scenery(clip: Scenery, frames: np.ndarray) -> np.ndarray:
 
 
 def _panorama(scene: str) -> np.ndarray:
+    """No two shifts of a panorama look the same, so that different clips have different frames."""
     picture = np.zeros((SIDE, SIDE, 3), np.uint8)
 
     def fill(mask: np.ndarray, colour: tuple[int, int, int]) -> None:
@@ -107,14 +108,16 @@ def _panorama(scene: str) -> np.ndarray:
         fill(_Y < 96, (240, 205, 110))
         fill(_Y < 60, (40, 120, 220))
         fill(_Y < 36, (150, 215, 250))
+        fill(inside("disc", _X - 70, _Y - 17, 10.0), (255, 250, 200))
     elif scene == "forest":
         fill(_Y < 96, (25, 120, 40))
         fill(_X % 24 < 9, (70, 45, 20))
+        fill((abs(_X - 40) < 7) & (_Y > 55), (90, 190, 60))
         fill(_Y > 80, (15, 70, 25))
     elif scene == "city":
         fill(_Y < 96, (200, 170, 190))
         for left, top in ((4, 40), (28, 20), (52, 52), (74, 30)):
-            fill((_X >= left) & (_X < left + 18) & (_Y > top), (90, 90, 100))
+            fill((left <= _X) & (left + 18 > _X) & (top < _Y), (90, 90, 100))
     elif scene == "snow":
         fill(_Y < 96, (245, 248, 252))
         fill(_Y < 30, (205, 220, 235))

@@ -97,7 +97,7 @@ class Scenery:
 
     def backwards(self) -> Scenery:
         travel = self.pan * (NUM_FRAMES - 1)
-        offsets = (self.offsets[1] + travel, self.offsets[0] + travel)
+        offsets = ((self.offsets[1] + travel) % SIDE, (self.offsets[0] + travel) % SIDE)
         return Scenery(self.last, self.first, offsets, -self.pan)
 
 
