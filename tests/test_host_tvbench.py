@@ -48,29 +48,22 @@ def arms(paper_hub: Hub, home: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _run(flow: str, hub: Hub, home: Path, folder: Path) -> Arm:
-    # The baseline names neither a checkpoint nor a flow: both have defaults.
-    model_args = f"records={folder}/records" + ("" if flow == "none" else f",flow={flow}")
-    args = [
-        "--model",
-        "llava_vid_flow",
-        "--model_args",
-        model_args,
-        "--tasks",
-        "tvbench",
-        "--limit",
-        str(LIMIT),
-    ]
+    """The baseline as a user first types it: the checkpoint, the flow and the folder of the records by default."""
+    args = ["--model", "llava_vid_flow", "--tasks", "tvbench", "--limit", str(LIMIT)]
     args += ["--log_samples", "--output_path", f"{folder}/out"]
+    records = folder / "lmms_flow_records"
+    if flow != "none":
+        records = folder / "records"
+        args += ["--model_args", f"flow={flow},records={records}"]
     done = run_cli(args, host_env(hub, home), cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     results = list(folder.glob("out/**/*_results.json"))
     assert len(results) == 1, done.stdout[-3000:] + done.stderr[-3000:]
-    records = read_journal(folder / "records")
     return Arm(
         done=done,
         results=json.loads(results[0].read_text())["results"],
         samples=sorted(folder.glob("out/**/*_samples_*.jsonl")),
-        records={(record.task, record.doc_id): record for record in records},
+        records={(record.task, record.doc_id): record for record in read_journal(records)},
     )
 
 
