@@ -329,13 +329,14 @@ def paper_llava(
     layers: int = 4,
     shards: int = 1,
     processor: bool = True,
-    chat_template: bool = False,
+    chat_template: str = "",
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """The layout of the paper's LLaVA-NeXT-Video-FT checkpoints, scaled down: 8 frames of 2 x 2 pooled tokens.
 
-    Returns the weights by the names under which they were written.
+    `chat_template` names the file that holds one: chat_template.json (older uploads, read by processors alone),
+    chat_template.jinja or tokenizer_config.json. Returns the weights by the names under which they were written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder, "<image>", "<pad>")
@@ -355,8 +356,12 @@ def paper_llava(
             "LlavaProcessor",
             _image_processor("CLIPImageProcessor", "LlavaProcessor"),
         )
-    if chat_template:
-        _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+    if chat_template.endswith(".jinja"):
+        (folder / chat_template).write_text(CHAT_TEMPLATE)
+    elif chat_template:
+        file = folder / chat_template
+        content = json.loads(file.read_text()) if file.exists() else {}
+        _write_json(file, content | {"chat_template": CHAT_TEMPLATE})
     return _finish(folder, config, shards, dtype, seed)
 
 
