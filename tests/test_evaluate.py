@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from lmms_flow.harness import flowbench, loop
 from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.evaluate import main
+from lmms_flow.harness.journal import Journal, read_journal
+from lmms_flow.harness.loop import RequestLoop
+from lmms_flow.harness.sample import Outcome
+from lmms_flow.harness.video import midpoints, read_frames
 from tests.test_task import made_flowbench
 
 pytestmark = pytest.mark.timeout(300)
@@ -134,7 +139,7 @@ def test_no_results_are_status_1(evaluation, capfd):
 def test_failed_samples_are_status_1_unless_allowed(evaluation, capfd):
     evaluation(lambda args: scored(errors=2))
     assert main(RUN) == 1
-    assert "2 samples failed (flowbench_object_count: 2)" in said(capfd)
+    assert "2 of the samples failed (flowbench_object_count: 2)" in said(capfd)
     assert main([*RUN, "--allow-errors"]) == 0
 
 
@@ -144,8 +149,9 @@ def test_failed_samples_of_stock_tasks_are_counted_too(evaluation, capfd):
         return result("tvbench_object_count", score=0.25)
 
     evaluation(stock)
+    loop.failures["a run before this one"] += 1
     assert main(RUN) == 1
-    assert "3 samples failed (tvbench_object_count: 3)" in said(capfd)
+    assert "3 of the samples failed (tvbench_object_count: 3)" in said(capfd)
     assert main([*RUN, "--allow-errors"]) == 0
     loop.failures.clear()
 
@@ -202,3 +208,88 @@ def test_a_stock_model_runs_our_tasks(host, tmp_path, monkeypatch, capfd):
     accuracy = [line for line in table.splitlines() if "accuracy" in line]
     assert len(accuracy) == 7, "five families, and the group twice"
     assert all("1.0" in line or " 1" in line for line in accuracy)
+
+
+def fake_flow_class():
+    """A chat model of ours without weights: it reads the frames and answers B."""
+    from lmms_eval.api.model import lmms
+
+    class FakeFlow(lmms):
+        is_simple = False
+
+        def __init__(self, on_error="raise", records=None, **_):
+            super().__init__()
+            self.on_error, self.records = on_error, records
+
+        def generate_until(self, requests):
+            journal = Journal(self.records, flow="video:last", flow_digest="d1")
+            answer_loop = RequestLoop(
+                key=lambda s: f"{s.task}-{s.doc_id}",
+                answer=self.answer,
+                journal=journal,
+                on_error=self.on_error,
+                common={"flow": "video:last", "flow_digest": "d1"},
+            )
+            return answer_loop.run(requests, self.task_dict)
+
+        def answer(self, samples):
+            frames = read_frames(samples[0].videos()[0]["url"], 8)
+            return [Outcome.ok("B", frames=frames.indices, options={"A": 0.1, "B": 0.9})]
+
+        def loglikelihood(self, requests):
+            raise NotImplementedError
+
+        def generate_until_multi_round(self, requests):
+            raise NotImplementedError
+
+    return FakeFlow
+
+
+@pytest.fixture
+def fake_flow(host, tmp_path, monkeypatch):
+    """Runs `main` with that model on a made flowbench of which one clip is missing."""
+    from lmms_eval import models
+    from lmms_eval.api import task
+
+    made_flowbench(tmp_path / "flowbench")
+    (tmp_path / "flowbench/clips/object_count-1.mp4").unlink()
+    monkeypatch.setattr(flowbench.assets, "flowbench_dir", lambda: tmp_path / "flowbench")
+    monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "get_model", lambda *_: fake_flow_class())
+    task._resolve_hf_datasets_cache_dir.cache_clear()
+    output = ["--output_path", str(tmp_path / "out"), "--log_samples"]
+    base = ["--model", "llava_vid_flow", "--tasks", "flowbench_object_count", *output, "--model_args"]
+    yield lambda args, *more: main([*base, f"records={tmp_path / 'journal'},{args}", *more])
+    task._resolve_hf_datasets_cache_dir.cache_clear()
+
+
+def test_a_missing_video_ends_the_run_with_its_name(fake_flow, tmp_path, capfd):
+    assert fake_flow("on_error=raise") == 1
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("lmms_flow: task flowbench_object_count, document 1: the video is missing: ")
+    assert str(tmp_path / "flowbench/clips/object_count-1.mp4") in line
+
+
+def test_a_missing_video_is_recorded_and_no_wrong_answer(fake_flow, tmp_path, capfd):
+    assert fake_flow("on_error=record") == 1
+    assert "1 of the samples failed (flowbench_object_count: 1)" in said(capfd)
+    (result_file,) = (tmp_path / "out").rglob("*_results.json")
+    results = json.loads(result_file.read_text())["results"]["flowbench_object_count"]
+    assert results["accuracy,none"] == 1.0, "two answered, both right"
+    assert results["errors,none"] == 1
+    (log_file,) = (tmp_path / "out").rglob("*_samples_*.jsonl")
+    samples = [json.loads(line) for line in log_file.read_text().splitlines()]
+    assert [sample["record"]["status"] for sample in samples] == ["ok", "error", "ok"]
+    assert [sample.get("accuracy") for sample in samples] == [1.0, None, 1.0]
+    assert samples[0]["record"]["flow_digest"] == "d1"
+    assert samples[0]["record"]["options"] == {"A": 0.1, "B": 0.9}
+    assert samples[0]["record"]["frames"] == list(midpoints(0, 9, 8))
+    assert "the video is missing" in samples[1]["record"]["reason"]
+
+
+def test_errors_may_be_allowed_and_the_journal_serves_the_rest(fake_flow, tmp_path, capfd):
+    assert fake_flow("on_error=record", "--allow-errors") == 0
+    assert fake_flow("on_error=record", "--allow-errors") == 0
+    assert "2 of 3 answers are from the journal" in capfd.readouterr().out
+    statuses = [record.status for record in read_journal(tmp_path / "journal")]
+    assert statuses == ["ok", "error", "ok", "error"], "what failed is tried again, what is answered is not"

@@ -121,9 +121,9 @@ def _problems(calls: list[_Call], failures: Mapping[str, int], allow_errors: boo
                 if not _has_score(metrics) and not failed[task]:
                     yield f"task {task} has no scored sample"
     failed = {task: count for task, count in failed.items() if count}
-    if failed and not allow_errors:
+    if failed and not allow_errors and not any(isinstance(call.error, SystemExit) for call in calls):
         tasks = ", ".join(f"{task}: {count}" for task, count in sorted(failed.items()))
-        yield f"{sum(failed.values())} samples failed ({tasks}); --allow-errors accepts that"
+        yield f"{sum(failed.values())} of the samples failed ({tasks}); --allow-errors accepts that"
 
 
 def _has_score(metrics: Mapping[str, Any]) -> bool:

@@ -74,11 +74,10 @@ def read_frames(
 def midpoints(first: int, last: int, num_frames: int) -> tuple[int, ...]:
     """Indices of the middles of ``num_frames`` equal segments of the frames ``first`` to ``last``.
 
-    The rounding is the paper's (its evaluation code samples all short videos in this way).
+    The rounding is the paper's; it never leaves the clip.
     """
     segment = (last - first) / num_frames
-    indices = (int(first + segment / 2 + round(segment * i)) for i in range(num_frames))
-    return tuple(min(max(index, first), last) for index in indices)
+    return tuple(int(first + segment / 2 + round(segment * i)) for i in range(num_frames))
 
 
 def clip_bounds(
