@@ -83,10 +83,10 @@ def build_tokenizer(vocab_size: int = 640) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    # Offsets leave the leading space out: " Question" begins at its Q, where the question begins.
+    # Offsets keep the leading space: a token that is nothing but a space has a place of its own too.
     tokenizer.post_processor = processors.Sequence(
         [
-            processors.ByteLevel(trim_offsets=True),
+            processors.ByteLevel(trim_offsets=False),
             processors.TemplateProcessing(
                 single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
             ),
