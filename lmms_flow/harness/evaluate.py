@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def _problems(calls: list[_Call], failures: Mapping[str, int], allow_errors: boo
         elif call.error is not None:
             yield _explain(call.error, call.args)
         elif call.results is None:
-            if _is_main_process():
+            if int(os.environ.get("RANK", 0)) == 0:  # the other ranks have none
                 yield "lmms-eval returned no results"
         else:
             if not call.saved:
@@ -165,13 +166,6 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 def _only_prints(arguments: Sequence[str]) -> bool:
     return any(argument in ("-h", "--help") or argument.startswith("--power") for argument in arguments)
-
-
-def _is_main_process() -> bool:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return True
-    return bool(torch.distributed.get_rank() == 0)
 
 
 def _result_files(args: Any) -> set[Path]:

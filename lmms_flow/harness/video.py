@@ -23,7 +23,8 @@ class Frames:
     """Decoded frames of one clip.
 
     ``pixels`` is uint8 RGB [frame, height, width, 3], ``indices`` says which frames of the file these are,
-    ``fps`` is the file's average frame rate (nan where it states none), ``times`` are seconds from its start.
+    ``fps`` is the file's average frame rate (nan where it states none), ``times`` are seconds from its start
+    at that rate: decord's own time stamps are wrong in AVI.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -54,21 +55,20 @@ def read_frames(
     if num_frames < 1:
         raise ValueError(f"at least one frame is needed, not {num_frames}")
     file = _existing_file(path)
-    declared = _declared_seconds(file)
+    declared = _read_header(file)
     reader = _open(file)
     length = len(reader)
     if length == 0:
         raise SampleError("the video has no frames", path=file)
     fps = float(reader.get_avg_fps() or math.nan)
-    _refuse_truncated(reader, length, fps, declared, file)
+    _refuse_truncated(reader, length, declared, file)
     first, last = clip_bounds(length, fps, start, end, path=file)
     indices = midpoints(first, last, num_frames)
     try:
         pixels = _as_numpy(reader.get_batch(list(indices)))
-        times = tuple(round(float(reader.get_frame_timestamp(index)[0]), 4) for index in indices)
     except Exception as error:  # decord raises types of its own, RuntimeError and IndexError
         raise _broken("the video can't be decoded, it", error, file) from None
-    return Frames(pixels, indices, fps, times)
+    return Frames(pixels, indices, fps, tuple(round(index / fps, 4) for index in indices))
 
 
 def midpoints(first: int, last: int, num_frames: int) -> tuple[int, ...]:
@@ -127,12 +127,20 @@ def _existing_file(path: Any) -> Path:
     return file
 
 
-def _declared_seconds(file: Path) -> float | None:
-    """Refuses a file that has no frames to begin with; else how long its header says that the video is.
+@dataclass(frozen=True)
+class _Declared:
+    """How long a video is by its header, where that is of use.
 
-    None where that is of no use: only Matroska, WebM and AVI are read short without an error. In MP4 a truncated
-    file fails to open or to decode, and edit lists make its declared length mean something else.
+    Only AVI (frames), Matroska and WebM (seconds) are read short without an error. In MP4 a truncated file fails
+    to open or to decode, and edit lists make its declared length mean something else.
     """
+
+    frames: int = 0
+    seconds: float = 0.0
+
+
+def _read_header(file: Path) -> _Declared:
+    """Refuses a file that has no frames to begin with."""
     import av
 
     av.logging.set_level(None)
@@ -142,21 +150,21 @@ def _declared_seconds(file: Path) -> float | None:
             if not streams:
                 raise SampleError("the file has no video stream", path=file)
             formats = set(container.format.name.split(","))
-            count, rate = streams[0].frames, streams[0].average_rate
+            frames = streams[0].frames
             clock = streams[0].metadata.get("DURATION", "")
             if not any(packet.size for packet in islice(container.demux(streams[0]), 1)):
                 raise SampleError("the video has no frames", path=file)
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
         raise _broken("the file is not a video, or", error, file) from None
-    if not formats & {"avi", "matroska", "webm"}:
-        return None
-    return float(count / rate) if count and rate else _seconds(clock)
+    if "avi" in formats:
+        return _Declared(frames=frames)
+    return _Declared(seconds=_seconds(clock)) if formats & {"matroska", "webm"} else _Declared()
 
 
-def _seconds(clock: str) -> float | None:
-    """Seconds of ``00:01:02.5``, as Matroska writes a stream's duration."""
+def _seconds(clock: str) -> float:
+    """Seconds of ``00:01:02.5``, as Matroska writes a stream's duration; 0 where it does not."""
     found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", clock)
-    return None if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+    return 0.0 if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
 
 
 def _open(file: Path) -> Any:
@@ -170,15 +178,17 @@ def _open(file: Path) -> Any:
         raise _broken("the video can't be opened, it", error, file) from None
 
 
-def _refuse_truncated(reader: Any, length: int, fps: float, declared: float | None, file: Path) -> None:
-    if declared is None:
-        return
-    try:
+def _refuse_truncated(reader: Any, length: int, declared: _Declared, file: Path) -> None:
+    least = 1 - _TOLERATED_SHORTFALL
+    if length < declared.frames * least:
+        raise SampleError(
+            f"the video is truncated: {length} of {declared.frames} frames are there", path=file
+        )
+    if declared.seconds:
         found = float(reader.get_frame_timestamp(length - 1)[1])
-    except Exception:
-        return  # no time stamps: nothing to compare
-    if found < declared * (1 - _TOLERATED_SHORTFALL) and not (declared - found) * fps <= 2:
-        raise SampleError(f"the video is truncated: {found:.2f} of {declared:.2f} s are there", path=file)
+        if found < declared.seconds * least:
+            line = f"the video is truncated: {found:.2f} of {declared.seconds:.2f} s are there"
+            raise SampleError(line, path=file)
 
 
 def _as_numpy(batch: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -189,5 +199,6 @@ def _as_numpy(batch: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def _broken(what: str, error: BaseException, file: Path) -> SampleError:
     """Keeps the first line of what a decoder says, without its source file, the time and our own path."""
     detail = str(error).strip().partition("\n")[0] or type(error).__name__
+    detail = detail.replace(f"[{file}]", "")
     detail = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: |^\[Errno \d+\] |: '[^']*'$", "", detail)
     return SampleError(f"{what} is damaged or truncated ({one_line(detail, limit=80)})", path=file)
