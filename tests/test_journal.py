@@ -236,5 +236,5 @@ def test_a_videos_identity_changes_with_the_file(tmp_path):
     time.sleep(0.01)
     path.write_bytes(b"two")
     assert file_identity(path) != before
-    with pytest.raises(SampleError, match="No such file"):
+    with pytest.raises(SampleError, match="the video is missing: /"):
         file_identity(tmp_path / "missing.mp4")

@@ -56,6 +56,8 @@ def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         found = os.stat(path)
+    except FileNotFoundError:
+        raise SampleError("the video is missing", path=path) from None
     except OSError as error:
         raise SampleError(f"the video can't be opened ({error.strerror})", path=path) from None
     return {"path": os.path.abspath(path), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
