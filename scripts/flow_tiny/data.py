@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -44,8 +43,35 @@ KIND_TOPICS: dict[type, tuple[str, ...]] = {
 }
 
 
-def random_clip(rng: Random) -> Clip:
-    kind = rng.choices(("motion", "change", "parade", "scenery"), (2, 2, 4, 2))[0]
+KINDS = ("motion", "change", "parade", "scenery")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a step's batch is made of."""
+
+    clips: int = 8
+    branches: int = 4  # questions of each clip
+    copies: int = 8  # texts with the answer told in words
+    kinds: tuple[int, int, int, int] = (2, 2, 4, 2)  # how often each of KINDS is drawn
+    open_share: float = 0.15  # of the questions, without options
+    noise: float = 0.02  # of the pixels, standard deviation; white is 1
+    strict: bool = (
+        False  # the last token's attention must prefer the right option to every token, not to options
+    )
+
+
+# From which step on. Colours and scenes are learned in the first steps, and which option is meant; change over time
+# needs more clips, and the letter is read off the option only once the last token looks hardly anywhere else.
+CURRICULUM = {0: Mixture(), 400: Mixture(clips=12, branches=2, kinds=(3, 3, 4, 1), strict=True)}
+
+
+def mixture_at(step: int) -> Mixture:
+    return CURRICULUM[max(start for start in CURRICULUM if start <= step)]
+
+
+def random_clip(rng: Random, kinds: tuple[int, int, int, int] = Mixture.kinds) -> Clip:
+    kind = rng.choices(KINDS, kinds)[0]
     if kind == "motion":
         return specs.motion(rng, rng.choice(specs.DIRECTIONS))
     if kind == "change":
@@ -139,6 +165,7 @@ class Batch:
     frame_facts: dict[str, Tensor]  # [clip, frame]
     story: dict[str, Tensor]  # [clip, frame]
     branches: Texts  # what follows each clip, clip after clip
+    strict: bool  # as in Mixture
     copies: Texts  # whole prompts with the answer as text instead of a video
 
 
@@ -177,50 +204,44 @@ def _open(before: str, question: Question, right: str) -> _Text:
 
 
 class Stream:
-    """Batches by step number."""
+    """Batches by step number; `mixture` stands in for the curriculum's."""
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerFast,
-        seed: int = 0,
-        clips: int = 8,
-        branches: int = 4,
-        copies: int = 8,
-        open_share: float = 0.15,
-        noise: float = 0.02,
-    ):
-        self.tokenizer = tokenizer
-        self.seed, self.clips, self.branches, self.copies = seed, clips, branches, copies
-        self.open_share, self.noise = open_share, noise
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int = 0, mixture: Mixture | None = None):
+        self.tokenizer, self.seed, self.mixture = tokenizer, seed, mixture
         self.kept_apart = frozenset(clip for _, _, group in all_groups() for clip in group.clips)
         self.prefix_ids = torch.tensor(tokenizer(BEFORE_VIDEO).input_ids)
 
+    def mixture_at(self, step: int) -> Mixture:
+        return self.mixture or mixture_at(step)
+
     def clip_specs(self, step: int) -> list[Clip]:
         rng = Random(f"{TRAINING_DOMAIN}:{self.seed}:{step}")
+        mixture = self.mixture_at(step)
         clips: list[Clip] = []
-        while len(clips) < self.clips:
-            clip = random_clip(rng)
+        while len(clips) < mixture.clips:
+            clip = random_clip(rng, mixture.kinds)
             if clip not in self.kept_apart:
                 clips.append(clip)
         return clips
 
     def batch(self, step: int) -> Batch:
         rng = Random(f"{TRAINING_DOMAIN}:questions:{self.seed}:{step}")
-        clips = self.clip_specs(step)
+        mixture, clips = self.mixture_at(step), self.clip_specs(step)
         branches = []
         for clip in clips:
-            for _ in range(self.branches):
+            for _ in range(mixture.branches):
                 question = random_question(rng, clip)
                 right = answer_value(question.topic, clip)
-                form = _open if rng.random() < self.open_share else _choice
+                form = _open if rng.random() < mixture.open_share else _choice
                 branches.append(form(GAP, question, right))
-        copies = [self._copy(rng) for _ in range(self.copies)]
-        names = [frame_facts(clip) for clip in clips]
+        copies = [self._copy(rng) for _ in range(mixture.copies)]
+        facts = [frame_facts(clip) for clip in clips]
         stories = [story(clip) for clip in clips]
         return Batch(
-            pixels=to_pixels(np.stack([render(clip, SAMPLED) for clip in clips]), self.noise, rng),
-            frame_facts={k: torch.tensor([f[k] for f in names]) for k in FRAME_FACTS},
-            story={k: torch.tensor([f[k] for f in stories]) for k in STORY},
+            pixels=to_pixels(np.stack([render(clip, SAMPLED) for clip in clips]), mixture.noise, rng),
+            frame_facts={name: torch.tensor([f[name] for f in facts]) for name in FRAME_FACTS},
+            story={name: torch.tensor([s[name] for s in stories]) for name in STORY},
+            strict=mixture.strict,
             branches=self._encode(branches, specials=False),
             copies=self._encode(copies, specials=True),
         )
@@ -273,12 +294,6 @@ class Stream:
             is_choice=torch.tensor([bool(t.option_ends) for t in texts]),
             topics=[t.topic for t in texts],
         )
-
-    def __iter__(self) -> Iterator[Batch]:
-        step = 0
-        while True:
-            yield self.batch(step)
-            step += 1
 
 
 def to_pixels(frames: np.ndarray, noise: float, rng: Random) -> Tensor:

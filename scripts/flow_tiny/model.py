@@ -102,35 +102,33 @@ class TrainingHeads(nn.Module):
 
 
 def pointer_scores(
-    model: LlavaNextVideoForConditionalGeneration,
-    layer: int,
-    hidden: Tensor,
-    last: Tensor,
-    options: Tensor,
-    past: int,
+    model: LlavaNextVideoForConditionalGeneration, layer: int, hidden: Tensor, last: Tensor, past: int
 ) -> Tensor:
-    """What the first heads of `layer` (from 1) score, before the softmax: [text, head, option].
+    """What the first heads of `layer` (from 1) score for the last token, before the softmax: [text, head, token].
 
-    hidden [text, token, width] is the layer's input; last [text] and options [text, option] are positions in it, and
-    `past` tokens stand before it.
+    hidden [text, token, width] is the layer's input; last [text] is a position in it, before which `past` tokens
+    stand. What comes after the last token scores minus infinity.
     """
     language = model.model.language_model
     block = language.layers[layer - 1]
-    rows = torch.arange(len(last))
-    places = torch.cat([last[:, None], options], dim=1)  # [text, 1 + option]
-    x = block.input_layernorm(hidden[rows[:, None], places])
+    x = block.input_layernorm(hidden)
     dim = block.self_attn.head_dim
-    cos, sin = language.rotary_emb(x, position_ids=past + places)
     size = POINTER_HEADS * dim
-    query = F.linear(x[:, :1], block.self_attn.q_proj.weight[:size]).unflatten(2, (-1, dim)).transpose(1, 2)
-    key = F.linear(x[:, 1:], block.self_attn.k_proj.weight[:size]).unflatten(2, (-1, dim)).transpose(1, 2)
-    query = rotate(query, cos[:, :1], sin[:, :1])
-    key = rotate(key, cos[:, 1:], sin[:, 1:])
-    return (query @ key.transpose(2, 3)).squeeze(2) * block.self_attn.scaling
+    places = torch.arange(x.shape[1])
+    cos, sin = language.rotary_emb(x, position_ids=past + places[None])  # [1, token, dim]
+    rows = torch.arange(len(last))
+    query = F.linear(x[rows, last], block.self_attn.q_proj.weight[:size]).unflatten(
+        1, (POINTER_HEADS, 1, dim)
+    )
+    key = F.linear(x, block.self_attn.k_proj.weight[:size]).unflatten(2, (POINTER_HEADS, dim)).transpose(1, 2)
+    query = rotate(query, cos[0, last, None, None], sin[0, last, None, None])
+    key = rotate(key, cos[:, None], sin[:, None])
+    scores = (query @ key.transpose(2, 3)).squeeze(2) * block.self_attn.scaling
+    return scores.masked_fill(places > last[:, None, None], float("-inf"))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Llama's rotary position embedding of x [text, head, token, dim]."""
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-    return x * cos[:, None] + turned * sin[:, None]
+    return x * cos + turned * sin

@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaNextVideoForConditionalGeneration
 
-from scripts.flow_tiny.data import IGNORE, SIZES, Batch, Stream, Texts
+from scripts.flow_tiny.data import IGNORE, SIZES, Batch, Mixture, Stream, Texts
 from scripts.flow_tiny.model import (
     ANSWER_LAYER,
     OPTION_LAYER,
+    POINTER_HEADS,
     POINTER_LAYERS,
     STORY_LAYER,
     TrainingHeads,
@@ -70,7 +72,7 @@ class Losses:
 
 def text_losses(
     losses: Losses, model: LlavaNextVideoForConditionalGeneration, heads: TrainingHeads,
-    states: tuple[Tensor, ...], texts: Texts, copies: bool, past: int = 0,
+    states: tuple[Tensor, ...], texts: Texts, copies: bool, strict: bool, past: int = 0,
 ) -> None:  # fmt: skip
     rows = torch.arange(len(texts.last))
     exists = texts.right != IGNORE
@@ -93,14 +95,20 @@ def text_losses(
     spelt = heads.letter(states[OPTION_LAYER][rows[:, None], texts.options][exists])
     losses.add("option", F.cross_entropy(spelt, letters))
     losses.count("own_letter", spelt.argmax(-1) == letters)
-    # The last token's attention prefers the right option's end to the other options' ends.
+    # The last token's attention prefers the right option's end to the other options' ends, or to all tokens.
     choice = texts.is_choice
-    target = texts.right[choice].argmax(-1)
+    right = texts.right[choice].argmax(-1)
     for layer in POINTER_LAYERS:
-        scores = pointer_scores(model, layer, states[layer - 1], texts.last, texts.options, past)[choice]
-        scores = scores.masked_fill(~exists[choice][:, None], float("-inf")).transpose(1, 2)
-        losses.add("pointer", F.cross_entropy(scores, target[:, None].expand(-1, scores.shape[2])))
-    losses.count(f"{kind}pointer", scores.sum(2).argmax(-1) == target)
+        scores = pointer_scores(model, layer, states[layer - 1][choice], texts.last[choice], past)
+        ends = texts.options[choice][:, None].expand(-1, POINTER_HEADS, -1)
+        among = scores.gather(2, ends).masked_fill(~exists[choice][:, None], float("-inf"))
+        if strict:
+            target = texts.options[choice, :].gather(1, right[:, None]).expand(-1, POINTER_HEADS)
+            losses.add("pointer", F.cross_entropy(scores.transpose(1, 2), target))
+        else:
+            target = right[:, None].expand(-1, POINTER_HEADS)
+            losses.add("pointer", F.cross_entropy(among.transpose(1, 2), target))
+    losses.count(f"{kind}pointer", among.sum(1).argmax(-1) == right)
     # The text itself.
     labelled = texts.labels != IGNORE
     logits = model.lm_head(states[-1][labelled])
@@ -157,10 +165,10 @@ def step_losses(
         position_ids=torch.arange(past, past + new)[None],
         output_hidden_states=True,
     ).hidden_states
-    text_losses(losses, model, heads, states, texts, copies=False, past=past)
+    text_losses(losses, model, heads, states, texts, copies=False, strict=batch.strict, past=past)
 
     copies = language(inputs_embeds=embed(batch.copies.ids), use_cache=False, output_hidden_states=True)
-    text_losses(losses, model, heads, copies.hidden_states, batch.copies, copies=True)
+    text_losses(losses, model, heads, copies.hidden_states, batch.copies, copies=True, strict=batch.strict)
     return losses
 
 
@@ -169,22 +177,35 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay: 
     return peak * min(1.0, (step + 1) / warmup, (steps - step) / (decay * steps))
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a run of the script uses unless told otherwise, and what flow-tiny was made with."""
+
+    seed: int = 0
+    steps: int = 4500
+    peak: float = 1.5e-3  # highest learning rate
+    threads: int = 1  # more than one waits for the slowest wherever other work runs
+
+
+DEFAULTS = Settings()
+
+
 class Trainer:
     """Model, heads and optimizer, with everything that a checkpoint holds."""
 
-    def __init__(self, seed: int = 0, peak: float = 1.5e-3, steps: int = 4000, **stream: int):
-        torch.manual_seed(seed)
+    def __init__(self, settings: Settings = DEFAULTS, mixture: Mixture | None = None):
+        torch.manual_seed(settings.seed)
         self.tokenizer = build_tokenizer()
         self.model = build_model(self.tokenizer)
         self.heads = TrainingHeads(SIZES)
-        self.stream = Stream(self.tokenizer, seed, **stream)
-        self.peak, self.steps, self.step, self.seconds = peak, steps, 0, 0.0
+        self.stream = Stream(self.tokenizer, settings.seed, mixture)
+        self.peak, self.steps, self.step, self.seconds = settings.peak, settings.steps, 0, 0.0
         params = [*self.model.parameters(), *self.heads.parameters()]
         matrices = [p for p in params if p.ndim > 1]
         others = [p for p in params if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-            lr=peak, betas=(0.9, 0.98),
+            lr=settings.peak, betas=(0.9, 0.98),
         )  # fmt: skip
 
     def train_step(self) -> Losses:
@@ -224,20 +245,27 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
-    parser.add_argument("--threads", type=int, default=2)
+    for name, default in asdict(DEFAULTS).items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("--log-every", type=int, default=25)
     parser.add_argument("--save-every", type=int, default=200)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    settings = Settings(args.seed, args.steps, args.peak, args.threads)
+    torch.set_num_threads(settings.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(args.seed, args.peak, args.steps)
+    trainer = Trainer(settings)
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
+    forget(args.out / "log.jsonl", trainer.step)
     run(trainer, args.out, args.log_every, args.save_every)
+
+
+def forget(log: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint: it comes again."""
+    if log.exists():
+        lines = log.read_text().splitlines(keepends=True)
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def run(trainer: Trainer, out: Path, log_every: int, save_every: int) -> None:
