@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..flow import ResolvedFlow
-from .decoder import UnsupportedModelError, decoder_layers
+from ..flow import FlowError, ResolvedFlow
+from .decoder import UnsupportedModelError, attention_implementation, decoder_layers
 from .masks import keep_mask
 from .positions import Positions, read_positions
 
@@ -27,6 +27,8 @@ class DenseHooks:
         self._positions: Positions | None = None
         self._prompt_masks: dict[tuple[int, int, torch.device], Tensor] = {}
         self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
+        self._given: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+        self._additive = attention_implementation(decoder) == "eager"
         self._handles: list[RemovableHandle] = []
         try:
             self._handles.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
@@ -45,14 +47,18 @@ class DenseHooks:
             handle.remove()
         self._handles.clear()
         self._prompt_masks.clear()
+        self._forget_step()
+
+    def _forget_step(self) -> None:
         self._step_masks.clear()
+        self._given.clear()
 
     def _cuts_in(self, layer: int) -> bool:
         return any(r.bound.flow.kind == "sham" or not r.is_causal(layer) for r in self._resolved)
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._step_masks.clear()
-        self._positions = read_positions(kwargs, args, [r.layout for r in self._resolved])
+        self._forget_step()
+        self._positions = read_positions(module, args, kwargs, [r.layout for r in self._resolved])
 
     def _layer_hook(self, number: int) -> Any:
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -61,11 +67,34 @@ class DenseHooks:
                     f"{type(layer).__name__} was called without attention_mask: flows can't be applied to it"
                 )
             hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-            own = kwargs["attention_mask"]
-            kwargs["attention_mask"] = combine(own, self._keep(number, hidden.device), hidden.dtype)
+            kwargs["attention_mask"] = self._mask(number, kwargs["attention_mask"], hidden)
             return args, kwargs
 
         return before_layer
+
+    def _mask(self, layer: int, own: Any, hidden: Tensor) -> Tensor:
+        """What this layer is given; layers with the same cuts and the same mask of their own share it."""
+        keep = self._keep(layer, hidden.device)
+        key = (id(keep), id(own))
+        if key not in self._given:
+            mask = combine(own, keep, hidden.dtype if self._additive else None)
+            if own is not None:
+                self._check_rows(mask, layer)
+            self._given[key] = own, mask  # `own` is held, lest another mask is given its id
+        return self._given[key][1]
+
+    def _check_rows(self, mask: Tensor, layer: int) -> None:
+        """A sliding window may hide the keys that the flow has left to a row; its softmax would then be uniform."""
+        assert self._positions is not None
+        visible = (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2).any(-1)
+        bare = ~visible.any(1) & (self._positions.queries >= 0).to(mask.device)
+        if bare.any():
+            sample, row = bare.nonzero()[0].tolist()
+            raise FlowError(
+                f"flow {self._resolved[0].bound.flow.text!r} leaves token "
+                f"{int(self._positions.queries[sample, row])} without any key in layer {layer}: the layer's own "
+                "attention window hides the rest"
+            )
 
     def _keep(self, layer: int, device: torch.device) -> Tensor:
         """The kept edges of this forward in one layer, bool [batch, 1, query, key]; layers alike share it."""
@@ -115,15 +144,30 @@ def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     return keep | outside[None, :] | (queries < 0)[:, None]
 
 
-def combine(own: Any, keep: Tensor, dtype: torch.dtype) -> Tensor:
-    """The model's own mask of this layer (padding, sliding window) with the flow's cuts on top."""
+def combine(own: Any, keep: Tensor, additive: torch.dtype | None) -> Tensor:
+    """The model's own mask of this layer (padding, sliding window) with the flow's cuts on top.
+
+    `additive` is the type of the mask to be made where the model has none of its own; None for a boolean one.
+    """
     if own is None:
-        return keep
+        return keep if additive is None else to_additive(keep, additive)
     if not isinstance(own, Tensor) or own.ndim != 4:
         raise UnsupportedModelError(
             f"the model's own attention mask is a {type(own).__name__}, not [batch, 1, query, key]"
         )
     keep = keep[..., -own.shape[-1] :]  # a sliding window's cache holds the latest keys only
+    if keep.shape[-1] != own.shape[-1]:
+        raise UnsupportedModelError(
+            f"the model's own attention mask has {own.shape[-1]} keys, the sequence {keep.shape[-1]}: flows need a "
+            "dynamic key/value cache"
+        )
     if own.dtype == torch.bool:
         return own & keep
-    return own.masked_fill(~keep, torch.finfo(dtype).min)
+    return own.masked_fill(~keep, torch.finfo(own.dtype).min)
+
+
+def to_additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask as eager attention adds it to the scores."""
+    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill_(
+        ~keep, torch.finfo(dtype).min
+    )

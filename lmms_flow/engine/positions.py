@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..flow import FlowError, Layout
 
@@ -24,16 +25,20 @@ class Positions:
     past: int
 
 
-def read_positions(kwargs: Mapping[str, Any], args: Sequence[Any], layouts: Sequence[Layout]) -> Positions:
+def read_positions(
+    decoder: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], layouts: Sequence[Layout]
+) -> Positions:
     """Reads them off a decoder's call. Raises FlowError where the prompt does not have the layouts' lengths."""
-    embeds = kwargs.get("inputs_embeds")
-    tokens = embeds if embeds is not None else kwargs.get("input_ids", args[0] if args else None)
+    given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
+    given = {**given, **given.get("kwargs", {})}
+    embeds = given.get("inputs_embeds")
+    tokens = embeds if embeds is not None else given.get("input_ids")
     if tokens is None:
         raise FlowError("the decoder was called without input_ids and inputs_embeds")
     batch, num_queries = tokens.shape[:2]
-    cache = kwargs.get("past_key_values")
+    cache = given.get("past_key_values")
     past = int(cache.get_seq_length()) if cache is not None else 0
-    mask = kwargs.get("attention_mask")
+    mask = given.get("attention_mask")
     if mask is None:
         mask = torch.ones(batch, past + num_queries, dtype=torch.long, device=tokens.device)
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != past + num_queries:
@@ -43,8 +48,7 @@ def read_positions(kwargs: Mapping[str, Any], args: Sequence[Any], layouts: Sequ
         )
     attended = mask.to(torch.long)
     keys = torch.where(attended.bool(), attended.cumsum(-1) - 1, -1)
-    if past == 0:
-        _check_lengths(attended.sum(-1).tolist(), spread(layouts, batch))
+    _check_lengths(attended.sum(-1).tolist(), spread(layouts, batch), decoding=past > 0)
     return Positions(keys[:, past:], keys, past)
 
 
@@ -55,9 +59,10 @@ def spread(layouts: Sequence[Layout], batch: int) -> list[Layout]:
     return [layout for layout in layouts for _ in range(batch // len(layouts))]
 
 
-def _check_lengths(lengths: Sequence[int], layouts: Sequence[Layout]) -> None:
+def _check_lengths(lengths: Sequence[int], layouts: Sequence[Layout], decoding: bool) -> None:
     for sample, (length, layout) in enumerate(zip(lengths, layouts, strict=True)):
-        if length != layout.num_tokens:
+        if length <= layout.num_tokens if decoding else length != layout.num_tokens:
             raise FlowError(
                 f"sample {sample} of the batch has a prompt of {length} tokens, its layout has {layout.num_tokens}"
+                + (" (a prompt is to be read in one piece)" if decoding else "")
             )
