@@ -1,0 +1,46 @@
+# make quickstart   set up .venv, run the bundled model on the bundled benchmark under four arms, compare them
+# make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
+# make lint         ruff and mypy
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out/quickstart
+ARMS ?= none cross_frame video:question blind
+BIN = $(VENV)/bin
+# Tiny tensors: threads that wait for one another cost more time than they save.
+TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
+
+.PHONY: quickstart test test-host lint format clean
+
+quickstart: $(VENV)/.installed
+	@for arm in $(ARMS); do \
+	  echo "== flow=$$arm"; \
+	  OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
+	  $(BIN)/lmms-flow eval --model llava_vid_flow \
+	    --model_args "pretrained=flow-tiny,flow=$$arm,records=$(OUT)/records" --batch_size 4 \
+	    --tasks flowbench --log_samples --output_path $(OUT)/results --verbosity WARNING || exit 1; \
+	done
+	@$(BIN)/lmms-flow compare $(OUT)/results --figure $(OUT)/comparison.png
+
+test: $(VENV)/.installed
+	$(TEST) -m "not host" $(PYTEST_ARGS)
+
+test-host: $(VENV)/.installed
+	$(TEST) -m host $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lmms-flow needs Python 3.10 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

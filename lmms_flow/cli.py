@@ -1,0 +1,256 @@
+"""`lmms-flow`: look at flows, find our tasks, check a model, evaluate, compare."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .flow import PRESET_NAMES, PRESETS, Flow, FlowError, Preset, find_preset, preset_of
+from .flow.errors import nearest
+
+LANGUAGE = """\
+a flow in one line (docs/language.md has it whole):
+  video:question@6-20      cut the edges by which the question reads the video, in layers 6 to 20
+  cross_frame@first_half   cut what frames read of earlier frames
+  video:last+last:last     several cuts, in all layers
+  effective-llava-next-7b  the pathway that the paper found (lmms-flow flows lists them)
+  random:0.58:seed1        a control: that share of all edges, drawn at random
+  none, sham, blind, mirrored:PRESET, path/to/flow.yaml
+groups: system, video (frame.0, frame.1, ...), gap, question (stem, options, true_option, false_options), tail, last
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status. A user's mistake is one line on stderr and status 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["eval"]:  # everything behind it is lmms-eval's
+        from .harness.evaluate import main as evaluate
+
+        return evaluate(arguments[1:])
+    args = _parser().parse_args(arguments)
+    from .report.runs import ReportError
+
+    try:
+        return int(args.run(args))
+    except (FlowError, ReportError) as error:
+        print(f"lmms-flow {args.command}: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"lmms-flow {args.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    except SystemExit as stop:  # a model that could not be loaded says so in its own line
+        print(f"lmms-flow {args.command}: {str(stop.code).removeprefix('lmms_flow: ')}", file=sys.stderr)
+        return 1
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="lmms-flow", description=__doc__, epilog=LANGUAGE, formatter_class=raw
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    show = commands.add_parser(
+        "show", help="what a flow cuts, layer by layer", epilog=LANGUAGE, formatter_class=raw
+    )
+    show.add_argument("flow", metavar="FLOW", help="in the one-line language, or a .yaml file")
+    show.add_argument(
+        "--model",
+        metavar="PRESET",
+        help="whose layers and prompt to take: a preset or a checkpoint; by default the flow's own or the paper's 7B",
+    )
+    show.add_argument("--png", type=Path, metavar="FILE", help="draw the masks into this file")
+    show.set_defaults(run=_show)
+
+    flows = commands.add_parser("flows", help="the pathways that are known, and the controls")
+    flows.set_defaults(run=_flows)
+
+    tasks = commands.add_parser("tasks", help="the folder of our tasks, for lmms-eval --include_path")
+    tasks.add_argument("--list", action="store_true", help="the names of the tasks instead")
+    tasks.set_defaults(run=_tasks)
+
+    verify = commands.add_parser("verify", help="shows that a cut reaches every layer of your checkpoint")
+    verify.add_argument(
+        "--model", default="llava_vid_flow", help="the model's name in lmms-eval (%(default)s)"
+    )
+    verify.add_argument("--model_args", default="", help="as for lmms-eval, such as pretrained=flow-tiny")
+    verify.set_defaults(run=_verify)
+
+    commands.add_parser("eval", help="lmms-eval with our tasks known and an honest exit status")
+
+    compare = commands.add_parser(
+        "compare", help="one table and one figure of the arms in lmms-eval's output folders"
+    )
+    compare.add_argument(
+        "folders", nargs="+", metavar="DIR", help="what --output_path named, written with --log_samples"
+    )
+    compare.add_argument(
+        "--figure", type=Path, metavar="FILE", help="where the figure goes (DIR/comparison.png)"
+    )
+    compare.add_argument("--allow-errors", action="store_true", help="exit with 0 although samples failed")
+    compare.set_defaults(run=_compare)
+    return parser
+
+
+def _console() -> Any:
+    """A console that lets no table shrink below what it says, in a pipe or a narrow window."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 140)
+    return console
+
+
+def _show(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from .report.drawing import draw_flow, layer_names
+
+    preset, flow = _preset_and_flow(args.flow, args.model)
+    layout = preset.layout()
+    bound = flow.bind(preset.layers)
+    resolved = bound.resolve(layout)
+    kept, total = resolved.kept_edges()
+    console = _console()
+    console.print(f"{flow.name}  (digest {bound.digest}, {preset.layers} layers, {layout.num_tokens} tokens)")
+    by_layer = resolved.kept_by_layer()
+    triangle = total // preset.layers
+    table = Table("layers", "cut in each of them", "edges kept in each")
+    for cuts, layers in bound.distinct():
+        names = ", ".join(sorted(map(str, cuts))) or (
+            "pairs drawn at random" if resolved.draws else "nothing"
+        )
+        table.add_row(layer_names(layers), names, f"{100 * by_layer[layers[0] - 1] / triangle:.1f} %")
+    console.print(table)
+    console.print(
+        f"edges kept: {kept:,} of {total:,} ({100 * kept / total:.1f} %), of one head, over all layers"
+    )
+    for rule in resolved.empty:
+        console.print(f"{rule} cuts nothing in this prompt: a group is empty")
+    routes = flow.leaks(layout, preset.layers)
+    console.print(
+        "the video reaches the last token by:"
+        if routes
+        else "no route past the flow leads from the video to the last token"
+    )
+    for route in routes:
+        console.print(f"  {route}")
+    if args.png:
+        console.print(f"drawn into {draw_flow(flow, layout, preset.layers, args.png)}")
+    return 0
+
+
+def _preset_and_flow(text: str, model: str | None) -> tuple[Preset, Flow]:
+    """Whose depth and prompt are meant, and the flow for that checkpoint."""
+    if model is not None:
+        found = find_preset(model)
+        preset = found[0] if found else preset_of(model)
+        if preset is None:
+            names = [p.name for p in PRESETS]
+            hint = f"{nearest(model, names)} ({', '.join(names)})"
+            raise FlowError(f"--model {model!r} is neither a preset nor a checkpoint of one{hint}")
+        return preset, Flow.load(text, checkpoint=preset.checkpoints[0])
+    own = next((found for found in map(find_preset, text.replace("+", ":").split(":")) if found), None)
+    preset = own[0] if own else PRESETS[0]
+    return preset, Flow.load(text, checkpoint=preset.checkpoints[0])
+
+
+def _flows(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    console = _console()
+    table = Table(
+        "preset",
+        "layers",
+        "cross_frame",
+        "video:question",
+        "question:last",
+        "edges kept",
+        "scored by",
+        title="pathways",
+    )
+    for name in PRESET_NAMES:
+        found = find_preset(name)
+        assert found is not None
+        preset, closed = found
+        kept, total = Flow.load(name).kept_edges(preset.layout(), preset.layers)
+        ranges = (preset.cross_frame, preset.video_question, preset.question_last)
+        scored = "nobody yet (unvalidated)" if closed else "the paper"
+        table.add_row(name, str(preset.layers), *ranges, f"{100 * kept / total:.1f} %", scored)
+    console.print(table)
+    for preset in PRESETS:
+        console.print(f"{preset.name}: {', '.join(preset.checkpoints)}")
+    console.print("effective and effective_closed stand for the pathway of the checkpoint that is run.")
+    console.print(
+        "Controls: none, sham (nothing cut, masked kernels), blind (the video is cut off), random:SHARE[:seedN],"
+    )
+    console.print(
+        "random:PRESET[:seedN] (as many edges as the preset cuts), mirrored:PRESET (its layers counted from the end)."
+    )
+    return 0
+
+
+def _tasks(args: argparse.Namespace) -> int:
+    from .harness.plugin import tasks_folder
+
+    folder = tasks_folder()
+    if not args.list:
+        print(folder)
+        return 0
+    for name in task_names(folder):
+        print(name)
+    return 0
+
+
+def task_names(folder: Path) -> list[str]:
+    """The names of the tasks and groups in a folder of lmms-eval YAMLs."""
+    names = []
+    for file in sorted(folder.rglob("*.yaml")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key in ("task", "group") and value.strip():
+                names.append(value.strip())
+    return sorted(names)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from lmms_eval.models import get_model
+    from rich.table import Table
+
+    from .engine import self_check
+    from .harness.plugin import MODELS, model_manifests
+
+    if args.model not in MODELS:
+        raise FlowError(
+            f"--model {args.model!r} is no model of ours{nearest(args.model, MODELS)} ({', '.join(MODELS)})"
+        )
+    model_manifests()
+    model = get_model(args.model).create_from_arg_string(args.model_args)
+    checks = self_check(model.model)
+    table = Table("check", "passed", "detail", title=f"{args.model}, {model.checkpoint}")
+    for check in checks:
+        table.add_row(check.name, "yes" if check.passed else "NO", check.detail)
+    _console().print(table)
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from .report.comparison import comparison_figure, comparison_table
+    from .report.runs import read_arms
+
+    arms = read_arms(args.folders)
+    console = _console()
+    console.print(comparison_table(arms))
+    figure = comparison_figure(arms, args.figure or Path(args.folders[0]) / "comparison.png")
+    console.print(f"figure: {figure}")
+    errors = sum(arm.errors for arm in arms)
+    if errors and not args.allow_errors:
+        print(f"lmms-flow compare: {errors} samples failed; --allow-errors accepts that", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What came out: arms read from lmms-eval's output, statistics, tables and figures."""
