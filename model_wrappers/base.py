@@ -6,25 +6,21 @@ docs/adding-a-model.md.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NoReturn
 
+import jinja2
 import torch
 from accelerate import Accelerator
 from lmms_eval.api.model import lmms
 from loguru import logger
 from torch import Tensor
 
-from lmms_flow.engine import (
-    UnsupportedModelError,
-    decoder_layers,
-    find_decoder,
-    intervene,
-    require_self_check,
-)
+from lmms_flow.engine import decoder_layers, find_decoder, intervene, require_self_check
 from lmms_flow.flow import Flow, FlowError, ResolvedFlow
 from lmms_flow.harness.errors import RunError, SampleError
 from lmms_flow.harness.generation import cut_at_stops, generation_arguments
@@ -32,7 +28,7 @@ from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.options import find_options
-from lmms_flow.harness.sample import Outcome, Sample
+from lmms_flow.harness.sample import Outcome, Sample, describe
 from lmms_flow.harness.sample_key import digest, file_identity, package_versions, sample_key
 from lmms_flow.harness.video import Frames, read_frames
 
@@ -77,8 +73,12 @@ class FlowModel(lmms):  # type: ignore[misc]
             if self.flow.needs_masks:
                 with torch.no_grad():
                     require_self_check(self.model)
-        except (FlowError, UnsupportedModelError, OSError, ValueError) as error:
-            raise RunError(f"{type(self).__name__}, {self.checkpoint}: {error}") from error
+        except Exception as error:  # the host would end with exit status 0
+            expected = isinstance(error, (FlowError, OSError, ValueError, ImportError))
+            if not expected:
+                traceback.print_exception(error)
+            what = str(error) if expected else describe(error)
+            raise RunError(f"{type(self).__name__}, {self.checkpoint}: {what}") from error
         logger.info(
             f"flow {self.flow.text!r} ({self.flow.name}), digest {self.bound.digest}, engine {self.args.engine}"
         )
@@ -214,7 +214,8 @@ class FlowModel(lmms):  # type: ignore[misc]
     def _weights(self) -> str:
         """What tells this checkpoint from another that is loaded under the same name."""
         commit = getattr(self.model.config, "_commit_hash", None)
-        marks = [float(weight.detach().flatten()[:1024].float().sum()) for weight in self.model.parameters()]
+        here = (weight.detach() for weight in self.model.parameters() if not weight.is_meta)  # not offloaded
+        marks = [float(weight.flatten()[:1024].float().sum()) for weight in here]
         return f"{self.checkpoint}@{commit or self.args.revision}:{digest(marks)}"
 
     def _key(self, sample: Sample) -> str:
@@ -226,7 +227,7 @@ class FlowModel(lmms):  # type: ignore[misc]
         return sample_key(
             task=sample.task,
             document=sample.doc,
-            prompt=self.render(sample.messages),
+            prompt=self._render(sample),
             videos=videos,
             gen_kwargs=sample.gen_kwargs,
             checkpoint=self._weights,
@@ -255,7 +256,7 @@ class FlowModel(lmms):  # type: ignore[misc]
         if video is not None:
             start, end = video.get("start_time"), video.get("end_time")
             frames = read_frames(video["url"], self.args.num_frames, start=start, end=end)
-        text = self.render(sample.messages)
+        text = self._render(sample)
         prompt, tensors = self._encode(text, frames)
         user_text = _user_text(sample.messages)
         groups = resolved = None
@@ -265,10 +266,25 @@ class FlowModel(lmms):  # type: ignore[misc]
         letters = tuple(option.letter for option in find_options(user_text.strip()))
         return Prepared(sample, prompt, tensors, frames, groups, resolved, letters)
 
+    def _render(self, sample: Sample) -> str:
+        try:
+            return self.render(sample.messages)
+        except jinja2.TemplateError as error:
+            raise SampleError(f"the chat template refuses the task's messages ({error})") from None
+
+    def tokenize(self, text: str, **arguments: Any) -> Any:
+        """The tokenizer's output; a template that writes the beginning-of-sequence token gets no second one."""
+        return self.tokenizer(text, add_special_tokens=self.adds_special_tokens(text), **arguments)
+
+    def adds_special_tokens(self, text: str) -> bool:
+        """Whether the tokenizer is to add them to this prompt."""
+        begin = self.tokenizer.bos_token
+        return begin is None or not text.startswith(begin)
+
     def _encode(self, text: str, frames: Frames | None) -> tuple[EncodedPrompt, dict[str, Tensor]]:
         """The prompt with the place of each token in the text; the video's tokens are what the placeholder became."""
         input_ids, tensors = self.encode(text, frames)
-        plain = self.tokenizer(text, return_offsets_mapping=True)
+        plain = self.tokenize(text, return_offsets_mapping=True)
         ids, offsets = list(plain["input_ids"]), [tuple(pair) for pair in plain["offset_mapping"]]
         if frames is None:
             return EncodedPrompt(text, tuple(input_ids), tuple(offsets), range(0), ()), tensors
@@ -343,7 +359,10 @@ class FlowModel(lmms):  # type: ignore[misc]
         for row, one in enumerate(batch):
             ids[row, width - len(one.prompt.input_ids) :] = torch.tensor(one.prompt.input_ids)
             mask[row, width - len(one.prompt.input_ids) :] = 1
-        joined = {name: torch.cat([one.tensors[name] for one in batch]) for name in batch[0].tensors}
+        names = {name: None for one in batch for name in one.tensors}  # a question without a video has none
+        joined = {
+            name: torch.cat([one.tensors[name] for one in batch if name in one.tensors]) for name in names
+        }
         inputs = {"input_ids": ids, "attention_mask": mask, **joined}
         return {
             name: tensor.to(self._device, self.dtype if tensor.is_floating_point() else None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from transformers import (
     LlavaNextVideoForConditionalGeneration,
     PreTrainedConfig,
 )
+from transformers.utils import cached_file
 
 from lmms_flow import assets
 from lmms_flow.flow import FlowError
@@ -78,6 +81,7 @@ class LlavaVidFlow(FlowModel):
         if kind == "llava_next_video":
             self._pooled = False
             self.processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
+            self.video_token = self.processor.video_token  # type: ignore[misc]
             model = LlavaNextVideoForConditionalGeneration.from_pretrained(
                 source, **self.from_pretrained_arguments
             )
@@ -101,14 +105,36 @@ class LlavaVidFlow(FlowModel):
         shape = values.get("pooling_shape") or (0, side // 2, side // 2)
         self._pooling = (int(shape[-2]), int(shape[-1]))
         model.model.multi_modal_projector = PooledProjector(model.model.multi_modal_projector, self._pooling)
-        size = vision.image_size
-        self.image_processor = CLIPImageProcessor(
-            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-        )
+        self.image_processor = self._load_image_processor(source, vision.image_size)
         # An image-only base is compared with its VideoLLM under one prompt: the paper's, not its own template.
-        own = tokenizer.chat_template if values["model_type"] == "llava" else None
+        own = self._own_template(source, tokenizer) if values["model_type"] == "llava" else None
         self._template = own or PAPER_TEMPLATE
         return model, tokenizer
+
+    def _load_image_processor(self, source: str, size: int) -> CLIPImageProcessor:
+        """The checkpoint's own where it ships one of CLIP's kind, else CLIP's constants at the tower's size."""
+        try:
+            values, _ = CLIPImageProcessor.get_image_processor_dict(source, revision=self.args.revision)
+        except OSError:  # it ships none
+            values = {}
+        kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
+        if kind.startswith(("CLIP", "LlavaNext")):
+            own = CLIPImageProcessor.from_pretrained(source, revision=self.args.revision)
+            if own.size.get("shortest_edge"):
+                return own
+        return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+    def _own_template(self, source: str, tokenizer: Any) -> str | None:
+        """The checkpoint's chat template; older uploads keep it in a file that only processors read."""
+        if tokenizer.chat_template:
+            return str(tokenizer.get_chat_template())
+        file = cached_file(
+            source,
+            "chat_template.json",
+            revision=self.args.revision,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        return None if file is None else json.loads(Path(file).read_text())["chat_template"]
 
     def render(self, messages: Messages) -> str:
         prefilled = messages[-1]["role"] == "assistant"
@@ -129,10 +155,16 @@ class LlavaVidFlow(FlowModel):
     def encode(self, text: str, frames: Frames | None) -> tuple[list[int], dict[str, Tensor]]:
         if not self._pooled:
             videos = None if frames is None else [torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)]
-            out = self.processor(text=[text], videos=videos, do_sample_frames=False, return_tensors="pt")
+            out = self.processor(
+                text=[text],
+                videos=videos,
+                do_sample_frames=False,
+                add_special_tokens=self.adds_special_tokens(text),
+                return_tensors="pt",
+            )
             tensors = {name: out[name] for name in ("pixel_values_videos",) if name in out}
             return out["input_ids"][0].tolist(), tensors
-        ids = self.tokenizer(text)["input_ids"]
+        ids = self.tokenize(text)["input_ids"]
         if frames is None:
             return ids, {}
         token = self.tokenizer.convert_tokens_to_ids(self.video_token)

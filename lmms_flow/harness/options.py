@@ -58,13 +58,12 @@ def stem_end(text: str, options: tuple[Option, ...]) -> int:
 def true_letter(text: str, options: tuple[Option, ...], doc: Mapping[str, Any]) -> str | None:
     """The letter of the right option by the document's own fields; None unless they agree on exactly one."""
     letters = [option.letter for option in options]
-    named = {doc.get(field) for field in ("answer_letter", "answer", "correct_choice", "answer_idx")}
     found: set[str] = set()
-    for value in named:
+    for value in (doc.get(field) for field in ("answer_letter", "answer", "correct_choice", "answer_idx")):
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(letters):
             found.add(letters[value])
         elif isinstance(value, str):
-            found |= {letter for letter in letters if value.strip().strip("().") == letter}
+            found |= {letter for letter in letters if value.strip().strip("().:") == letter}
             found |= {o.letter for o in options if text[o.words : o.stop].strip() == value.strip()}
     return found.pop() if len(found) == 1 else None
 
