@@ -1,0 +1,336 @@
+"""The groups of a flow in a real prompt: each token where its first character stands, and never a guess."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from lmms_flow.assets import flow_tiny_dir
+from lmms_flow.flow import Flow
+from lmms_flow.harness.errors import SampleError
+from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
+from lmms_flow.harness.options import find_options, true_letter
+from lmms_flow.model_wrappers.llava_vid import PAPER_TEMPLATE
+from tests.checkpoints import CORPUS, llama_tokenizer
+
+VIDEO, FRAMES, PER_FRAME = "<image>", 4, 3
+SYSTEM = (
+    "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
+    "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
+    "addresses the question."
+)
+PAPER_TEXT = (
+    "Question: What is the direction of the moving object?\nOptions:\n(A) From left to right.\n(B) From right to "
+    "left. \nOnly give the best option."
+)
+PAPER_PROMPT = f"{SYSTEM}\n USER: <image>\n USER: {PAPER_TEXT} ASSISTANT:Best option:("
+ANY = Flow.load("video:question")
+
+
+@functools.cache
+def tokenizer(kind: str) -> Any:
+    """Llama's kind (spaces in front of words, bytes for the unknown), and byte-level BPE of two sorts."""
+    if kind == "llama":
+        made = llama_tokenizer(VIDEO, "<pad>")
+        return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+    if kind == "flow-tiny":
+        return AutoTokenizer.from_pretrained(flow_tiny_dir())
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=[VIDEO], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    made.train_from_iterator([*CORPUS.split("\n"), PAPER_TEXT * 3, ".\n\nA. B."] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+KINDS = ["llama", "flow-tiny", "byte-level"]
+
+
+def encode(text: str, kind: str = "llama") -> EncodedPrompt:
+    """As a wrapper does it: one placeholder becomes the video's tokens."""
+    out = tokenizer(kind)(text, return_offsets_mapping=True)
+    ids, offsets = list(out["input_ids"]), list(out["offset_mapping"])
+    at = ids.index(tokenizer(kind).convert_tokens_to_ids(VIDEO))
+    count = FRAMES * PER_FRAME
+    ids[at : at + 1] = [ids[at]] * count
+    offsets[at : at + 1] = [offsets[at]] * count
+    video = range(at, at + count)
+    spans = tuple(range(start, start + PER_FRAME) for start in video[::PER_FRAME])
+    return EncodedPrompt(text, tuple(ids), tuple(offsets), video, spans)
+
+
+def prompt_of(user_text: str, answer: str = "Best option:(") -> str:
+    return f"Watch.\n USER: <image>\n USER: {user_text} ASSISTANT:{answer}"
+
+
+def groups_of(
+    user_text: str, kind: str = "llama", flow: Flow = ANY, **doc: Any
+) -> tuple[EncodedPrompt, PromptGroups]:
+    prompt = encode(prompt_of(user_text), kind)
+    return prompt, find_groups(prompt, user_text, doc, flow)
+
+
+def decoded(prompt: EncodedPrompt, groups: PromptGroups, name: str, kind: str = "llama") -> list[str]:
+    """The text of each piece of a group, by decoding its tokens with the sentence before them."""
+    ids = prompt.input_ids
+    pieces = []
+    for span in groups.layout.span(name):
+        both = tokenizer(kind).decode(ids[: span.stop], skip_special_tokens=False)
+        pieces.append(both[len(tokenizer(kind).decode(ids[: span.start], skip_special_tokens=False)) :])
+    return pieces
+
+
+# The paper's prompt
+
+
+def test_the_papers_template_character_for_character() -> None:
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "video", "url": "clip.mp4"}, {"type": "text", "text": PAPER_TEXT}],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "Best option:("}]},
+    ]
+    chat = tokenizer("llama")
+    rendered = chat.apply_chat_template(
+        messages, chat_template=PAPER_TEMPLATE, tokenize=False, continue_final_message=True
+    )
+    assert rendered == PAPER_PROMPT
+    without = chat.apply_chat_template(
+        messages[:1], chat_template=PAPER_TEMPLATE, tokenize=False, add_generation_prompt=True
+    )
+    assert without == PAPER_PROMPT.removesuffix("Best option:(")
+    system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    with_own = chat.apply_chat_template(
+        [system, *messages], chat_template=PAPER_TEMPLATE, tokenize=False, continue_final_message=True
+    )
+    assert with_own == PAPER_PROMPT.replace(SYSTEM, "Be brief.")
+
+
+def test_the_groups_of_the_papers_prompt() -> None:
+    prompt = encode(PAPER_PROMPT)
+    groups = find_groups(prompt, PAPER_TEXT, {"answer": "From left to right."}, Flow.load("true_option:last"))
+    layout = groups.layout
+    texts = {name: "".join(decoded(prompt, groups, name)) for name in ("gap", "question", "tail", "last")}
+    assert texts["gap"].lstrip(" ") == "\n USER:"  # Llama puts a space behind the video's last token
+    assert texts["question"].lstrip() == PAPER_TEXT[: PAPER_TEXT.index(" \nOnly")]
+    assert texts["tail"] == " \nOnly give the best option. ASSISTANT:Best option"
+    assert texts["last"] == ":("
+    assert layout.size("last") == 1
+    assert layout.span("video") == (prompt.video,)
+    assert layout.frames == prompt.frames
+    assert [t.strip() for t in decoded(prompt, groups, "stem")] == [
+        "What is the direction of the moving object?"
+    ]
+    assert decoded(prompt, groups, "true_option")[0].strip() == "(A) From left to right."
+    assert decoded(prompt, groups, "false_options")[0].strip() == "(B) From right to left."
+    assert groups.rule == "label to last option"
+    assert groups.letters == ("A", "B")
+
+
+# Every token where its first character stands
+
+USER_TEXTS = [
+    PAPER_TEXT,
+    "Question: Which?\nOptions:\n(A) up\n(B) down\n(C) none of them",
+    "Where does it go?\nA. Left\nB. Right\nAnswer with the option letter only.",
+    "Where?\nA: Left\nB: Right",
+    "Where?\nA) Left\nB) Right\nC) Up\nD) Down\n",
+    "Question: Is it 左 or 右? 🎬🎬\nOptions:\n(A) 左 ⬅️\n(B) 右 ➡️\nAnswer.",
+    "🎬 What is this?\n(A) é\n(B) ñ",
+    "  What happens next in this video?  ",
+    "Question:What?\n\nOptions:\n\n(A) a\n\n(B) b\n\nAnswer:",
+    "Question: the red square, (A) or not?\nOptions:\n(A) the red square\n(B) the red square",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("user_text", USER_TEXTS)
+def test_every_token_lies_in_the_group_in_which_it_starts(user_text: str, kind: str) -> None:
+    prompt, groups = groups_of(user_text, kind)
+    text, layout = prompt.text, groups.layout
+    begin = text.index(user_text.strip(), text.index(VIDEO))
+    options = find_options(user_text.strip())
+    end = begin + (options[-1].stop if options else len(user_text.strip()))
+    for token in range(prompt.video.stop, layout.num_tokens - 1):
+        start, stop = prompt.offsets[token]
+        word = start + len(text[start:stop]) - len(text[start:stop].lstrip())
+        if not text[start:stop].strip():  # white space alone
+            word = start
+        expected = "gap" if word < begin else "question" if word < end else "tail"
+        assert layout.group_of(token) == expected, (token, text[start:stop])
+    assert layout.group_of(layout.num_tokens - 1) == "last"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("user_text", USER_TEXTS)
+def test_the_question_reads_from_its_beginning_to_its_last_option(user_text: str, kind: str) -> None:
+    """By the offsets of its tokens, and by decoding them."""
+    prompt, groups = groups_of(user_text, kind)
+    (span,) = groups.layout.span("question")
+    text = prompt.text[prompt.offsets[span.start][0] : prompt.offsets[span.stop - 1][1]].strip()
+    stripped = user_text.strip()
+    options = find_options(stripped)
+    wanted = stripped[: options[-1].stop] if options else stripped
+    assert text == wanted
+    assert "".join(decoded(prompt, groups, "question", kind)).strip() == wanted
+    stem = "".join(decoded(prompt, groups, "stem", kind)).strip()
+    assert not stem.startswith("Question:")
+    assert not stem.endswith("Options:")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_cover_the_prompt_without_overlap(kind: str) -> None:
+    prompt, groups = groups_of(PAPER_TEXT, kind)
+    spans = [groups.layout.span(name) for name in ("system", "video", "gap", "question", "tail", "last")]
+    tokens = list(itertools.chain.from_iterable(r for span in spans for r in span))
+    assert tokens == list(range(len(prompt.input_ids)))
+
+
+# Options
+
+
+@pytest.mark.parametrize("form", ["({}) {}", "{}. {}", "{}: {}", "{}) {}"])
+def test_forms_of_options(form: str) -> None:
+    text = "What?\n" + "\n".join(form.format(*pair) for pair in zip("ABC", ("up", "down", "up"), strict=True))
+    options = find_options(text)
+    assert [(o.letter, text[o.words : o.stop]) for o in options] == [("A", "up"), ("B", "down"), ("C", "up")]
+    assert [text[o.start : o.stop] for o in options] == text.split("\n")[1:]
+
+
+def test_an_option_goes_on_over_lines_until_the_next() -> None:
+    text = "What?\n(A) first he sits\nand then he stands\n(B) he runs\nAnswer with the letter."
+    assert [text[o.words : o.stop] for o in find_options(text)] == [
+        "first he sits\nand then he stands",
+        "he runs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        (
+            "A. Smith walks in.\nWho is it?\nA. Smith\nB. Jones",
+            "AB",
+        ),  # a line of the stem looks like an option
+        ("Read:\nA. x\nB. y\nNow choose.\n(A) first\n(B) second\n(C) third", "ABC"),  # the last list counts
+        ("What?\nA. only one", ""),
+        ("What?\nB. no A\nC. before it", ""),
+        ("What?\n(A) left (B) right", ""),  # on one line: not for sure
+        ("What?\nA. left\nC. right", ""),
+        ("What?\nA. left\n(B) right", ""),
+        ("It says A. Or B.", ""),
+        ("", ""),
+    ],
+)
+def test_what_is_a_list_of_options_and_what_is_not(text: str, letters: str) -> None:
+    assert "".join(option.letter for option in find_options(text)) == letters
+
+
+def test_options_with_the_same_words_and_words_of_the_stem_are_told_apart() -> None:
+    text = "Question: Is it the red cup or the red cup?\nOptions:\n(A) the red cup\n(B) the red cup"
+    flow = Flow.load("true_option:last+false_options:last")
+    prompt, groups = groups_of(text, flow=flow, answer_letter="B")
+    (true,), (false,) = groups.layout.span("true_option"), groups.layout.span("false_options")
+    assert decoded(prompt, groups, "true_option")[0].strip() == "(B) the red cup"
+    assert false.stop <= true.start
+    assert true.stop == groups.layout.span("question")[0].stop
+
+
+@pytest.mark.parametrize(
+    ("doc", "letter"),
+    [
+        ({"answer": "B"}, "B"),
+        ({"answer": "(B)"}, "B"),
+        ({"answer": "B."}, "B"),
+        ({"answer": "down"}, "B"),
+        ({"answer": 1}, "B"),
+        ({"correct_choice": 0}, "A"),
+        ({"answer": "down", "answer_letter": "B"}, "B"),
+        ({"answer": "down", "answer_letter": "A"}, None),  # they disagree
+        ({"answer": "sideways"}, None),
+        ({"answer": 7}, None),
+        ({"answer": True}, None),
+        ({"answer": ["down", "B"]}, None),  # a list of accepted answers
+        ({"answer": {"text": "down"}}, None),
+        ({}, None),
+    ],
+)
+def test_the_true_option_by_the_documents_own_fields(doc: dict, letter: str | None) -> None:
+    text = "What?\n(A) up\n(B) down"
+    assert true_letter(text, find_options(text), doc) == letter
+
+
+def test_a_letter_that_is_also_anothers_words_is_not_clear() -> None:
+    text = "Which letter?\n(A) B\n(B) A"
+    assert true_letter(text, find_options(text), {"answer": "A"}) is None
+
+
+# What can't be found is an error, one clear line
+
+
+@pytest.mark.parametrize(
+    ("user_text", "flow", "doc", "message"),
+    [
+        ("", "video:question", {}, "the question is empty"),
+        ("Question: ", "video:question", {}, "the question is empty"),
+        ("What happens?", "options:last", {}, "no options were recognised"),
+        ("What happens?", "true_option:last", {"answer": "A"}, "no options were recognised"),
+        ("What?\n(A) up\n(B) down", "true_option:last", {}, "which option is true is not clear"),
+        (
+            "What?\n(A) up\n(B) up",
+            "false_options:last",
+            {"answer": "up"},
+            "which option is true is not clear",
+        ),
+    ],
+)
+def test_what_a_flow_names_must_be_there(user_text: str, flow: str, doc: dict, message: str) -> None:
+    with pytest.raises(SampleError, match=message) as failed:
+        groups_of(user_text, flow=Flow.load(flow), **doc)
+    assert "\n" not in str(failed.value)
+
+
+def test_a_flow_needs_only_the_groups_that_it_names() -> None:
+    _, groups = groups_of("What?\n(A) up\n(B) up", flow=Flow.load("options:last"), answer="up")
+    assert "true_option" not in groups.layout.groups
+    _, groups = groups_of("What happens?", flow=Flow.load("stem:last"))
+    assert groups.rule == "user text to its end"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Watch.\n USER: Where is it?\n USER: <image>\n ASSISTANT:", "before the video"),
+        ("Watch. <image> USER: Where is it? Where is it? ASSISTANT:", "twice"),
+        ("Watch. <image> USER: Where  is it? ASSISTANT:", "not in the prompt as the task wrote it"),
+    ],
+)
+def test_a_question_that_is_not_there_once_behind_the_video(text: str, message: str) -> None:
+    with pytest.raises(SampleError, match=message) as failed:
+        find_groups(encode(text), "Where is it?", {}, ANY)
+    assert "\n" not in str(failed.value)
+
+
+def test_text_in_front_of_the_video_does_not_count() -> None:
+    prompt = encode("Where is it? USER: <image> USER: Where is it? ASSISTANT:")
+    groups = find_groups(prompt, "Where is it?", {}, ANY)
+    assert decoded(prompt, groups, "question")[0].strip() == "Where is it?"
+
+
+def test_a_prompt_without_a_video() -> None:
+    prompt = EncodedPrompt("What?", (1, 2), ((0, 4), (4, 5)), range(0), ())
+    with pytest.raises(SampleError, match="no video"):
+        find_groups(prompt, "What?", {}, ANY)
+
+
+def test_a_question_that_is_the_last_token_alone() -> None:
+    with pytest.raises(SampleError, match="empty"):
+        find_groups(encode("Watch. <image>?"), "?", {}, ANY)
