@@ -33,7 +33,10 @@ TRAINING_DOMAIN = "train"  # the benchmark's seeds begin with another word
 
 ANSWERS = {value: i for i, value in enumerate(dict.fromkeys(v for topic in TOPICS for v in values(topic)))}
 FRAME_FACTS = {"colour": 7, "x": 6, "y": 6, "radius": 6, "mouth": 6, "scene": 7}
-STORY = {"direction": 4, "action": 4, "first": 6, "last": 6, "count": 4, "opening": 6, "closing": 6}
+STORY = {
+    "direction": 4, "action": 4, "first": 6, "last": 6, "count": 4, "opening": 6, "closing": 6,
+    "start_x": 6, "start_y": 6, "start_radius": 6, "start_mouth": 6,
+}  # fmt: skip
 SIZES = HeadSizes(FRAME_FACTS, STORY, len(ANSWERS))
 KIND_TOPICS: dict[type, tuple[str, ...]] = {
     Motion: ("direction",),
@@ -50,24 +53,20 @@ KINDS = ("motion", "change", "parade", "scenery")
 class Mixture:
     """What a step's batch is made of."""
 
-    clips: int = 8
-    branches: int = 4  # questions of each clip
+    clips: int = 12
+    branches: int = 2  # questions of each clip
     copies: int = 8  # texts with the answer told in words
-    kinds: tuple[int, int, int, int] = (2, 2, 4, 2)  # how often each of KINDS is drawn
+    kinds: tuple[int, int, int, int] = (
+        3,
+        3,
+        4,
+        1,
+    )  # how often each of KINDS is drawn; scenes are learned soonest
     open_share: float = 0.15  # of the questions, without options
     noise: float = 0.02  # of the pixels, standard deviation; white is 1
-    strict: bool = (
-        False  # the last token's attention must prefer the right option to every token, not to options
-    )
 
 
-# From which step on. Colours and scenes are learned in the first steps, and which option is meant; change over time
-# needs more clips, and the letter is read off the option only once the last token looks hardly anywhere else.
-CURRICULUM = {0: Mixture(), 400: Mixture(clips=12, branches=2, kinds=(3, 3, 4, 1), strict=True)}
-
-
-def mixture_at(step: int) -> Mixture:
-    return CURRICULUM[max(start for start in CURRICULUM if start <= step)]
+MIXTURE = Mixture()
 
 
 def random_clip(rng: Random, kinds: tuple[int, int, int, int] = Mixture.kinds) -> Clip:
@@ -129,6 +128,9 @@ def story(clip: Clip) -> dict[str, list[int]]:
     facts = {name: [IGNORE] * len(SAMPLED) for name in STORY}
     if isinstance(clip, Motion | Change):
         topic = KIND_TOPICS[type(clip)][0]
+        for name, classes in frame_facts(clip).items():
+            if f"start_{name}" in STORY:
+                facts[f"start_{name}"] = [classes[0]] * len(SAMPLED)
         facts[topic][1:] = [values(topic).index(answer_value(topic, clip))] * (len(SAMPLED) - 1)
         return facts
     for i in range(len(SAMPLED)):
@@ -165,7 +167,6 @@ class Batch:
     frame_facts: dict[str, Tensor]  # [clip, frame]
     story: dict[str, Tensor]  # [clip, frame]
     branches: Texts  # what follows each clip, clip after clip
-    strict: bool  # as in Mixture
     copies: Texts  # whole prompts with the answer as text instead of a video
 
 
@@ -204,29 +205,25 @@ def _open(before: str, question: Question, right: str) -> _Text:
 
 
 class Stream:
-    """Batches by step number; `mixture` stands in for the curriculum's."""
+    """Batches by step number."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int = 0, mixture: Mixture | None = None):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int = 0, mixture: Mixture = MIXTURE):
         self.tokenizer, self.seed, self.mixture = tokenizer, seed, mixture
         self.kept_apart = frozenset(clip for _, _, group in all_groups() for clip in group.clips)
         self.prefix_ids = torch.tensor(tokenizer(BEFORE_VIDEO).input_ids)
 
-    def mixture_at(self, step: int) -> Mixture:
-        return self.mixture or mixture_at(step)
-
     def clip_specs(self, step: int) -> list[Clip]:
         rng = Random(f"{TRAINING_DOMAIN}:{self.seed}:{step}")
-        mixture = self.mixture_at(step)
         clips: list[Clip] = []
-        while len(clips) < mixture.clips:
-            clip = random_clip(rng, mixture.kinds)
+        while len(clips) < self.mixture.clips:
+            clip = random_clip(rng, self.mixture.kinds)
             if clip not in self.kept_apart:
                 clips.append(clip)
         return clips
 
     def batch(self, step: int) -> Batch:
         rng = Random(f"{TRAINING_DOMAIN}:questions:{self.seed}:{step}")
-        mixture, clips = self.mixture_at(step), self.clip_specs(step)
+        mixture, clips = self.mixture, self.clip_specs(step)
         branches = []
         for clip in clips:
             for _ in range(mixture.branches):
@@ -241,7 +238,6 @@ class Stream:
             pixels=to_pixels(np.stack([render(clip, SAMPLED) for clip in clips]), mixture.noise, rng),
             frame_facts={name: torch.tensor([f[name] for f in facts]) for name in FRAME_FACTS},
             story={name: torch.tensor([s[name] for s in stories]) for name in STORY},
-            strict=mixture.strict,
             branches=self._encode(branches, specials=False),
             copies=self._encode(copies, specials=True),
         )

@@ -1,0 +1,130 @@
+"""Write flow-tiny's model card from a training log and the scores of a run.
+
+    python -m scripts.flow_tiny.card --log DIR/log.jsonl --scores scores.json
+
+where scores.json comes from `python -m scripts.flow_tiny.evaluate --out scores.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+from scripts.flow_tiny.data import MIXTURE
+from scripts.flow_tiny.export import SHIPPED
+from scripts.flow_tiny.model import (
+    ANSWER_LAYER,
+    NUM_LAYERS,
+    OPTION_LAYER,
+    POINTER_LAYERS,
+    STORY_LAYER,
+    WIDTH,
+    build_model,
+)
+from scripts.flow_tiny.text import SYSTEM, build_tokenizer
+from scripts.flow_tiny.train import DEFAULTS
+from scripts.flowbench.questions import FAMILIES
+
+ARM_NAMES = {
+    "full": "full attention",
+    "blind": "nothing after the video reads it",
+    "single": "the middle frame alone",
+    "text": "no video in the prompt",
+}
+MILESTONES = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)  # of the steps, in the learning curve
+
+TEMPLATE = Path(__file__).with_name("card.template.md")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def percent(row: dict[str, float], key: str = "accuracy") -> str:
+    return f"{100 * row[key]:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def scores_table(scores: dict[str, dict]) -> str:
+    names = [*FAMILIES, "all"]
+    arms = [arm for arm in ARM_NAMES if arm in scores]
+    rows = [
+        [f"`{name}`" if name != "all" else "all", str(scores["full"][name]["n"])]
+        + [percent(scores[arm][name]) for arm in arms]
+        + [f"{100 * scores['full'][name]['chance']:.1f}"]
+        for name in names
+    ]
+    return table(["%", "documents", *(ARM_NAMES[arm] for arm in arms), "chance"], rows)
+
+
+def pairs_table(pairs: dict[str, dict]) -> str:
+    names = [name for name in [*FAMILIES, "all"] if name in pairs]
+    rows = [[f"`{n}`" if n != "all" else n, str(pairs[n]["n"]), percent(pairs[n], "share")] for n in names]
+    return table(["%", "pairs right forwards", "right backwards too"], rows)
+
+
+def curve_table(log: list[dict]) -> str:
+    picked = [log[max(0, round(share * len(log)) - 1)] for share in MILESTONES]
+    rows = [
+        [str(row["step"]), *(f"{100 * row[f'letter/{family}']:.0f}" for family in FAMILIES)] for row in picked
+    ]
+    return table(["step", *(f"`{family}`" for family in FAMILIES)], rows)
+
+
+def machine() -> str:
+    """The processor's name and number of cores, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = "a processor of unknown name"
+    return f"{name} ({os.cpu_count()} cores, no GPU)"
+
+
+def card(log: list[dict], scores: dict[str, dict]) -> str:
+    tokenizer = build_tokenizer()
+    parameters = sum(p.numel() for p in build_model(tokenizer).parameters())
+    packages = ("torch", "transformers", "tokenizers", "numpy")
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        system=SYSTEM,
+        parameters=f"{parameters / 1e6:.1f} million",
+        layers=NUM_LAYERS,
+        width=WIDTH,
+        vocabulary=len(tokenizer),
+        scores=scores_table(scores),
+        pairs=pairs_table(scores["pairs"]),
+        clips=MIXTURE.clips,
+        branches=MIXTURE.branches,
+        copies=MIXTURE.copies,
+        steps=f"{log[-1]['step']:,}",
+        minutes=round(log[-1]["seconds"] / 60),
+        machine=machine(),
+        plural="" if DEFAULTS.threads == 1 else "s",
+        versions=", ".join(f"{name} {version(name)}" for name in packages),
+        story=STORY_LAYER,
+        answer=ANSWER_LAYER,
+        option=OPTION_LAYER,
+        pointers=" and ".join(map(str, POINTER_LAYERS)),
+        window=log[-1]["step"] - log[-2]["step"],
+        curve=curve_table(log),
+        seed=DEFAULTS.seed,
+        peak=DEFAULTS.peak,
+        threads=DEFAULTS.threads,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--scores", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=SHIPPED / "README.md")
+    args = parser.parse_args()
+    log = [json.loads(line) for line in args.log.read_text().splitlines()]
+    scores = json.loads(args.scores.read_text())["table"]
+    args.out.write_text(card(log, scores), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
