@@ -438,14 +438,22 @@ def test_a_batch_decodes_as_single_runs(family: str, attn: str, flows: dict) -> 
 
 
 def test_beams_share_the_layout_of_their_prompt(flows: dict) -> None:
+    """The scores too: they would show a layout that is another prompt's."""
     model, make_inputs = model_of("llama")
-    prompts = four_prompts(make_inputs)[:2]
-    flow = flows["pathway.yaml"]
+    prompts, flow = four_prompts(make_inputs), flows["closed.yaml"]
+
+    def beams(tensors: dict[str, Tensor]) -> Any:
+        settings = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 6, "do_sample": False}
+        return model.generate(**tensors, **settings, return_dict_in_generate=True, output_scores=True)
+
     with intervene(model, flow, [prompt.layout for prompt in prompts]):
-        together = greedy(model, join(prompts), 6, num_beams=3)
+        together = beams(join(prompts))
     for row, prompt in enumerate(prompts):
         with intervene(model, flow, prompt.layout):
-            assert greedy(model, prompt.tensors, 6, num_beams=3)[0].tolist() == together[row].tolist()
+            alone = beams(prompt.tensors)
+        rows = slice(2 * row, 2 * row + 2)
+        assert torch.equal(alone.sequences[:, -6:], together.sequences[rows, -6:])
+        assert torch.allclose(alone.sequences_scores, together.sequences_scores[rows], rtol=1e-5)
 
 
 # Sliding windows
