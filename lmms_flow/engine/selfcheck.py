@@ -84,14 +84,16 @@ def _run(probe: _Probe) -> list[Check]:
     checks = []
     for stage, name in enumerate(("prefill", "decoding")):
         numeric = _difference(baseline[stage], sham[stage])
-        changed = _difference(baseline[stage], cut[stage])
+        # Against sham, which runs the same kernels: a mask that is ignored makes them equal to the last bit, however
+        # coarse the numbers are.
+        changed = _difference(sham[stage], cut[stage])
         seen = _difference(baseline[stage], noisy_baseline[stage])
         leaked = _difference(cut[stage], noisy_cut[stage])
         checks += [
             Check(
                 f"{name}: a cut changes the answer",
-                changed > 10 * numeric,
-                f"by {changed:.1e} (sham {numeric:.1e})",
+                changed > 0,
+                f"by {changed:.1e} (masked kernels alone: {numeric:.1e})",
             ),
             Check(f"{name}: uncut, noise in the video is seen", seen > 0, f"by {seen:.1e}"),
             Check(f"{name}: cut off, noise in the video is not seen", leaked == 0, f"by {leaked:.1e}"),
