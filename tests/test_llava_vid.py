@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from lmms_eval.api.instance import Instance
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -150,7 +151,7 @@ def paper_messages(video: Any, text: str = PAPER_TEXT) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}, {"role": "assistant", "content": prefix}]
 
 
-def load(folder: Path, records: Path | str = "none", **model_args: Any) -> LlavaVidFlow:
+def load(folder: Path | str, records: Path | str = "none", **model_args: Any) -> LlavaVidFlow:
     return LlavaVidFlow(pretrained=str(folder), device="cpu", records=str(records), **model_args)
 
 
@@ -160,9 +161,11 @@ def run(
     """The records of one question a conversation, as our own tasks are given them beside the answers."""
     model.task_dict = {"ours": {"test": [{"question": "?", **doc} for _ in conversations]}}
     requests = [
-        SimpleNamespace(
-            args=("", lambda doc, messages=messages: messages, gen_kwargs, doc_id, "ours", "test"),
-            metadata={"lmms_flow": True},
+        Instance(
+            request_type="generate_until",
+            arguments=("", lambda doc, messages=messages: messages, gen_kwargs, doc_id, "ours", "test"),
+            idx=0,
+            metadata={"lmms_flow": True, "task": "ours", "doc_id": doc_id, "repeats": 1},
         )
         for doc_id, messages in enumerate(conversations)
     ]
@@ -241,6 +244,29 @@ def test_an_empty_group_is_noted(paper: Path, clips: list[str]) -> None:
     no_stem = paper_messages(clips[0], "Question:\n(A) up\n(B) down")
     (record,) = run(load(paper, flow="cross_frame+stem:last"), [no_stem], ONE_TOKEN)
     assert record.notes == ("stem:last cuts nothing here: a group is empty",)
+
+
+@pytest.mark.parametrize("flow", ["cross_frame@first_half+last:last", "closed.yaml"])
+def test_other_kinds_of_checkpoints_under_a_flow(flow: str, clips: list[str], tmp_path: Path) -> None:
+    """LLaVA-NeXT-Video, and the bundled model: one by one and as a batch, and other probabilities than without."""
+    pathway = 'pathway: {cross_frame: 1-2, "video:question": 1-3, "question:last": 3-4}'
+    (tmp_path / "closed.yaml").write_text(f"closed: true\n{pathway}")
+    text = str(tmp_path / flow) if flow.endswith(".yaml") else flow
+    next_video(tmp_path / "model")
+    conversations = [
+        paper_messages(clips[0]),
+        paper_messages(clips[1], PAPER_TEXT.replace("square", "red square")),
+    ]
+    for name in (str(tmp_path / "model"), "flow-tiny"):
+        base = run(load(name), conversations, ONE_TOKEN)
+        alone = run(load(name, flow=text), conversations, ONE_TOKEN)
+        together = run(load(name, flow=text, batch_size=2), conversations, ONE_TOKEN)
+        assert [record.status for record in (*base, *alone, *together)] == ["ok"] * 6
+        for uncut, one, other in zip(base, alone, together, strict=True):
+            assert one.answer == other.answer
+            assert one.options == pytest.approx(other.options, rel=1e-3)
+            assert one.options != pytest.approx(uncut.options, rel=1e-2)
+            assert one.edges_kept == other.edges_kept < uncut.edges_kept
 
 
 # The journal
