@@ -228,6 +228,21 @@ def test_a_batch_answers_as_one_by_one(flow: str, paper: Path, clips: list[str])
         assert one.options == pytest.approx(other.options, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "model_args",
+    [{"attn_implementation": "eager"}, {"device_map": "auto"}, {"dtype": "bfloat16"}, {"num_frames": 3}],
+)
+def test_other_ways_to_run_under_a_flow(model_args: dict[str, Any], paper: Path, clips: list[str]) -> None:
+    flow = "cross_frame+video:last@2-"
+    (plain,) = run(load(paper, flow=flow), [paper_messages(clips[0])])
+    (record,) = run(load(paper, flow=flow, **model_args), [paper_messages(clips[0])])
+    assert record.status == "ok"
+    assert len(record.frames) == model_args.get("num_frames", 8)
+    if not {"dtype", "num_frames"} & set(model_args):
+        assert record.answer == plain.answer
+        assert record.options == pytest.approx(plain.options, rel=1e-4)
+
+
 def test_questions_with_and_without_a_video_share_a_batch(paper: Path, clips: list[str]) -> None:
     text_only = [{"role": "user", "content": [{"type": "text", "text": PAPER_TEXT}]}]
     conversations = [text_only, paper_messages(clips[0]), text_only, paper_messages(clips[1])]
