@@ -13,7 +13,7 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-from scripts.flow_tiny.data import MIXTURE
+from scripts.flow_tiny.data import CURRICULUM, Mixture
 from scripts.flow_tiny.export import SHIPPED
 from scripts.flow_tiny.model import (
     ANSWER_LAYER,
@@ -95,9 +95,10 @@ def card(log: list[dict], scores: dict[str, dict]) -> str:
         vocabulary=len(tokenizer),
         scores=scores_table(scores),
         pairs=pairs_table(scores["pairs"]),
-        clips=MIXTURE.clips,
-        branches=MIXTURE.branches,
-        copies=MIXTURE.copies,
+        clips=Mixture.clips,
+        branches=Mixture.branches,
+        copies=Mixture.copies,
+        switch=max(CURRICULUM),
         steps=f"{log[-1]['step']:,}",
         minutes=round(log[-1]["seconds"] / 60),
         machine=machine(),

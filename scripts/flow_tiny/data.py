@@ -37,7 +37,7 @@ STORY = {
     "direction": 4, "action": 4, "first": 6, "last": 6, "count": 4, "opening": 6, "closing": 6,
     "start_x": 6, "start_y": 6, "start_radius": 6, "start_mouth": 6,
 }  # fmt: skip
-SIZES = HeadSizes(FRAME_FACTS, STORY, len(ANSWERS))
+SIZES = HeadSizes(FRAME_FACTS, STORY, len(ANSWERS), len(specs.COLOURS))
 KIND_TOPICS: dict[type, tuple[str, ...]] = {
     Motion: ("direction",),
     Change: ("action",),
@@ -64,9 +64,13 @@ class Mixture:
     )  # how often each of KINDS is drawn; scenes are learned soonest
     open_share: float = 0.15  # of the questions, without options
     noise: float = 0.02  # of the pixels, standard deviation; white is 1
+    counting: bool = (
+        False  # every other question of a parade asks for the count, and the colours seen are trained
+    )
 
 
-MIXTURE = Mixture()
+# From which step on. What moves and what changes is learned first; then come counts and changes of scene.
+CURRICULUM = {0: Mixture(), 1000: Mixture(kinds=(2, 2, 5, 3), counting=True)}
 
 
 def random_clip(rng: Random, kinds: tuple[int, int, int, int] = Mixture.kinds) -> Clip:
@@ -81,8 +85,9 @@ def random_clip(rng: Random, kinds: tuple[int, int, int, int] = Mixture.kinds) -
     return specs.parade(rng, rng.sample(specs.COLOURS, count), specs.spread(rng, count))
 
 
-def random_question(rng: Random, clip: Clip) -> Question:
-    topic = rng.choice(KIND_TOPICS[type(clip)])
+def random_question(rng: Random, clip: Clip, counting: bool = False) -> Question:
+    topics = KIND_TOPICS[type(clip)]
+    topic = rng.choice((*topics, "count") if counting and "count" in topics else topics)
     right = answer_value(topic, clip)
     others = [value for value in values(topic) if value != right]
     rng.shuffle(others)
@@ -145,6 +150,14 @@ def story(clip: Clip) -> dict[str, list[int]]:
     return facts
 
 
+def colours_seen(clip: Clip) -> list[list[int]]:
+    """Per sampled frame and colour, whether it has been shown so far."""
+    if not isinstance(clip, Parade):
+        return [[IGNORE] * len(specs.COLOURS)] * len(SAMPLED)
+    seen = [replace(clip, things=clip.things[: i + 1]).order for i in range(len(SAMPLED))]
+    return [[int(colour in order) for colour in specs.COLOURS] for order in seen]
+
+
 @dataclass
 class Texts:
     """Texts of one length, padded on the right: [text, token] and where in them the losses stand."""
@@ -166,6 +179,7 @@ class Batch:
     pixels: Tensor  # [clip, frame, channel, height, width]
     frame_facts: dict[str, Tensor]  # [clip, frame]
     story: dict[str, Tensor]  # [clip, frame]
+    seen: Tensor | None  # [clip, frame, colour], 1 seen so far, 0 not, IGNORE where clips are no parades
     branches: Texts  # what follows each clip, clip after clip
     copies: Texts  # whole prompts with the answer as text instead of a video
 
@@ -205,47 +219,52 @@ def _open(before: str, question: Question, right: str) -> _Text:
 
 
 class Stream:
-    """Batches by step number."""
+    """Batches by step number; a mixture stands in for the curriculum."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int = 0, mixture: Mixture = MIXTURE):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int = 0, mixture: Mixture | None = None):
         self.tokenizer, self.seed, self.mixture = tokenizer, seed, mixture
         self.kept_apart = frozenset(clip for _, _, group in all_groups() for clip in group.clips)
         self.prefix_ids = torch.tensor(tokenizer(BEFORE_VIDEO).input_ids)
 
+    def mixture_at(self, step: int) -> Mixture:
+        return self.mixture or CURRICULUM[max(start for start in CURRICULUM if start <= step)]
+
     def clip_specs(self, step: int) -> list[Clip]:
         rng = Random(f"{TRAINING_DOMAIN}:{self.seed}:{step}")
+        mixture = self.mixture_at(step)
         clips: list[Clip] = []
-        while len(clips) < self.mixture.clips:
-            clip = random_clip(rng, self.mixture.kinds)
+        while len(clips) < mixture.clips:
+            clip = random_clip(rng, mixture.kinds)
             if clip not in self.kept_apart:
                 clips.append(clip)
         return clips
 
     def batch(self, step: int) -> Batch:
         rng = Random(f"{TRAINING_DOMAIN}:questions:{self.seed}:{step}")
-        mixture, clips = self.mixture, self.clip_specs(step)
+        mixture, clips = self.mixture_at(step), self.clip_specs(step)
         branches = []
         for clip in clips:
             for _ in range(mixture.branches):
-                question = random_question(rng, clip)
+                question = random_question(rng, clip, mixture.counting)
                 right = answer_value(question.topic, clip)
                 form = _open if rng.random() < mixture.open_share else _choice
                 branches.append(form(GAP, question, right))
-        copies = [self._copy(rng) for _ in range(mixture.copies)]
+        copies = [self._copy(rng, mixture) for _ in range(mixture.copies)]
         facts = [frame_facts(clip) for clip in clips]
         stories = [story(clip) for clip in clips]
         return Batch(
             pixels=to_pixels(np.stack([render(clip, SAMPLED) for clip in clips]), mixture.noise, rng),
             frame_facts={name: torch.tensor([f[name] for f in facts]) for name in FRAME_FACTS},
+            seen=torch.tensor([colours_seen(clip) for clip in clips]) if mixture.counting else None,
             story={name: torch.tensor([s[name] for s in stories]) for name in STORY},
             branches=self._encode(branches, specials=False),
             copies=self._encode(copies, specials=True),
         )
 
-    def _copy(self, rng: Random) -> _Text:
+    def _copy(self, rng: Random, mixture: Mixture) -> _Text:
         """The answer in words (in any style) where the video would stand."""
-        clip = random_clip(rng)
-        question = random_question(rng, clip)
+        clip = random_clip(rng, mixture.kinds)
+        question = random_question(rng, clip, mixture.counting)
         right = answer_value(question.topic, clip)
         told = spell(question.topic, right, rng.choice((question.style, rng.randrange(NUM_STYLES))))
         return _choice(f"{SYSTEM}\n USER: The answer is: {told}{GAP}", question, right)

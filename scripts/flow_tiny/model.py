@@ -73,6 +73,7 @@ class HeadSizes:
     frame: dict[str, int]  # of each frame, from the projector's output
     story: dict[str, int]  # of the clip up to each frame, from the frame's tokens after STORY_LAYER
     answers: int
+    colours: int
 
 
 class TrainingHeads(nn.Module):
@@ -85,6 +86,7 @@ class TrainingHeads(nn.Module):
         self.story = nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, sum(sizes.story.values())))
         self.answer = nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, sizes.answers))
         self.letter = nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, 4))
+        self.seen = nn.Sequential(nn.RMSNorm(WIDTH), nn.Linear(WIDTH, sizes.colours))
 
     def frame_logits(self, tokens: Tensor) -> dict[str, Tensor]:
         """tokens [clip, frame * token, width] -> per name [clip, frame, class]."""
@@ -93,8 +95,15 @@ class TrainingHeads(nn.Module):
 
     def story_logits(self, hidden: Tensor) -> dict[str, Tensor]:
         """hidden [clip, frame * token, width] -> per name [clip, frame, class]."""
-        per_frame = hidden.unflatten(1, (NUM_FRAMES, TOKENS_PER_FRAME)).mean(2)
-        return self._split(self.story(per_frame), self.sizes.story)
+        return self._split(self.story(self._per_frame(hidden)), self.sizes.story)
+
+    def seen_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [clip, frame * token, width] -> [clip, frame, colour], of a colour's having been shown so far."""
+        return self.seen(self._per_frame(hidden))
+
+    @staticmethod
+    def _per_frame(hidden: Tensor) -> Tensor:
+        return hidden.unflatten(1, (NUM_FRAMES, TOKENS_PER_FRAME)).mean(2)
 
     @staticmethod
     def _split(logits: Tensor, sizes: dict[str, int]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaNextVideoForConditionalGeneration
 
-from scripts.flow_tiny.data import IGNORE, MIXTURE, SIZES, Batch, Mixture, Stream, Texts
+from scripts.flow_tiny.data import IGNORE, SIZES, Batch, Mixture, Stream, Texts
 from scripts.flow_tiny.model import (
     ANSWER_LAYER,
     OPTION_LAYER,
@@ -34,6 +34,7 @@ WEIGHTS = {
     "words": 0.3,  # what follows the letter; answers to questions without options
     "frame": 1.0,
     "story": 1.0,
+    "seen": 4.0,  # small numbers, and what counting stands on
     "answer": 1.0,
     "option": 0.5,
     "pointer": 0.5,
@@ -143,13 +144,19 @@ def step_losses(
 
     prefix = torch.cat([embed(prefix_ids).expand(clips, -1, -1), videos], dim=1)
     read = language(inputs_embeds=prefix, use_cache=True, output_hidden_states=True)
-    for name, logits in heads.story_logits(read.hidden_states[STORY_LAYER][:, len(prefix_ids) :]).items():
+    watched = read.hidden_states[STORY_LAYER][:, len(prefix_ids) :]
+    for name, logits in heads.story_logits(watched).items():
         target = batch.story[name]
         known = target != IGNORE
         if known.any():
             losses.add("story", F.cross_entropy(logits[known], target[known]))
             whole = known[:, -1]
             losses.count(f"story/{name}", logits[whole, -1].argmax(-1) == target[whole, -1])
+
+    if batch.seen is not None and (known := batch.seen != IGNORE).any():
+        logits, target = heads.seen_logits(watched)[known], batch.seen[known]
+        losses.add("seen", F.binary_cross_entropy_with_logits(logits, target.float()))
+        losses.count("seen", (logits > 0) == target.bool())
 
     texts = batch.branches
     cache = read.past_key_values
@@ -190,7 +197,7 @@ DEFAULTS = Settings()
 class Trainer:
     """Model, heads and optimizer, with everything that a checkpoint holds."""
 
-    def __init__(self, settings: Settings = DEFAULTS, mixture: Mixture = MIXTURE):
+    def __init__(self, settings: Settings = DEFAULTS, mixture: Mixture | None = None):
         torch.manual_seed(settings.seed)
         self.tokenizer = build_tokenizer()
         self.model = build_model(self.tokenizer)
