@@ -4,12 +4,14 @@ from ..flow import Knockout
 from .decoder import UnsupportedModelError, decoder_layers, find_decoder
 from .intervene import ENGINES, intervene
 from .masks import keep_masks
+from .plan import RowPlan
 from .selfcheck import Check, require_self_check, self_check
 
 __all__ = [
     "ENGINES",
     "Check",
     "Knockout",
+    "RowPlan",
     "UnsupportedModelError",
     "decoder_layers",
     "find_decoder",

@@ -33,7 +33,7 @@ class DenseHooks:
         try:
             self._handles.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
             for number, layer in enumerate(decoder_layers(decoder), 1):
-                if self._cuts_in(number):
+                if self._needs_hook(number):
                     self._handles.append(
                         layer.register_forward_pre_hook(self._layer_hook(number), with_kwargs=True)
                     )
@@ -53,7 +53,7 @@ class DenseHooks:
         self._step_masks.clear()
         self._given.clear()
 
-    def _cuts_in(self, layer: int) -> bool:
+    def _needs_hook(self, layer: int) -> bool:
         return any(r.bound.flow.kind == "sham" or not r.is_causal(layer) for r in self._resolved)
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -66,11 +66,15 @@ class DenseHooks:
                 raise UnsupportedModelError(
                     f"{type(layer).__name__} was called without attention_mask: flows can't be applied to it"
                 )
-            hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-            kwargs["attention_mask"] = self._mask(number, kwargs["attention_mask"], hidden)
-            return args, kwargs
+            changed, rest = with_hidden_states_first(args, kwargs)
+            rest = self._prepare(number, changed, rest)
+            return tuple(changed), rest
 
         return before_layer
+
+    def _prepare(self, layer: int, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a layer is called with under the flow; `args` starts with its hidden states and may be changed."""
+        return kwargs | {"attention_mask": self._mask(layer, kwargs["attention_mask"], args[0])}
 
     def _mask(self, layer: int, own: Any, hidden: Tensor) -> Tensor:
         """What this layer is given; layers with the same cuts and the same mask of their own share it."""
@@ -129,6 +133,16 @@ class DenseHooks:
         if key not in self._prompt_masks:
             self._prompt_masks[key] = keep_mask(resolved, first_alike).to(device)
         return self._prompt_masks[key]
+
+
+def with_hidden_states_first(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """A layer's call with its hidden states as the first positional argument, however it was written."""
+    if args:
+        return list(args), dict(kwargs)
+    rest = dict(kwargs)
+    return [rest.pop("hidden_states")], rest
 
 
 def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:

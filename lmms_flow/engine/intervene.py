@@ -11,8 +11,9 @@ from ..flow import Flow, FlowError, Layout
 from ..flow.errors import nearest
 from .decoder import check_attention, decoder_layers, find_decoder
 from .dense import DenseHooks
+from .sparse import SparseHooks
 
-ENGINES = ("dense",)
+ENGINES = ("dense", "sparse")
 
 
 @contextmanager
@@ -40,7 +41,8 @@ def intervene(
     if not layouts:
         raise FlowError("intervene needs a layout, or one for each sample of the batch")
     bound = flow.bind(len(decoder_layers(decoder)))
-    hooks = DenseHooks(decoder, [bound.resolve(each) for each in layouts])
+    resolved = [bound.resolve(each) for each in layouts]
+    hooks = DenseHooks(decoder, resolved) if engine == "dense" else SparseHooks(model, decoder, resolved)
     try:
         yield model
     finally:

@@ -1,0 +1,50 @@
+"""Which prompt rows must be computed in which layer, so that the last token comes out as if all had been."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..flow import ResolvedFlow
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """The segments of a prompt that live, layer by layer, found by walking back from `last`.
+
+    A segment enters layer l if its output of layer l, or its keys and values there, are still read on some way to
+    `last`. A random control is planned as if it cut nothing: its draws leave no row without readers.
+    """
+
+    resolved: ResolvedFlow
+    undropped: int  # the first layers whose rows are all kept: the host reads the prompt's length off the first cache
+
+    @cached_property
+    def entering(self) -> tuple[frozenset[int], ...]:
+        """The segments that enter each layer, from layer 1 on; the last entry: those that leave the last layer."""
+        segments = self.resolved.segments
+        everything = frozenset(range(len(segments)))
+        live = frozenset({len(segments) - 1})
+        found = [live]
+        for layer in range(self.resolved.bound.num_layers, 0, -1):
+            read = {key for query in live for key in self.read_by(query, layer)}
+            live = everything if layer <= self.undropped else live | read
+            found.append(live)
+        return tuple(reversed(found))
+
+    def read_by(self, query: int, layer: int) -> tuple[int, ...]:
+        """The segments that one segment reads in a layer."""
+        blocks = self.resolved.blocks(layer)
+        return tuple(key for key in range(query + 1) if blocks.reads(query, key))
+
+    def rows(self, layer: int) -> tuple[int, ...]:
+        """The prompt tokens that enter a layer (from 1), ascending; `last` is always the last of them."""
+        return self._tokens(self.entering[layer - 1])
+
+    def rows_read_by_last(self, layer: int) -> tuple[int, ...]:
+        """The prompt tokens whose keys and values generated tokens may read in a layer."""
+        last = len(self.resolved.segments) - 1
+        return self._tokens(frozenset(self.read_by(last, layer)))
+
+    def _tokens(self, segments: frozenset[int]) -> tuple[int, ...]:
+        return tuple(token for s in sorted(segments) for token in self.resolved.segments[s])

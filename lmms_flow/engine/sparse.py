@@ -1,0 +1,217 @@
+"""The sparse engine: rows whose output nobody reads any more are dropped between the decoder's layers. Exact.
+
+The rows that enter each layer are gathered from hidden states, rotary embeddings and masks by hooks on the model's own
+layers, so no architecture is written twice. The key/value cache keeps what generated tokens may read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
+
+from ..flow import ResolvedFlow
+from .decoder import decoder_layers
+from .dense import DenseHooks, to_additive
+from .plan import RowPlan
+
+WHOLE_OUTPUT = ("labels", "output_hidden_states", "output_attentions")
+
+
+class SparseHooks(DenseHooks):
+    """The reference hooks, and rows dropped in a prefill whose caller asks for the last position alone.
+
+    Every other forward (all logits, hidden states, attentions, a loss) runs on the dense engine, and so does each step
+    that goes on from its cache.
+    """
+
+    def __init__(self, model: nn.Module, decoder: nn.Module, resolved: Sequence[ResolvedFlow]) -> None:
+        # The host reads the prompt's length off the first layer's cache, and some models add visual features
+        # between the first layers: no row may be missing there.
+        self._whole = max(1, _layers_with_visual_features(model))
+        self._plans = [RowPlan(each, self._whole) for each in resolved]
+        self._has_windows = has_windows(decoder)
+        self._keeps_one = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._last_only = self._dropping = self._on_live_cache = False
+        self._live_caches: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._cached: dict[int, Tensor] = {}  # layer -> [batch, key], whether a cached prompt key is one
+        self._entered: Tensor | None = None
+        super().__init__(decoder, resolved)
+        try:
+            self._handles.append(model.register_forward_pre_hook(self._before_model, with_kwargs=True))
+            for number, layer in enumerate(decoder_layers(decoder), 1):
+                self._handles.append(layer.register_forward_hook(self._after_layer(number), with_kwargs=True))
+        except BaseException:
+            self.remove()
+            raise
+
+    def _needs_hook(self, layer: int) -> bool:
+        return True
+
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        whole = any(kwargs.get(name) is not None and kwargs[name] is not False for name in WHOLE_OUTPUT)
+        self._last_only = self._keeps_one and kwargs.get("logits_to_keep") == 1 and not whole
+
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super()._before_decoder(module, args, kwargs)
+        assert self._positions is not None
+        cache = kwargs.get("past_key_values")
+        prefill = self._positions.past == 0
+        self._dropping = prefill and self._last_only and not self._has_windows and _can_hold_rows(cache)
+        self._on_live_cache = not prefill and cache in self._live_caches
+        self._last_only = False  # holds for one forward of the model
+        if prefill and cache is not None:
+            self._live_caches.discard(cache)
+        self._entered = None
+
+    def _prepare(self, layer: int, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if layer <= self._whole or not (self._dropping or self._on_live_cache):
+            if not super()._needs_hook(layer):
+                return kwargs
+            return super()._prepare(layer, args, kwargs)
+        if self._on_live_cache:
+            return kwargs | {"attention_mask": self._decoding_mask(layer, args[0])}
+        rows = self._rows(layer, args[0].device)
+        args[0] = _gather(args[0], self._places(rows))
+        self._entered = rows
+        at = rows.clamp_min(0)
+        moved = dict(kwargs)
+        if kwargs.get("position_embeddings") is not None:
+            moved["position_embeddings"] = tuple(_gather(part, at) for part in kwargs["position_embeddings"])
+        if kwargs.get("position_ids") is not None:
+            moved["position_ids"] = _gather(kwargs["position_ids"][..., None], at)[..., 0]
+        return moved | {"attention_mask": self._live_mask(layer, rows, args[0])}
+
+    def _rows(self, layer: int, device: torch.device) -> Tensor:
+        """The columns of the padded prompt that enter a layer, [batch, row]; -1 on the left of a shorter sample."""
+        return self._columns([plan.rows(layer) for plan in self._plans], device)
+
+    def _columns(self, tokens: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
+        assert self._positions is not None
+        keys = self._positions.keys.to(device)
+        beams = len(keys) // len(self._plans)
+        width = max(map(len, tokens))
+        columns = torch.full((len(keys), width), -1, device=device)
+        for sample, row in enumerate(keys):
+            of_prompt = (row >= 0).nonzero()[:, 0]
+            wanted = torch.tensor(tokens[sample // beams], device=device)
+            columns[sample, width - len(wanted) :] = of_prompt[wanted]
+        return columns
+
+    def _places(self, rows: Tensor) -> Tensor:
+        """Where the wanted rows stand among those that entered the layer before."""
+        if self._entered is None:
+            return rows.clamp_min(0)
+        return torch.searchsorted(self._entered, rows.clamp_min(0)).clamp_max(self._entered.shape[1] - 1)
+
+    def _live_mask(self, layer: int, rows: Tensor, hidden: Tensor) -> Tensor | None:
+        """The mask among the rows that entered; None where it is plain causal."""
+        assert self._positions is not None
+        tokens = self._positions.keys.to(rows.device).gather(1, rows.clamp_min(0))
+        real = rows >= 0
+        beams = len(rows) // len(self._plans)
+        keep = torch.stack(
+            [
+                self._prompt_mask(sample // beams, layer, rows.device)[tokens[sample]][:, tokens[sample]]
+                for sample in range(len(rows))
+            ]
+        )
+        keep &= real[:, None, :]
+        keep |= torch.diag_embed(~real)  # a filler row reads itself, lest it become nan
+        causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=rows.device).tril()
+        if bool((keep == causal).all()) and not self._additive and not self._masks_everywhere():
+            return None
+        keep = keep[:, None]
+        return to_additive(keep, hidden.dtype) if self._additive else keep
+
+    def _read_by_last(self, layer: int, columns: Tensor) -> Tensor:
+        """Which columns of the padded prompt the last prompt token reads; a random draw cuts single edges."""
+        assert self._positions is not None
+        tokens = self._positions.keys.to(columns.device).gather(1, columns.clamp_min(0))
+        beams = len(columns) // len(self._plans)
+        last = [
+            self._prompt_mask(sample // beams, layer, columns.device)[-1] for sample in range(len(columns))
+        ]
+        return torch.stack([row[tokens[sample]] for sample, row in enumerate(last)])
+
+    def _masks_everywhere(self) -> bool:
+        return any(each.bound.flow.kind == "sham" for each in self._resolved)
+
+    def _decoding_mask(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """The mask over a cache of live keys; None where a new token reads all of them."""
+        assert self._positions is not None
+        real = self._cached[layer].to(hidden.device)
+        num_new = hidden.shape[1]
+        if num_new == 1 and bool(real.all()):
+            return None
+        generated = self._positions.keys.shape[1] - self._prompt_width
+        later = torch.ones(num_new, generated, dtype=torch.bool, device=hidden.device)
+        keep = torch.cat(
+            [
+                real[:, None, :].expand(-1, num_new, -1),
+                later.tril(generated - num_new).expand(len(real), -1, -1),
+            ],
+            -1,
+        )
+        return to_additive(keep[:, None], hidden.dtype) if self._additive else keep[:, None]
+
+    def _after_layer(self, number: int) -> Any:
+        def prune(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            """Leaves in the cache what generated tokens may read in this layer."""
+            cache = kwargs.get("past_key_values")
+            if not self._dropping or cache is None or number <= self._whole:
+                return
+            assert self._entered is not None
+            assert self._positions is not None
+            self._live_caches.add(cache)
+            self._prompt_width = self._positions.keys.shape[1]
+            stored = cache.layers[number - 1]
+            wanted = self._columns(
+                [plan.rows_read_by_last(number) for plan in self._plans], self._entered.device
+            )
+            places = torch.searchsorted(self._entered, wanted.clamp_min(0)).clamp_max(
+                self._entered.shape[1] - 1
+            )
+            stored.keys, stored.values = (_gather_keys(each, places) for each in (stored.keys, stored.values))
+            self._cached[number] = (wanted >= 0) & self._read_by_last(number, wanted)
+
+        return prune
+
+
+def _layers_with_visual_features(model: nn.Module) -> int:
+    """How many of the first decoder layers a model adds visual features to (Qwen3-VL's deepstack)."""
+    vision = getattr(getattr(model, "config", None), "vision_config", None)
+    return len(getattr(vision, "deepstack_visual_indexes", None) or ())
+
+
+def has_windows(decoder: nn.Module) -> bool:
+    """Whether some layer reads no further back than a window, by its place in the prompt: rows may not move there."""
+    config = getattr(decoder, "config", None)
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        return any(kind != "full_attention" for kind in types)
+    return getattr(config, "sliding_window", None) is not None
+
+
+def _can_hold_rows(cache: Any) -> bool:
+    """Whether the layers of a cache may hold different lengths: none at all, or a plain growing one."""
+    return cache is None or all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _gather(states: Tensor, rows: Tensor) -> Tensor:
+    """Rows of [..., batch, token, width], by [batch, row]; a batch of one stands for all."""
+    batch, count = rows.shape
+    states = states.expand(*states.shape[:-3], batch, *states.shape[-2:])
+    index = rows.to(states.device)[..., None].expand(*states.shape[:-3], batch, count, states.shape[-1])
+    return states.gather(-2, index)
+
+
+def _gather_keys(states: Tensor, rows: Tensor) -> Tensor:
+    """Rows of [batch, head, token, width], by [batch, row]."""
+    index = rows.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[-1])
+    return states.gather(2, index)

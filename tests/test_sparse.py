@@ -1,0 +1,221 @@
+"""The sparse engine against the reference: the same logits and tokens, from fewer rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lmms_flow.engine import RowPlan, find_decoder, intervene
+from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway
+from tests.layouts import random_layout
+from tests.models import FAMILIES, join, tiny
+
+TOLERANCE = 1e-5  # relative to the largest magnitude, fp32
+EAGER_ONLY = ("gemma2",)
+
+
+def flows(closed_too: bool = True) -> Iterator[Flow]:
+    """Pathways of both forms for four layers, cuts of every kind, and the controls."""
+    for closed in (False, True) if closed_too else (False,):
+        kept = Pathway(LayerRange("2"), LayerRange("1-2"), LayerRange("3"), closed)
+        yield Flow("pathway", f"pathway, closed={closed}", "pathway", pathways=(kept,))
+    for text in (
+        "blind",
+        "sham",
+        "random:0.2:seed1",
+        "cross_frame@1-2",
+        "video:last+last:last",
+        "video:question+video:last@2-+video:tail+video:gap",
+        "true_option:last+frame.0:question@2-3+stem:tail",
+    ):
+        yield Flow.load(text)
+
+
+def run(
+    model: Any, tensors: dict[str, Any], flow: Flow, layouts: Any, engine: str, new: int
+) -> tuple[Any, Any]:
+    """The last position's logits of a prefill, and a greedy generation, under one engine."""
+    with intervene(model, flow, layouts, engine=engine), torch.no_grad():
+        prefill = model(**tensors, logits_to_keep=1).logits[:, -1]
+        generated = model.generate(
+            **tensors, max_new_tokens=new, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+    return prefill, generated
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / a.abs().max())
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sparse_equals_dense_in_prefill_and_decoding(family: str, attention: str) -> None:
+    if attention == "sdpa" and family in EAGER_ONLY:
+        attention = "eager"
+    model, make_inputs = tiny(family, attn_implementation=attention)
+    prompts = [make_inputs(frames=4, system=2 + i, tail=3 + i, seed=i) for i in range(4)]
+    single, batch = prompts[0], join(prompts)
+    worst = 0.0
+    for flow in flows():
+        for tensors, layouts in ((single.tensors, single.layout), (batch, [p.layout for p in prompts])):
+            try:
+                dense = run(model, tensors, flow, layouts, "dense", new=4)
+            except FlowError:  # the family's window hides what the flow left to a row
+                with pytest.raises(FlowError, match="attention window"):
+                    run(model, tensors, flow, layouts, "sparse", new=4)
+                continue
+            sparse = run(model, tensors, flow, layouts, "sparse", new=4)
+            steps = zip((dense[0], *dense[1].logits), (sparse[0], *sparse[1].logits), strict=True)
+            worst = max(worst, *(difference(a, b) for a, b in steps))
+            assert worst < TOLERANCE, f"{flow.text}: {worst:.1e}"
+            assert torch.equal(dense[1].sequences, sparse[1].sequences), flow.text
+    print(f"{family}, {attention}: largest relative difference {worst:.1e}")
+
+
+def test_sixteen_tokens_on_random_layouts() -> None:
+    model, _ = tiny("llama", attn_implementation="sdpa")
+    dropped = 0
+    for seed in range(10):
+        layout = random_layout(seed, empty=False)
+        tokens = torch.randint(10, 100, (1, layout.num_tokens), generator=torch.Generator().manual_seed(seed))
+        tensors = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        for flow in flows():
+            if flow.kind == "random":
+                continue  # small layouts have too few pairs to draw from
+            try:
+                flow.bind(4).resolve(layout)
+            except ValueError:
+                continue  # a layout without frames, or without options
+            dense = run(model, tensors, flow, layout, "dense", new=16)
+            sparse = run(model, tensors, flow, layout, "sparse", new=16)
+            assert torch.equal(dense[1].sequences, sparse[1].sequences), (seed, flow.text)
+            for a, b in zip(dense[1].logits, sparse[1].logits, strict=True):
+                assert difference(a, b) < TOLERANCE, (seed, flow.text)
+            lengths = [stored.keys.shape[2] for stored in sparse[1].past_key_values.layers]
+            dropped += min(lengths) < max(lengths)
+    assert dropped > 20, "rows were hardly ever dropped: nothing was tested"
+
+
+def test_the_closed_7b_pathway_lets_the_video_go_after_layer_20() -> None:
+    layout = PRESETS[0].layout()
+    plan = RowPlan(Flow.load("effective-llava-next-7b-closed").bind(32).resolve(layout), undropped=1)
+    counts = [len(plan.rows(layer)) for layer in range(1, 33)]
+    assert counts[:20] == [1267] * 20  # layer 20 still reads the video's keys and values
+    assert all(count <= 115 for count in counts[20:])  # system, gap, question, tail, last
+    released = RowPlan(Flow.load("effective-llava-next-7b").bind(32).resolve(layout), undropped=1)
+    assert (
+        len(released.rows(32)) == 1267 - 1152 - 41 + 0
+    )  # the open template text reads to the end, but not the video
+
+
+def test_the_cache_holds_live_rows_only() -> None:
+    model, make_inputs = tiny("llama", layers=4)
+    prompt = make_inputs(frames=4)
+    flow = Flow(
+        "pathway", "p", "p", pathways=(Pathway(LayerRange("1"), LayerRange("1-2"), LayerRange("3"), True),)
+    )
+    with intervene(model, flow, prompt.layout, engine="sparse"), torch.no_grad():
+        cache = model(**prompt.tensors, logits_to_keep=1, use_cache=True).past_key_values
+    lengths = [stored.keys.shape[2] for stored in cache.layers]
+    video = prompt.layout.size("video")
+    assert lengths[0] == prompt.num_tokens  # the host reads the prompt's length here
+    assert all(length <= prompt.num_tokens - video for length in lengths[1:])
+
+
+def test_more_than_the_last_position_is_never_silently_shorter() -> None:
+    model, make_inputs = tiny("llama")
+    prompt = make_inputs()
+    for wanted in ({}, {"logits_to_keep": 2}, {"output_hidden_states": True, "logits_to_keep": 1}):
+        with torch.no_grad():
+            with intervene(model, "blind", prompt.layout, engine="dense"):
+                dense = model(**prompt.tensors, **wanted)
+            with intervene(model, "blind", prompt.layout, engine="sparse"):
+                sparse = model(**prompt.tensors, **wanted)
+        assert torch.equal(dense.logits, sparse.logits)
+        if dense.hidden_states is not None:
+            assert [h.shape for h in dense.hidden_states] == [h.shape for h in sparse.hidden_states]
+
+
+def test_dropped_rows_are_really_not_computed() -> None:
+    model, make_inputs = tiny("llama")
+    prompt = make_inputs(frames=4)
+    seen: list[int] = []
+    layers = find_decoder(model).layers
+    handles = [
+        layer.mlp.register_forward_hook(lambda m, a, out: seen.append(out.shape[1])) for layer in layers
+    ]
+    try:
+        with intervene(model, "blind", prompt.layout, engine="sparse"), torch.no_grad():
+            model(**prompt.tensors, logits_to_keep=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    without_video = prompt.num_tokens - prompt.layout.size("video")
+    assert seen == [prompt.num_tokens, without_video, without_video, without_video]
+
+
+def test_a_step_by_hand_goes_on_from_the_live_cache() -> None:
+    model, make_inputs = tiny("qwen2")
+    prompt = make_inputs(frames=4)
+    logits = {}
+    for engine in ("dense", "sparse"):
+        with intervene(model, "blind", prompt.layout, engine=engine), torch.no_grad():
+            out = model(**prompt.tensors, logits_to_keep=1)
+            token = torch.tensor([[42, 43]])  # two at once
+            logits[engine] = model(input_ids=token, past_key_values=out.past_key_values).logits
+    assert difference(logits["dense"], logits["sparse"]) < TOLERANCE
+
+
+def test_windows_are_left_to_the_reference() -> None:
+    """Where a layer looks back by position, rows may not move: the result is the dense one, to the bit."""
+    model, make_inputs = tiny("gemma2")
+    prompt = make_inputs()
+    with torch.no_grad():
+        with intervene(model, "cross_frame@1-2", prompt.layout, engine="dense"):
+            dense = model(**prompt.tensors, logits_to_keep=1).logits
+        with intervene(model, "cross_frame@1-2", prompt.layout, engine="sparse"):
+            assert torch.equal(dense, model(**prompt.tensors, logits_to_keep=1).logits)
+
+
+def test_hooks_come_off() -> None:
+    model, make_inputs = tiny("llama")
+    prompt = make_inputs()
+    before = model(**prompt.tensors).logits
+    with pytest.raises(ZeroDivisionError), intervene(model, "blind", prompt.layout, engine="sparse"):
+        raise ZeroDivisionError
+    assert torch.equal(model(**prompt.tensors).logits, before)
+    for module in model.modules():
+        assert not module._forward_pre_hooks
+        assert not module._forward_hooks
+
+
+def test_a_plan_keeps_what_the_masks_need() -> None:
+    """Every row that some way to `last` passes through is among those that enter, by walking the masks themselves."""
+    from lmms_flow.engine import keep_masks
+
+    for seed in range(60):
+        layout = random_layout(seed, empty=False)
+        for text in ("blind", "video:question@2-+video:last", "cross_frame", "question:last@2-"):
+            try:
+                resolved = Flow.load(text).bind(3).resolve(layout)
+            except ValueError:
+                continue
+            plan = RowPlan(resolved, undropped=0)
+            live = {layout.num_tokens - 1}
+            for layer in (3, 2, 1):
+                mask = keep_masks(text, layout, 3)[layer - 1]
+                live |= {int(key) for query in live for key in mask[query].nonzero()[:, 0]}
+                assert live <= set(plan.rows(layer)), (seed, text, layer)
+
+
+def test_layouts_and_plans_are_of_the_prompt() -> None:
+    layout = Layout(
+        4, {"system": range(1), "video": range(1, 2), "question": range(2, 3), "last": range(3, 4)}
+    )
+    plan = RowPlan(Flow.load("blind").bind(2).resolve(layout), undropped=1)
+    assert plan.rows(1) == (0, 1, 2, 3)
+    assert plan.rows(2) == (0, 2, 3)
+    assert plan.rows_read_by_last(2) == (0, 2, 3)
