@@ -1,24 +1,24 @@
 """The base of our models: lmms-eval's requests in, answers and records out, under a flow.
 
-A wrapper of a new model family overrides `load`, and what differs in it of `render`, `encode` and `frame_spans`; see
-docs/adding-a-model.md.
+A wrapper of a new model family names its default checkpoint; where transformers' automatic classes don't load it, it
+overrides `load`, and returns a `VideoChat` of its own where prompts or frames work otherwise. See docs/adding-a-model.md.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NoReturn
 
-import jinja2
 import torch
 from accelerate import Accelerator
 from lmms_eval.api.model import lmms
 from loguru import logger
 from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_flow.engine import decoder_layers, find_decoder, intervene, require_self_check
 from lmms_flow.flow import Flow, FlowError, ResolvedFlow
@@ -33,8 +33,7 @@ from lmms_flow.harness.sample_key import digest, file_identity, package_versions
 from lmms_flow.harness.video import Frames, read_frames
 
 from .arguments import ModelArguments, read_arguments
-
-Messages = Sequence[Mapping[str, Any]]
+from .chat import Messages, VideoChat
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class FlowModel(lmms):  # type: ignore[misc]
 
     is_simple = False
     default_checkpoint: ClassVar[str] = ""
-    video_token: ClassVar[str] = "<video>"  # the placeholder in a rendered prompt
 
     def __init__(self, **model_args: Any) -> None:
         super().__init__()
@@ -67,8 +65,8 @@ class FlowModel(lmms):  # type: ignore[misc]
         try:
             self.flow = Flow.load(self.args.flow, checkpoint=self.checkpoint)
             self._place(accelerator)
-            self.model, self.tokenizer = self.load(self.resolve_checkpoint(self.checkpoint))
-            self.model.eval()
+            self.chat = self.load(self.checkpoint)
+            self.model = self.chat.model.eval()
             self.bound = self.flow.bind(len(decoder_layers(find_decoder(self.model))))
             if self.flow.needs_masks:
                 with torch.no_grad():
@@ -83,30 +81,11 @@ class FlowModel(lmms):  # type: ignore[misc]
             f"flow {self.flow.text!r} ({self.flow.name}), digest {self.bound.digest}, engine {self.args.engine}"
         )
 
-    # What a wrapper of a model family overrides
-
-    def load(self, source: str) -> tuple[Any, Any]:
-        """The model (on its device, see `from_pretrained_arguments`) and its tokenizer."""
-        raise NotImplementedError
-
-    def resolve_checkpoint(self, name: str) -> str:
-        """The repository id or folder to load for what the user wrote."""
-        return name
-
-    def render(self, messages: Messages) -> str:
-        """The prompt as text, with the placeholder where the video goes."""
-        raise NotImplementedError
-
-    def encode(self, text: str, frames: Frames | None) -> tuple[list[int], dict[str, Tensor]]:
-        """The prompt's token ids, with the video's tokens in place of the placeholder, and the tensors beside them."""
-        raise NotImplementedError
-
-    def frame_spans(self, input_ids: Sequence[int], video: range, num_frames: int) -> tuple[range, ...]:
-        """The tokens of each frame; they partition `video`. As it stands here: equal shares."""
-        size, rest = divmod(len(video), num_frames)
-        if rest:
-            raise SampleError(f"{len(video)} video tokens can't be shared by {num_frames} frames")
-        return tuple(range(start, start + size) for start in video[::size])
+    def load(self, source: str) -> VideoChat:
+        """Loads a repository id or folder. As it stands here: by transformers' automatic classes."""
+        processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
+        model = AutoModelForImageTextToText.from_pretrained(source, **self.loading_arguments)
+        return VideoChat(model, processor)
 
     # What lmms-eval calls
 
@@ -177,7 +156,7 @@ class FlowModel(lmms):  # type: ignore[misc]
         return {"revision": self.args.revision, "trust_remote_code": self.args.trust_remote_code}
 
     @property
-    def from_pretrained_arguments(self) -> dict[str, Any]:
+    def loading_arguments(self) -> dict[str, Any]:
         """For the model's `from_pretrained`."""
         return {
             "revision": self.args.revision,
@@ -227,7 +206,7 @@ class FlowModel(lmms):  # type: ignore[misc]
         return sample_key(
             task=sample.task,
             document=sample.doc,
-            prompt=self._render(sample),
+            prompt=self.chat.render(sample.messages),
             videos=videos,
             gen_kwargs=sample.gen_kwargs,
             checkpoint=self._weights,
@@ -256,8 +235,8 @@ class FlowModel(lmms):  # type: ignore[misc]
         if video is not None:
             start, end = video.get("start_time"), video.get("end_time")
             frames = read_frames(video["url"], self.args.num_frames, start=start, end=end)
-        text = self._render(sample)
-        prompt, tensors = self._encode(text, frames)
+        text = self.chat.render(sample.messages)
+        prompt, tensors = self.chat.prompt(text, frames)
         user_text = _user_text(sample.messages)
         groups = resolved = None
         if self.flow.needs_masks:
@@ -265,44 +244,6 @@ class FlowModel(lmms):  # type: ignore[misc]
             resolved = self.bound.resolve(groups.layout)
         letters = tuple(option.letter for option in find_options(user_text.strip()))
         return Prepared(sample, prompt, tensors, frames, groups, resolved, letters)
-
-    def _render(self, sample: Sample) -> str:
-        try:
-            return self.render(sample.messages)
-        except jinja2.TemplateError as error:
-            raise SampleError(f"the chat template refuses the task's messages ({error})") from None
-
-    def tokenize(self, text: str, **arguments: Any) -> Any:
-        """The tokenizer's output; a template that writes the beginning-of-sequence token gets no second one."""
-        return self.tokenizer(text, add_special_tokens=self.adds_special_tokens(text), **arguments)
-
-    def adds_special_tokens(self, text: str) -> bool:
-        """Whether the tokenizer is to add them to this prompt."""
-        begin = self.tokenizer.bos_token
-        return begin is None or not text.startswith(begin)
-
-    def _encode(self, text: str, frames: Frames | None) -> tuple[EncodedPrompt, dict[str, Tensor]]:
-        """The prompt with the place of each token in the text; the video's tokens are what the placeholder became."""
-        input_ids, tensors = self.encode(text, frames)
-        plain = self.tokenize(text, return_offsets_mapping=True)
-        ids, offsets = list(plain["input_ids"]), [tuple(pair) for pair in plain["offset_mapping"]]
-        if frames is None:
-            return EncodedPrompt(text, tuple(input_ids), tuple(offsets), range(0), ()), tensors
-        placeholder = self.tokenizer.convert_tokens_to_ids(self.video_token)
-        if ids.count(placeholder) != 1:
-            raise SampleError(
-                f"the prompt has {ids.count(placeholder)} placeholders {self.video_token} for one video"
-            )
-        before = ids.index(placeholder)
-        after = len(ids) - before - 1
-        video = range(before, len(input_ids) - after)
-        if input_ids[:before] != ids[:before] or input_ids[video.stop :] != ids[before + 1 :]:
-            raise SampleError(
-                "the processor changes the text around the video: the groups can't be told from it"
-            )
-        spread = [*offsets[:before], *(offsets[before] for _ in video), *offsets[before + 1 :]]
-        spans = self.frame_spans(input_ids, video, len(frames.indices))
-        return EncodedPrompt(text, tuple(input_ids), tuple(spread), video, spans), tensors
 
     # Answering
 
@@ -322,13 +263,13 @@ class FlowModel(lmms):  # type: ignore[misc]
 
     @torch.inference_mode()
     def _generate(self, batch: list[Prepared]) -> list[Outcome]:
-        inputs = self._batch(batch)
+        inputs = self._inputs(batch)
         gen_kwargs = batch[0].sample.gen_kwargs
         with self._cut(batch):
             out = self.model.generate(
                 **inputs,
                 **generation_arguments(gen_kwargs),
-                pad_token_id=self._pad_token_id,
+                pad_token_id=self.chat.pad_token_id,
                 return_dict_in_generate=True,
                 output_logits=True,
             )
@@ -336,7 +277,7 @@ class FlowModel(lmms):  # type: ignore[misc]
         probabilities = out.logits[0][::beams].float().softmax(-1)
         outcomes = []
         for row, one in enumerate(batch):
-            answer = self.tokenizer.decode(
+            answer = self.chat.tokenizer.decode(
                 out.sequences[row, inputs["input_ids"].shape[1] :], skip_special_tokens=True
             )
             letters = {letter: self._letter_probability(letter, probabilities[row]) for letter in one.letters}
@@ -351,28 +292,13 @@ class FlowModel(lmms):  # type: ignore[misc]
         layouts = [one.groups.layout for one in batch if one.groups is not None]
         return intervene(self.model, self.flow, layouts, engine=self.args.engine)
 
-    def _batch(self, batch: list[Prepared]) -> dict[str, Tensor]:
-        """Token rows padded on the left, everything else one sample after another, on the model's device."""
-        width = max(len(one.prompt.input_ids) for one in batch)
-        ids = torch.full((len(batch), width), self._pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, one in enumerate(batch):
-            ids[row, width - len(one.prompt.input_ids) :] = torch.tensor(one.prompt.input_ids)
-            mask[row, width - len(one.prompt.input_ids) :] = 1
-        names = {name: None for one in batch for name in one.tensors}  # a question without a video has none
-        joined = {
-            name: torch.cat([one.tensors[name] for one in batch if name in one.tensors]) for name in names
-        }
-        inputs = {"input_ids": ids, "attention_mask": mask, **joined}
+    def _inputs(self, batch: list[Prepared]) -> dict[str, Tensor]:
+        """The batch on the model's device, pixels in its dtype."""
+        inputs = self.chat.batch([one.prompt for one in batch], [one.tensors for one in batch])
         return {
             name: tensor.to(self._device, self.dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
         }
-
-    @property
-    def _pad_token_id(self) -> int:
-        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        return int(pad if pad is not None else end if end is not None else 0)
 
     def _letter_probability(self, letter: str, probabilities: Tensor) -> float:
         """The probability that the answer begins with this letter, with or without a space in front of it."""
@@ -384,7 +310,7 @@ class FlowModel(lmms):  # type: ignore[misc]
 
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
-        return dict(self.tokenizer.get_vocab())
+        return dict(self.chat.tokenizer.get_vocab())
 
 
 def _user_text(messages: Messages) -> str:
@@ -409,4 +335,4 @@ def _details(one: Prepared, model: FlowModel) -> dict[str, Any]:
     }
 
 
-__all__ = ["FlowModel", "Messages", "ModelArguments", "Prepared"]
+__all__ = ["FlowModel", "Messages", "ModelArguments", "Prepared", "VideoChat"]

@@ -15,7 +15,7 @@ from lmms_flow.flow import Flow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
 from lmms_flow.harness.options import find_options, true_letter
-from lmms_flow.model_wrappers.llava_vid import PAPER_TEMPLATE
+from lmms_flow.model_wrappers.pooled_llava import PAPER_TEMPLATE
 from tests.checkpoints import CORPUS, llama_tokenizer
 
 VIDEO, FRAMES, PER_FRAME = "<image>", 4, 3

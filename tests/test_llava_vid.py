@@ -26,7 +26,8 @@ from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.journal import read_journal
 from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.video import read_frames
-from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow, PooledProjector, _shrink
+from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+from lmms_flow.model_wrappers.pooled_llava import PooledProjector, _shrink
 from tests.by_hand import greedy_tokens, load_paper_model, video_features
 from tests.checkpoints import image_base, next_video, paper_llava
 from tests.clips import write_clip
@@ -194,9 +195,9 @@ def test_a_record_says_what_was_cut(paper: Path, clips: list[str]) -> None:
 def test_letters_probabilities_are_those_of_the_first_token(text: str, paper: Path, clips: list[str]) -> None:
     model = load(paper)
     (record,) = run(model, [paper_messages(clips[0], text)], ONE_TOKEN)
-    prompt = model.render(paper_messages(clips[0], text))
-    ids = model.tokenizer(prompt, return_tensors="pt").input_ids
-    pixels = model.encode(prompt, read_frames(clips[0], 8))[1]["pixel_values"]
+    prompt = model.chat.render(paper_messages(clips[0], text))
+    ids = model.chat.tokenizer(prompt, return_tensors="pt").input_ids
+    pixels = model.chat.encode(prompt, read_frames(clips[0], 8))[1]["pixel_values"]
     plain = load_paper_model(paper)
     features = video_features(plain, pixels)
     at = ids[0].tolist().index(plain.config.image_token_index)
@@ -204,7 +205,7 @@ def test_letters_probabilities_are_those_of_the_first_token(text: str, paper: Pa
     row = torch.cat([embed(ids[0, :at]), features, embed(ids[0, at + 1 :])])
     with torch.no_grad():
         scores = plain.lm_head(plain.model.language_model(inputs_embeds=row[None]).last_hidden_state[0, -1])
-    probabilities, vocabulary = scores.softmax(-1), model.tokenizer.get_vocab()
+    probabilities, vocabulary = scores.softmax(-1), model.chat.tokenizer.get_vocab()
     for letter in "AB":
         forms = [vocabulary[form] for form in (letter, f"▁{letter}") if form in vocabulary]
         assert record.options[letter] == pytest.approx(float(probabilities[forms].sum()), rel=1e-4)
@@ -579,7 +580,7 @@ CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261302
 def test_pixels_are_prepared_as_clip_does(processor: bool, tmp_path: Path) -> None:
     """Bicubic, the short side to the tower's, the centre cut out."""
     paper_llava(tmp_path, layers=2, processor=processor)
-    found = processor_values(load(tmp_path).image_processor)
+    found = processor_values(load(tmp_path).chat.image_processor)
     assert found == (CLIP_MEAN, CLIP_STD, 56, (56, 56), 3, True)
 
 
@@ -599,7 +600,7 @@ def test_a_checkpoints_own_pixel_constants_count_where_they_are_of_clips_kind(
         "image_processor_type": kind,
     }
     file.write_text(json.dumps(values))
-    found = processor_values(load(tmp_path).image_processor)
+    found = processor_values(load(tmp_path).chat.image_processor)
     assert found[:2] == ((mean, std) if honoured else (CLIP_MEAN, CLIP_STD))
 
 
@@ -621,9 +622,9 @@ def test_a_template_that_writes_the_first_token_gets_no_second(clips: list[str],
     file = tmp_path / "chat_template.jinja"
     file.write_text("{{ bos_token }}" + file.read_text())
     model = load(tmp_path, flow="video:last")
-    text = model.render(paper_messages(clips[0])[:1])
-    ids = model.encode(text, read_frames(clips[0], 8))[0]
-    assert ids.count(model.tokenizer.bos_token_id) == 1
+    text = model.chat.render(paper_messages(clips[0])[:1])
+    ids = model.chat.encode(text, read_frames(clips[0], 8))[0]
+    assert ids.count(model.chat.tokenizer.bos_token_id) == 1
     assert run(model, [paper_messages(clips[0])[:1]], ONE_TOKEN)[0].status == "ok"
 
 

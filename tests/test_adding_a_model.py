@@ -1,0 +1,95 @@
+"""The documentation's way to add a model: a subclass that names a checkpoint, and one that overrides the seam."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lmms_eval.api.instance import Instance
+
+from lmms_flow.harness.journal import read_journal
+from lmms_flow.model_wrappers.base import FlowModel
+from lmms_flow.model_wrappers.chat import VideoChat
+from tests.checkpoints import next_video
+from tests.clips import write_clip
+
+TEXT = "Question: Which way does it move?\nOptions:\n(A) left\n(B) right \nOnly give the best option."
+
+
+class MyModel(FlowModel):
+    default_checkpoint = ""
+
+
+class PairsChat(VideoChat):
+    def frame_spans(self, input_ids: Any, video: range, num_frames: int) -> tuple[range, ...]:
+        return super().frame_spans(input_ids, video, num_frames // 2)
+
+
+class PairsModel(FlowModel):
+    def load(self, source: str) -> VideoChat:
+        chat = super().load(source)
+        return PairsChat(chat.model, chat.processor)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    next_video(folder, layers=2)
+    return folder
+
+
+def answer(model: FlowModel, clip: Path) -> str:
+    content = [{"type": "video", "url": str(clip)}, {"type": "text", "text": TEXT}]
+    args = ("", lambda doc: [{"role": "user", "content": content}], {"max_new_tokens": 3}, 0, "task", "test")
+    model.task_dict["task"] = {"test": [{"id": "one"}]}
+    request = Instance(
+        request_type="generate_until",
+        arguments=args,
+        idx=0,
+        metadata={"task": "task", "doc_id": 0, "repeats": 1},
+    )
+    return model.generate_until([request])[0]
+
+
+def test_a_subclass_that_names_a_checkpoint_runs_under_a_flow(checkpoint: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip)
+    kept = {}
+    for flow in ("none", "cross_frame"):
+        model = MyModel(pretrained=str(checkpoint), flow=flow, records=str(tmp_path / flow), device="cpu")
+        assert isinstance(answer(model, clip), str)
+        (record,) = read_journal(tmp_path / flow)
+        assert record.status == "ok"
+        kept[flow] = record.edges_kept
+    assert kept["cross_frame"] < kept["none"]
+
+
+def test_an_overridden_seam_changes_what_a_frame_is(checkpoint: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip)
+    kept = {}
+    for wrapper in (MyModel, PairsModel):
+        folder = tmp_path / wrapper.__name__
+        model = wrapper(pretrained=str(checkpoint), flow="cross_frame", records=str(folder), device="cpu")
+        answer(model, clip)
+        kept[wrapper] = read_journal(folder)[0].edges_kept
+    assert kept[PairsModel] > kept[MyModel]  # the two frames of a pair read each other
+
+
+def test_token_rows_beside_the_ids_are_padded_with_them() -> None:
+    class Tokens:
+        pad_token_id, eos_token_id, bos_token_id = 7, 2, 1
+
+    from lmms_flow.harness.groups import EncodedPrompt
+
+    chat = VideoChat(None, Tokens(), video_token="<v>")
+    prompts = [EncodedPrompt("", ids, (), range(0), ()) for ids in ((1, 2, 3), (4, 5))]
+    kinds = [torch.tensor([[1, 1, 2]]), torch.tensor([[1, 2]])]
+    pixels = [torch.zeros(1, 4), torch.ones(1, 4)]
+    batch = chat.batch(prompts, [{"kinds": k, "pixels": p} for k, p in zip(kinds, pixels, strict=True)])
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [7, 4, 5]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert batch["kinds"].tolist() == [[1, 1, 2], [0, 1, 2]]
+    assert batch["pixels"].shape == (2, 4)
