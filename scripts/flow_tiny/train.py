@@ -28,7 +28,7 @@ class Settings:
     """What a run of the script uses unless told otherwise, and what flow-tiny was made with."""
 
     seed: int = 0
-    steps: int = 3000
+    steps: int = 2400
     peak: float = 1.5e-3  # highest learning rate
     threads: int = 1  # more than one waits for the slowest wherever other work runs
 
