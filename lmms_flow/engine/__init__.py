@@ -6,12 +6,14 @@ from .intervene import ENGINES, intervene
 from .masks import keep_masks
 from .plan import RowPlan
 from .selfcheck import Check, require_self_check, self_check
+from .sweep import SweepResult, sweep
 
 __all__ = [
     "ENGINES",
     "Check",
     "Knockout",
     "RowPlan",
+    "SweepResult",
     "UnsupportedModelError",
     "decoder_layers",
     "find_decoder",
@@ -19,4 +21,5 @@ __all__ = [
     "keep_masks",
     "require_self_check",
     "self_check",
+    "sweep",
 ]

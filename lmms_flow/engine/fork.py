@@ -1,0 +1,186 @@
+"""The walk of a sweep: baseline and forks go through the decoder's own layers together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import DynamicCache
+
+from ..flow import ResolvedFlow
+from .decoder import attention_implementation, decoder_layers
+from .dense import to_additive, with_hidden_states_first
+from .masks import keep_mask
+
+PACKED_ROWS = (
+    512  # rows of forks that share one call of a layer: enough to fill a matrix product, few for a mask
+)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """One knockout in one window: it differs from the baseline in the rows from `first_row` on."""
+
+    first_row: int
+    resolved: ResolvedFlow  # the knockout, cut in all layers
+    layers: frozenset[int]  # where it is really cut
+
+    @property
+    def num_rows(self) -> int:
+        return self.resolved.layout.num_tokens - self.first_row
+
+    @property
+    def joins(self) -> int | None:
+        """The layer from which on it differs; None for a window without layers, which is the baseline itself."""
+        return min(self.layers, default=None)
+
+
+class _BaselineKeys(DynamicCache):  # type: ignore[misc]
+    """The baseline's cache; a fork's layer reads the keys below the fork's first row, and its own behind them."""
+
+    first_row: int | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self.first_row is None:
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        stored = self.layers[layer_idx]
+        keys, values = (part[:, :, : self.first_row] for part in (stored.keys, stored.values))
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+
+
+class ForkWalk:
+    """Inside the block, one forward of the model with `cache` carries the forks along.
+
+    Behind the last layer the forks' last rows are appended to the baseline's, so that the model's own head reads them:
+    its last `1 + len(forks)` positions are the baseline and the forks, in their order.
+    """
+
+    def __init__(self, decoder: nn.Module, forks: Sequence[Fork]) -> None:
+        self.cache = _BaselineKeys()
+        self._decoder = decoder
+        self._additive = attention_implementation(decoder) == "eager"
+        self._forks = forks
+        self._states: dict[int, Tensor] = {}  # fork -> [row, width], from the layer where it joins
+        self._keep: dict[int, Tensor] = {}
+        self._after: Tensor | None = None  # the baseline behind the layer before
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> ForkWalk:
+        layers = decoder_layers(self._decoder)
+        for number, layer in enumerate(layers, 1):
+            hook = self._hook(number, number == len(layers))
+            self._handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, number: int, is_last: bool) -> Any:
+        def after_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            given, rest = with_hidden_states_first(args, kwargs)
+            entering: Tensor = given[0]
+            self._follow_additions(entering)
+            self._join(number, entering)
+            for chunk in self._packs():
+                self._advance(number, layer, chunk, rest)
+            plain: Tensor = output[0] if isinstance(output, tuple) else output
+            self._after = plain
+            if not is_last:
+                return output
+            ends = [
+                self._states[f][-1] if f in self._states else plain[0, -1] for f in range(len(self._forks))
+            ]
+            whole = torch.cat([plain, torch.stack(ends)[None]], dim=1)
+            return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+        return after_layer
+
+    def _follow_additions(self, entering: Tensor) -> None:
+        """Some models add visual features between layers (Qwen3-VL): what the baseline got, the forks get too."""
+        if self._after is None or entering is self._after:
+            return
+        added = entering[0] - self._after[0].to(entering.device)
+        if bool(added.any()):
+            for number, state in self._states.items():
+                self._states[number] = state.to(added.device) + added[self._forks[number].first_row :]
+
+    def _join(self, layer: int, entering: Tensor) -> None:
+        for number, fork in enumerate(self._forks):
+            if fork.joins == layer:
+                self._states[number] = entering[0, fork.first_row :]
+
+    def _packs(self) -> list[list[int]]:
+        """The running forks in groups of one first row, each group small enough for one call."""
+        packs: list[list[int]] = []
+        for number in sorted(self._states, key=lambda f: self._forks[f].first_row):
+            fork = self._forks[number]
+            first = self._forks[packs[-1][0]] if packs else None
+            fits = first is not None and first.first_row == fork.first_row
+            if fits and (len(packs[-1]) + 1) * fork.num_rows <= PACKED_ROWS:
+                packs[-1].append(number)
+            else:
+                packs.append([number])
+        return packs
+
+    def _advance(self, number: int, layer: nn.Module, pack: list[int], kwargs: dict[str, Any]) -> None:
+        """One layer for the rows of several forks, as one sequence behind the baseline's keys."""
+        first_row, count = self._forks[pack[0]].first_row, self._forks[pack[0]].num_rows
+        device = self.cache.layers[number - 1].keys.device
+        rows = torch.cat([self._states[f].to(device) for f in pack])[None]
+        own = kwargs.get("attention_mask")
+        moved = kwargs | {
+            "attention_mask": self._mask(number, pack, own, rows),
+            "past_key_values": self.cache,
+        }
+        if kwargs.get("position_embeddings") is not None:
+            parts = (part[..., first_row:, :] for part in kwargs["position_embeddings"])
+            moved["position_embeddings"] = tuple(torch.cat([part] * len(pack), dim=-2) for part in parts)
+        if kwargs.get("position_ids") is not None:
+            moved["position_ids"] = torch.cat([kwargs["position_ids"][..., first_row:]] * len(pack), dim=-1)
+        self.cache.first_row = first_row
+        try:
+            out = layer.forward(rows, **moved)  # not the module's call: its hooks are ours
+        finally:
+            self.cache.first_row = None
+        states = out[0] if isinstance(out, tuple) else out
+        self._states.update(zip(pack, states[0].split(count), strict=True))
+
+    def _mask(self, number: int, pack: list[int], own: Any, rows: Tensor) -> Tensor:
+        """[1, 1, row, key]: each fork reads the baseline below its first row, itself above, nothing of the others."""
+        first_row, count = self._forks[pack[0]].first_row, self._forks[pack[0]].num_rows
+        mask = torch.zeros(
+            len(pack) * count, first_row + len(pack) * count, dtype=torch.bool, device=rows.device
+        )
+        causal = self._own_keep(own, first_row, rows.device, count)
+        for place, f in enumerate(pack):
+            keep = causal & self._cut(f) if number in self._forks[f].layers else causal
+            at = slice(place * count, (place + 1) * count)
+            mask[at, :first_row] = keep[:, :first_row]
+            mask[at, first_row + place * count : first_row + (place + 1) * count] = keep[:, first_row:]
+        whole = mask[None, None]
+        return to_additive(whole, rows.dtype) if self._additive else whole
+
+    def _own_keep(self, own: Any, first_row: int, device: torch.device, count: int) -> Tensor:
+        """What the model itself lets these rows read: everything before them, or a window of it."""
+        if own is None:
+            num_tokens = first_row + count
+            return torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()[first_row:]
+        visible: Tensor = own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
+        return visible[0, 0, first_row:].to(device)
+
+    def _cut(self, number: int) -> Tensor:
+        """The fork's rows of its knockout's mask, bool [row, key]; windows of one knockout share it."""
+        fork = self._forks[number]
+        key = id(fork.resolved)
+        if key not in self._keep:
+            device = self.cache.layers[0].keys.device
+            self._keep[key] = keep_mask(fork.resolved, 1)[fork.first_row :].to(device)
+        return self._keep[key]

@@ -1,0 +1,211 @@
+"""All knockouts in all windows of layers, in one walk through the model.
+
+A knockout changes only the rows from its first target row on, and only from its first layer on. So the baseline runs
+once, and every (knockout, window) is a fork: the rows that it changes, joining at its first layer. A fork reads the
+baseline's keys and values below its first row and its own above. Exact: each number is that of one forward a knockout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..flow import Flow, FlowError, Knockout, Layout, ResolvedFlow, Rule
+from ..flow.errors import nearest
+from .decoder import check_attention, decoder_layers, find_decoder
+from .fork import Fork, ForkWalk
+
+Style: TypeAlias = Literal["center", "inverse", "from_layer", "to_layer"]
+STYLES = ("center", "inverse", "from_layer", "to_layer")
+DEFAULT_MEMORY = 2 << 30
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep read at the last position. Layers count from 1: entry `[k, l - 1]` is the window of layer l.
+
+    `probabilities` [knockout, layer]: of the baseline's answer token, fp32. `predictions` [knockout, layer]: the most
+    probable token. `candidates` [knockout, layer, candidate]: of the tokens that were asked for.
+    `baseline`, `answer` and `baseline_candidates` are the same without a cut.
+    """
+
+    knockouts: tuple[Knockout, ...]
+    layers: tuple[int, ...]
+    answer: int
+    baseline: float
+    baseline_candidates: Tensor
+    probabilities: Tensor
+    predictions: Tensor
+    candidates: Tensor
+
+    @property
+    def relative_change(self) -> Tensor:
+        """(p_knockout - p_base) / p_base in per cent, [knockout, layer] (paper, section 2.2)."""
+        return (self.probabilities - self.baseline) / self.baseline * 100
+
+
+def window_layers(layer: int, num_layers: int, window: int, style: str) -> tuple[int, ...]:
+    """The layers (from 1) in which a knockout centred on `layer` cuts.
+
+    `center`: `window` layers around it, fewer at the ends (an even window reaches one further down, as in the paper's
+    code); `inverse`: all others; `from_layer`: it and all later ones; `to_layer`: all up to it.
+    """
+    first, last = max(1, layer - window // 2), min(num_layers, layer + (window + 1) // 2 - 1)
+    everything = range(1, num_layers + 1)
+    if style == "center":
+        return tuple(range(first, last + 1))
+    if style == "inverse":
+        return tuple(each for each in everything if not first <= each <= last)
+    return tuple(everything[layer - 1 :] if style == "from_layer" else everything[:layer])
+
+
+@torch.no_grad()
+def sweep(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    layout: Layout,
+    knockouts: Sequence[Knockout | str],
+    *,
+    window: int = 9,
+    style: Style = "center",
+    layers: Sequence[int] | None = None,
+    candidates: Sequence[int] = (),
+    max_memory: int = DEFAULT_MEMORY,
+    progress: bool = False,
+) -> SweepResult:
+    """Cuts each knockout in the window of each layer and reads the last position (paper, sections 2.2 and 3).
+
+    `inputs` are the model's, for one prompt without padding. `layers` limits the windows' centres (from 1, all by
+    default), `candidates` are token ids whose probabilities are kept, such as the answer letters. The forks' states are
+    held in `max_memory` bytes: more forks take more walks. Raises FlowError where a knockout does not fit the prompt.
+    """
+    decoder = find_decoder(model)
+    check_attention(model)
+    num_layers = len(decoder_layers(decoder))
+    centres = _check(inputs, layout, num_layers, window, style, layers)
+    cuts = [_as_knockout(each) for each in knockouts]
+    forks = [
+        Fork(_first_row(resolved), resolved, frozenset(window_layers(layer, num_layers, window, style)))
+        for resolved in (_resolve(cut, layout, num_layers) for cut in cuts)
+        for layer in centres
+    ]
+    walks = _chunks(forks, _bytes_a_row(model), max_memory)
+    bar = tqdm(walks, desc="sweep", unit="walk", disable=not progress or len(walks) < 2)
+    baseline: Tensor | None = None
+    read: list[Tensor] = []
+    for chunk in bar:
+        logits = _walk(model, decoder, inputs, chunk)
+        baseline = logits[0]
+        read.append(logits[1:])
+    if baseline is None:
+        raise FlowError("a sweep needs at least one knockout and one layer")
+    return _result(cuts, centres, baseline, torch.cat(read), candidates)
+
+
+def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
+    """Logits of the baseline and of each fork in one walk, [1 + fork, vocabulary]; out of memory: in two halves."""
+    try:
+        with ForkWalk(decoder, chunk) as walk:
+            out: Any = model(
+                **inputs, past_key_values=walk.cache, use_cache=True, logits_to_keep=len(chunk) + 1
+            )
+        logits: Tensor = out.logits[0, -len(chunk) - 1 :]
+        return logits.float()
+    except torch.cuda.OutOfMemoryError:
+        if len(chunk) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(chunk) // 2
+    first, second = (_walk(model, decoder, inputs, part) for part in (chunk[:half], chunk[half:]))
+    return torch.cat([first, second[1:]])
+
+
+def _check(
+    inputs: Mapping[str, Any],
+    layout: Layout,
+    num_layers: int,
+    window: int,
+    style: str,
+    layers: Sequence[int] | None,
+) -> tuple[int, ...]:
+    if style not in STYLES:
+        raise FlowError(f"there is no style {style!r}{nearest(style, STYLES)} (styles: {', '.join(STYLES)})")
+    if window < 1:
+        raise FlowError(f"a window has at least one layer, not {window}")
+    centres = tuple(range(1, num_layers + 1)) if layers is None else tuple(layers)
+    for layer in centres:
+        if not 1 <= layer <= num_layers:
+            raise FlowError(f"layer {layer} does not exist, the model has layers 1-{num_layers}")
+    tokens = inputs.get("inputs_embeds", inputs.get("input_ids"))
+    if tokens is None or tokens.shape[0] != 1:
+        raise FlowError("a sweep runs one prompt: input_ids or inputs_embeds of a batch of one")
+    mask = inputs.get("attention_mask")
+    if tokens.shape[1] != layout.num_tokens or (mask is not None and not bool(mask.all())):
+        raise FlowError(
+            f"the prompt has {tokens.shape[1]} tokens, its layout {layout.num_tokens} (without padding)"
+        )
+    return centres
+
+
+def _as_knockout(each: Knockout | str) -> Knockout:
+    if isinstance(each, Knockout):
+        return each
+    source, colon, target = each.partition(":")
+    return Knockout(source, target if colon else None)
+
+
+def _resolve(cut: Knockout, layout: Layout, num_layers: int) -> ResolvedFlow:
+    """The knockout in all layers: checked against the prompt once, used in every window."""
+    return Flow("cuts", str(cut), str(cut), rules=(Rule(cut),)).bind(num_layers).resolve(layout)
+
+
+def _first_row(resolved: ResolvedFlow) -> int:
+    rectangles = next(iter(resolved.rectangles.values()))
+    return min(queries[0].start for _, queries in rectangles)
+
+
+def _bytes_a_row(model: nn.Module) -> int:
+    weight = model.get_output_embeddings().weight  # type: ignore[operator]
+    return int(weight.shape[-1] * weight.element_size())
+
+
+def _chunks(forks: Sequence[Fork], bytes_a_row: int, max_memory: int) -> list[list[Fork]]:
+    """The forks in as few walks as `max_memory` allows; one fork a walk at the least."""
+    chunks: list[list[Fork]] = []
+    held = 0
+    for fork in forks:
+        size = fork.num_rows * bytes_a_row
+        if not chunks or held + size > max_memory:
+            chunks.append([])
+            held = 0
+        chunks[-1].append(fork)
+        held += size
+    return chunks
+
+
+def _result(
+    cuts: Sequence[Knockout],
+    centres: tuple[int, ...],
+    baseline: Tensor,
+    logits: Tensor,
+    candidates: Sequence[int],
+) -> SweepResult:
+    before, after = baseline.softmax(-1), logits.softmax(-1)
+    answer = int(before.argmax())
+    wanted = torch.tensor(candidates, dtype=torch.long, device=after.device)
+    shape = (len(cuts), len(centres))
+    return SweepResult(
+        tuple(cuts),
+        centres,
+        answer,
+        float(before[answer]),
+        before[wanted].cpu(),
+        after[:, answer].reshape(shape).cpu(),
+        after.argmax(-1).reshape(shape).cpu(),
+        after[:, wanted].reshape(*shape, len(candidates)).cpu(),
+    )
