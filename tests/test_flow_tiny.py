@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
 from scripts.flow_tiny.data import Mixture, Stream, random_clip, random_question
@@ -31,7 +31,7 @@ def scorer() -> Scorer:
 
 
 @pytest.fixture(scope="module")
-def processor():
+def processor() -> ProcessorMixin:
     return AutoProcessor.from_pretrained(flow_tiny_dir())
 
 
@@ -49,7 +49,7 @@ def test_what_ships() -> None:
     assert config.text_config.num_hidden_layers == NUM_LAYERS == 12
 
 
-def test_the_prompt_letter_for_letter(processor) -> None:
+def test_the_prompt_letter_for_letter(processor: ProcessorMixin) -> None:
     assert prompt(processor, DOCUMENT, video=True) == (
         f"{SYSTEM}\n USER: <video>\n USER: Question: What happened first?\nOptions:\n(A) Red\n(B) Blue\n(C) Pink"
         " \nOnly give the best option. ASSISTANT:Best option:("
@@ -75,11 +75,11 @@ def test_the_prompt_letter_for_letter(processor) -> None:
         ),
     ],
 )
-def test_other_conversations(processor, messages: list, expected: str) -> None:
+def test_other_conversations(processor: ProcessorMixin, messages: list, expected: str) -> None:
     assert processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected
 
 
-def test_letters_are_single_tokens_where_the_answer_stands(processor) -> None:
+def test_letters_are_single_tokens_where_the_answer_stands(processor: ProcessorMixin) -> None:
     tokenizer = processor.tokenizer
     text = prompt(processor, DOCUMENT, video=True)
     ids = tokenizer(text).input_ids
@@ -88,7 +88,7 @@ def test_letters_are_single_tokens_where_the_answer_stands(processor) -> None:
         assert tokenizer(text + letter).input_ids == [*ids, tokenizer.convert_tokens_to_ids(letter)]
 
 
-def test_offsets_separate_the_groups_of_the_prompt(processor) -> None:
+def test_offsets_separate_the_groups_of_the_prompt(processor: ProcessorMixin) -> None:
     text = prompt(processor, DOCUMENT, video=True)
     encoded = processor.tokenizer(text, return_offsets_mapping=True)
     ends = [end for _, end in encoded.offset_mapping]
@@ -100,12 +100,12 @@ def test_offsets_separate_the_groups_of_the_prompt(processor) -> None:
 
 
 @pytest.mark.parametrize("text", ["Ünïcode 中文 🙂", "def f(x):\n\treturn x", "A", " ", "Question: (A) :("])
-def test_any_text_survives_the_tokenizer(processor, text: str) -> None:
+def test_any_text_survives_the_tokenizer(processor: ProcessorMixin, text: str) -> None:
     ids = processor.tokenizer(text).input_ids
     assert processor.tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-def test_the_shipped_tokenizer_is_the_scripts_own(processor) -> None:
+def test_the_shipped_tokenizer_is_the_scripts_own(processor: ProcessorMixin) -> None:
     built = build_tokenizer()
     assert (
         json.loads(built.backend_tokenizer.to_str())["model"]
@@ -114,7 +114,7 @@ def test_the_shipped_tokenizer_is_the_scripts_own(processor) -> None:
     assert built.chat_template == processor.chat_template
 
 
-def test_eight_frames_of_sixteen_tokens(processor) -> None:
+def test_eight_frames_of_sixteen_tokens(processor: ProcessorMixin) -> None:
     frames = render(random_clip(Random(0)), SAMPLED)
     inputs = processor(text=prompt(processor, DOCUMENT, video=True), videos=[frames], return_tensors="pt")
     assert inputs["pixel_values_videos"].shape == (1, NUM_FRAMES, 3, 32, 32)
@@ -132,12 +132,12 @@ def test_training_sees_what_the_processor_and_the_model_see() -> None:
     language, texts = model.model.language_model, batch.branches
     embed = language.embed_tokens
     prefix = torch.cat([embed(stream.prefix_ids).expand(2, -1, -1), embed_videos(model, batch.pixels)], dim=1)
-    cache_ = language(inputs_embeds=prefix, use_cache=True).past_key_values
-    cache_.batch_repeat_interleave(2)
+    keys_and_values = language(inputs_embeds=prefix, use_cache=True).past_key_values
+    keys_and_values.batch_repeat_interleave(2)
     past, new = prefix.shape[1], texts.ids.shape[1]
     states = language(
         inputs_embeds=embed(texts.ids),
-        past_key_values=cache_,
+        past_key_values=keys_and_values,
         attention_mask=causal_rows(new, past + new),
         position_ids=torch.arange(past, past + new)[None],
     ).last_hidden_state
@@ -193,7 +193,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(weights(once), start, strict=True) if a.ndim > 1)
 
 
-def test_a_step_of_the_stream_is_the_same_whatever_ran_before(processor) -> None:
+def test_a_step_of_the_stream_is_the_same_whatever_ran_before(processor: ProcessorMixin) -> None:
     stream = Stream(processor.tokenizer, mixture=Mixture(clips=2))
     first = stream.batch(7)
     stream.batch(8)
@@ -212,7 +212,7 @@ def test_questions_have_one_right_option() -> None:
 
 def test_it_generates_a_letter_and_stops() -> None:
     document = documents(flowbench_dir())[0]
-    inputs = scorer()._inputs(document, "full")
+    inputs = scorer().inputs(document, "full")
     out = scorer().model.generate(**inputs, max_new_tokens=8, do_sample=False)
     said = scorer().processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :])
     assert said[0] in "ABCD"[: len(document["candidates"])]

@@ -15,7 +15,7 @@ import decord
 import numpy as np
 import torch
 from statsmodels.stats.proportion import proportion_confint
-from transformers import AutoProcessor, LlavaNextVideoForConditionalGeneration
+from transformers import AutoProcessor, LlavaNextVideoForConditionalGeneration, ProcessorMixin
 
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
 from scripts.flow_tiny.model import NUM_FRAMES
@@ -56,7 +56,7 @@ def read_frames(path: Path, count: int) -> np.ndarray:
     return reader.get_batch([int(segment / 2 + round(segment * i)) for i in range(count)]).asnumpy()
 
 
-def prompt(processor, document: dict, video: bool) -> str:
+def prompt(processor: ProcessorMixin, document: dict, video: bool) -> str:
     options = zip(LETTERS, document["candidates"], strict=False)
     lines = [f"Question: {document['question']}", "Options:", *(f"({a}) {b}" for a, b in options)]
     text = "\n".join(lines) + " \nOnly give the best option."
@@ -80,13 +80,14 @@ class Scorer:
 
     @torch.inference_mode()
     def say(self, document: dict, arm: str) -> str:
-        inputs = self._inputs(document, arm)
+        inputs = self.inputs(document, arm)
         if arm == "blind":
             inputs["attention_mask"] = self._blind_mask(inputs["input_ids"])
         logits = self.model(**inputs, logits_to_keep=1).logits[0, -1]
         return self.processor.tokenizer.decode([int(logits.argmax())])
 
-    def _inputs(self, document: dict, arm: str) -> dict:
+    def inputs(self, document: dict, arm: str) -> dict[str, torch.Tensor]:
+        """What the model is called with, apart from the blind arm's mask."""
         text = prompt(self.processor, document, video=arm != "text")
         if arm == "text":
             return dict(self.processor(text=text, return_tensors="pt"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -66,59 +67,119 @@ class Losses:
         self.right[name][1] += hits.numel()
 
 
-def text_losses(
-    losses: Losses, model: LlavaNextVideoForConditionalGeneration, heads: TrainingHeads,
-    states: tuple[Tensor, ...], texts: Texts, copies: bool, past: int = 0,
-) -> None:  # fmt: skip
-    rows = torch.arange(len(texts.last))
-    exists = texts.right != IGNORE
-    kind = "copy_" if copies else ""
-    # One code for an answer, wherever it stands: at the stem's end, at the prompt's end, in an option's own words.
-    # Finding the right option is then a comparison of like with like.
-    if not copies:
-        answer = heads.answer(states[ANSWER_LAYER][rows, texts.stem])
+@dataclass(frozen=True)
+class Read:
+    """Texts that the model has read: its states [text, token, width] by layer, 0 being the embeddings."""
+
+    texts: Texts
+    states: tuple[Tensor, ...]
+    copies: bool  # the answer was told in words, not shown
+    past: int = 0  # tokens before the texts
+
+    def at(self, layer: int, places: Tensor) -> Tensor:
+        """States at places [text] or [text, place]."""
+        rows = torch.arange(len(places))
+        return self.states[layer][rows if places.ndim == 1 else rows[:, None], places]
+
+    @property
+    def prefix(self) -> str:
+        """What begins the names of counts."""
+        return "copy_" if self.copies else ""
+
+
+def answer_losses(losses: Losses, heads: TrainingHeads, read: Read) -> None:
+    """The answer's value, where the stem ends and where the prompt ends.
+
+    Options speak the same code (`option_losses` uses the same head), so that finding the right one is a comparison of
+    like with like.
+    """
+    texts = read.texts
+    if not read.copies:
+        answer = heads.answer(read.at(ANSWER_LAYER, texts.stem))
         losses.add("answer", F.cross_entropy(answer, texts.answer))
         for topic, hit in zip(texts.topics, answer.argmax(-1) == texts.answer, strict=True):
             losses.count(f"answer/{TOPICS[topic]}", hit[None])
-    known = heads.answer(states[OPTION_LAYER][rows, texts.last])
+    known = heads.answer(read.at(OPTION_LAYER, texts.last))
     losses.add("answer", F.cross_entropy(known, texts.answer))
-    losses.count(f"{kind}known", known.argmax(-1) == texts.answer)
-    meant = heads.answer(states[ANSWER_LAYER][rows[:, None], texts.options][exists])
+    losses.count(f"{read.prefix}known", known.argmax(-1) == texts.answer)
+
+
+def option_losses(losses: Losses, heads: TrainingHeads, read: Read) -> None:
+    """At each option's end: its value and its letter."""
+    texts = read.texts
+    exists = texts.right != IGNORE
+    meant = heads.answer(read.at(ANSWER_LAYER, texts.options)[exists])
     losses.add("option", F.cross_entropy(meant, texts.meanings[exists]))
     losses.count("meant", meant.argmax(-1) == texts.meanings[exists])
-    # At each option's end its letter.
     letters = torch.arange(4).expand_as(texts.options)[exists]
-    spelt = heads.letter(states[OPTION_LAYER][rows[:, None], texts.options][exists])
+    spelt = heads.letter(read.at(OPTION_LAYER, texts.options)[exists])
     losses.add("option", F.cross_entropy(spelt, letters))
     losses.count("own_letter", spelt.argmax(-1) == letters)
-    # The last token's attention goes to the right option's end.
-    choice = texts.is_choice
+
+
+def pointer_losses(losses: Losses, model: LlavaNextVideoForConditionalGeneration, read: Read) -> None:
+    """The last token's attention goes to the right option's end."""
+    texts, choice = read.texts, read.texts.is_choice
     right = texts.right[choice].argmax(-1, keepdim=True)
-    ends = texts.options[choice]
+    end = texts.options[choice].gather(1, right)  # [text, 1]
     for layer in POINTER_LAYERS:
-        scores = pointer_scores(model, layer, states[layer - 1][choice], texts.last[choice], past)
-        losses.add(
-            "pointer",
-            F.cross_entropy(scores.transpose(1, 2), ends.gather(1, right).expand(-1, POINTER_HEADS)),
-        )
-    losses.count(f"{kind}pointer", scores.mean(1).argmax(-1) == ends.gather(1, right)[:, 0])
-    # The text itself.
+        scores = pointer_scores(model, layer, read.states[layer - 1][choice], texts.last[choice], read.past)
+        losses.add("pointer", F.cross_entropy(scores.transpose(1, 2), end.expand(-1, POINTER_HEADS)))
+    losses.count(f"{read.prefix}pointer", scores.mean(1).argmax(-1) == end[:, 0])
+
+
+def token_losses(losses: Losses, model: LlavaNextVideoForConditionalGeneration, read: Read) -> None:
+    """The letter, and what follows it or answers in words."""
+    texts = read.texts
     labelled = texts.labels != IGNORE
-    logits = model.lm_head(states[-1][labelled])
+    logits = model.lm_head(read.states[-1][labelled])
     targets = texts.labels[labelled]
     each = F.cross_entropy(logits, targets, reduction="none")
-    is_letter = torch.zeros_like(labelled)
-    is_letter[rows, texts.last] = texts.is_choice
-    is_letter = is_letter[labelled]
-    losses.add("copy" if copies else "letter", each[is_letter].mean())
-    losses.add("words", each[~is_letter].mean())
-    hits = logits.argmax(-1) == targets
-    if copies:
-        losses.count("copy", hits[is_letter])
+    letters = torch.zeros_like(labelled)
+    letters[torch.arange(len(texts.last)), texts.last] = texts.is_choice
+    letters = letters[labelled]
+    losses.add("copy" if read.copies else "letter", each[letters].mean())
+    losses.add("words", each[~letters].mean())
+    hits = (logits.argmax(-1) == targets)[letters]
+    if read.copies:
+        losses.count("copy", hits)
         return
     topics = [topic for topic, choice in zip(texts.topics, texts.is_choice.tolist(), strict=True) if choice]
-    for topic, hit in zip(topics, hits[is_letter], strict=True):
+    for topic, hit in zip(topics, hits, strict=True):
         losses.count(f"letter/{TOPICS[topic]}", hit[None])
+
+
+def text_losses(
+    losses: Losses, model: LlavaNextVideoForConditionalGeneration, heads: TrainingHeads, read: Read
+) -> None:
+    answer_losses(losses, heads, read)
+    option_losses(losses, heads, read)
+    pointer_losses(losses, model, read)
+    token_losses(losses, model, read)
+
+
+def clip_losses(losses: Losses, heads: TrainingHeads, batch: Batch, videos: Tensor, watched: Tensor) -> None:
+    """What is in each frame, from the projector's output; what has happened so far, from `watched`.
+
+    Both are [clip, frame * token, width].
+    """
+    for name, logits in heads.frame_logits(videos).items():
+        target = batch.frame_facts[name]
+        known = target != IGNORE
+        if known.any():
+            losses.add("frame", F.cross_entropy(logits[known], target[known]))
+            losses.count(f"frame/{name}", logits[known].argmax(-1) == target[known])
+    for name, logits in heads.story_logits(watched).items():
+        target = batch.story[name]
+        known = target != IGNORE
+        if known.any():
+            losses.add("story", F.cross_entropy(logits[known], target[known]))
+            whole = known[:, -1]
+            losses.count(f"story/{name}", logits[whole, -1].argmax(-1) == target[whole, -1])
+    if batch.seen is not None and (known := batch.seen != IGNORE).any():
+        logits, target = heads.seen_logits(watched)[known], batch.seen[known]
+        losses.add("seen", F.binary_cross_entropy_with_logits(logits, target.float()))
+        losses.count("seen", (logits > 0) == target.bool())
 
 
 def step_losses(
@@ -130,42 +191,22 @@ def step_losses(
     embed = language.embed_tokens
     clips = len(batch.pixels)
     videos = embed_videos(model, batch.pixels)
-    for name, logits in heads.frame_logits(videos).items():
-        target = batch.frame_facts[name]
-        known = target != IGNORE
-        if known.any():
-            losses.add("frame", F.cross_entropy(logits[known], target[known]))
-            losses.count(f"frame/{name}", logits[known].argmax(-1) == target[known])
-
     prefix = torch.cat([embed(prefix_ids).expand(clips, -1, -1), videos], dim=1)
-    read = language(inputs_embeds=prefix, use_cache=True, output_hidden_states=True)
-    watched = read.hidden_states[STORY_LAYER][:, len(prefix_ids) :]
-    for name, logits in heads.story_logits(watched).items():
-        target = batch.story[name]
-        known = target != IGNORE
-        if known.any():
-            losses.add("story", F.cross_entropy(logits[known], target[known]))
-            whole = known[:, -1]
-            losses.count(f"story/{name}", logits[whole, -1].argmax(-1) == target[whole, -1])
+    watched = language(inputs_embeds=prefix, use_cache=True, output_hidden_states=True)
+    clip_losses(losses, heads, batch, videos, watched.hidden_states[STORY_LAYER][:, len(prefix_ids) :])
 
-    if batch.seen is not None and (known := batch.seen != IGNORE).any():
-        logits, target = heads.seen_logits(watched)[known], batch.seen[known]
-        losses.add("seen", F.binary_cross_entropy_with_logits(logits, target.float()))
-        losses.count("seen", (logits > 0) == target.bool())
-
-    texts = batch.branches
-    cache = read.past_key_values
+    texts, cache = batch.branches, watched.past_key_values
     cache.batch_repeat_interleave(len(texts.ids) // clips)
     past, new = prefix.shape[1], texts.ids.shape[1]
-    states = language(
+    asked = language(
         inputs_embeds=embed(texts.ids),
         past_key_values=cache,
         attention_mask=causal_rows(new, past + new),
         position_ids=torch.arange(past, past + new)[None],
         output_hidden_states=True,
-    ).hidden_states
-    text_losses(losses, model, heads, states, texts, copies=False, past=past)
+    )
+    text_losses(losses, model, heads, Read(texts, asked.hidden_states, copies=False, past=past))
 
-    copies = language(inputs_embeds=embed(batch.copies.ids), use_cache=False, output_hidden_states=True)
-    text_losses(losses, model, heads, copies.hidden_states, batch.copies, copies=True)
+    told = language(inputs_embeds=embed(batch.copies.ids), use_cache=False, output_hidden_states=True)
+    text_losses(losses, model, heads, Read(batch.copies, told.hidden_states, copies=True))
     return losses
