@@ -1,0 +1,1 @@
+"""The tasks that lmms-flow brings, one folder a benchmark; installed as `lmms_flow.tasks`."""

@@ -1,0 +1,1 @@
+"""The glue to lmms-eval: plug-in, tasks, videos, groups in a prompt, request loop, journal."""

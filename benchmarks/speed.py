@@ -1,0 +1,182 @@
+"""How much a cut saves: the sparse engine's prefill and the one-walk sweep, against the strongest thing beside them.
+
+    python benchmarks/speed.py [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--repeats 5]
+
+The prompt is the paper's 7B prompt (1,267 tokens), the decoder a Llama with random weights. The peers are the stock
+model with SDPA and no mask (prefill), and one masked SDPA forward a knockout and window (sweep; timed on a middle
+window of each knockout, in turn with the sweep). Figures are medians of ratios: more than 1 is faster than the peer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from lmms_flow.engine import intervene, sweep
+from lmms_flow.flow import PRESETS, Flow, Layout
+
+# name: width, MLP width, layers, heads
+SHAPES = {
+    "small-512": (512, 1408, 32, 8),
+    "small-1024": (1024, 2816, 32, 16),
+    "small-1024-40": (1024, 2816, 40, 16),
+    "7b": (4096, 11008, 32, 32),
+    "13b": (5120, 13824, 40, 40),
+}
+SWEEP = ("video:question", "video:last", "question:last", "last:last")
+
+
+def decoder(shape: str, device: str, dtype: torch.dtype) -> Any:
+    """A Llama of this shape with random weights, SDPA attention."""
+    width, mlp, layers, heads = SHAPES[shape]
+    config = transformers.LlamaConfig(
+        vocab_size=512,
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = transformers.LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=dtype)
+    return model.eval()
+
+
+def seconds(run: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def prefill_ratio(model: Any, flow: str, layout: Layout, device: str, repeats: int) -> tuple[float, float]:
+    """(stock seconds, median of stock over sparse), the two in turn."""
+    tokens = torch.randint(512, (1, layout.num_tokens), device=device)
+
+    def once(text: str) -> float:
+        with intervene(model, text, layout, engine="sparse"), torch.inference_mode():
+            return seconds(lambda: model(input_ids=tokens, logits_to_keep=1), device)
+
+    once("none"), once(flow)
+    pairs = [(once("none"), once(flow)) for _ in tqdm(range(repeats), desc=f"prefill, {flow}", leave=False)]
+    return statistics.median(a for a, _ in pairs), statistics.median(a / b for a, b in pairs)
+
+
+def sweep_ratio(
+    model: Any, knockouts: tuple[str, ...], layout: Layout, device: str, repeats: int
+) -> tuple[float, float]:
+    """(seconds of the sweep, median of one masked forward each over the sweep)."""
+    tokens = torch.randint(512, (1, layout.num_tokens), device=device)
+    num_layers = model.config.num_hidden_layers
+
+    def forked() -> float:
+        return seconds(lambda: sweep(model, {"input_ids": tokens}, layout, knockouts), device)
+
+    def one_by_one() -> float:
+        """One masked forward of each knockout in a middle window, scaled to all windows."""
+        taken = 0.0
+        for knockout in knockouts:
+            middle = num_layers // 2
+            with (
+                intervene(model, f"{knockout}@{middle - 4}-{middle + 4}", layout, engine="dense"),
+                torch.inference_mode(),
+            ):
+                taken += seconds(lambda: model(input_ids=tokens, logits_to_keep=1), device)
+        return taken * num_layers
+
+    forked(), one_by_one()
+    name = "+".join(knockouts)
+    pairs = [(one_by_one(), forked()) for _ in tqdm(range(repeats), desc=f"sweep, {name}", leave=False)]
+    return statistics.median(b for _, b in pairs), statistics.median(a / b for a, b in pairs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/speed.json"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--shape", choices=("small", "7b", "13b"), default="small")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    dtype = getattr(torch, args.dtype)
+    small = args.shape == "small"
+    seven, thirteen = ("small-1024", "small-1024-40") if small else ("7b", "13b")
+    rows: list[dict[str, Any]] = []
+
+    def row(what: str, shape: str, taken: float, ratio: float) -> None:
+        rows.append({"what": what, "shape": shape, "seconds": taken, "times faster": ratio})
+
+    if args.shape in ("small", "7b"):
+        model = decoder(seven, args.device, dtype)
+        for name in ("effective-llava-next-7b-closed", "effective-llava-next-7b"):
+            row(
+                f"prefill, {name}",
+                seven,
+                *prefill_ratio(model, name, PRESETS[0].layout(), args.device, args.repeats),
+            )
+        if small:
+            model = decoder("small-512", args.device, dtype)
+        for knockouts in (SWEEP, (*SWEEP, "cross_frame")):
+            shape = "small-512" if small else seven
+            row(
+                f"sweep, {' '.join(knockouts)}",
+                shape,
+                *sweep_ratio(model, knockouts, PRESETS[0].layout(), args.device, args.repeats),
+            )
+    if args.shape in ("small", "13b"):
+        model = decoder(thirteen, args.device, dtype)
+        name = "effective-llava-next-13b-closed"
+        row(
+            f"prefill, {name}",
+            thirteen,
+            *prefill_ratio(model, name, PRESETS[1].layout(), args.device, args.repeats),
+        )
+    report(rows, args)
+
+
+def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    machine = {
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "dtype": args.dtype,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokens": PRESETS[0].layout().num_tokens,
+        "edges kept, 7B closed": Flow.load("effective-llava-next-7b-closed").kept_edges(
+            PRESETS[0].layout(), 32
+        ),
+    }
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps({"machine": machine, "figures": rows}, indent=1) + "\n")
+    table = Table(
+        "what", "shape", "seconds", "times faster", title=f"{machine['device']}, load {machine['load']:.1f}"
+    )
+    for one in rows:
+        table.add_row(one["what"], one["shape"], f"{one['seconds']:.2f}", f"{one['times faster']:.2f}")
+    Console().print(table)
+    print(f"written to {args.json}")
+
+
+if __name__ == "__main__":
+    main()
