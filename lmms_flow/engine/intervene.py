@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from ..flow.errors import nearest
 from .decoder import check_attention, decoder_layers, find_decoder
 from .dense import DenseHooks
 from .sparse import SparseHooks
+from .strips import strips_in
 
 ENGINES = ("dense", "sparse")
 
@@ -42,8 +43,12 @@ def intervene(
         raise FlowError("intervene needs a layout, or one for each sample of the batch")
     bound = flow.bind(len(decoder_layers(decoder)))
     resolved = [bound.resolve(each) for each in layouts]
-    hooks = DenseHooks(decoder, resolved) if engine == "dense" else SparseHooks(model, decoder, resolved)
-    try:
-        yield model
-    finally:
-        hooks.remove()
+    with strips_in(decoder) if engine == "sparse" else nullcontext(False) as takes_strips:
+        if engine == "sparse":
+            hooks: DenseHooks = SparseHooks(model, decoder, resolved, takes_strips)
+        else:
+            hooks = DenseHooks(decoder, resolved)
+        try:
+            yield model
+        finally:
+            hooks.remove()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
-from ..flow import ResolvedFlow
+from ..flow import Blocks, ResolvedFlow
+from .strips import Strips, strips_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class RowPlan:
         blocks = self.resolved.blocks(layer)
         return tuple(key for key in range(query + 1) if blocks.reads(query, key))
 
+    def strips(self, layer: int) -> Strips:
+        """The attention among the rows that enter a layer, in strips."""
+        return _strips(self.resolved.blocks(layer), self.entering[layer - 1])
+
     def rows(self, layer: int) -> tuple[int, ...]:
         """The prompt tokens that enter a layer (from 1), ascending; `last` is always the last of them."""
         return self._tokens(self.entering[layer - 1])
@@ -48,3 +53,8 @@ class RowPlan:
 
     def _tokens(self, segments: frozenset[int]) -> tuple[int, ...]:
         return tuple(token for s in sorted(segments) for token in self.resolved.segments[s])
+
+
+@lru_cache(maxsize=256)  # most layers of a flow are alike
+def _strips(blocks: Blocks, entering: frozenset[int]) -> Strips:
+    return strips_of(blocks, entering)

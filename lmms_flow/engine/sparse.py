@@ -19,6 +19,7 @@ from ..flow import ResolvedFlow
 from .decoder import decoder_layers
 from .dense import DenseHooks, to_additive
 from .plan import RowPlan
+from .strips import Strips
 
 WHOLE_OUTPUT = ("labels", "output_hidden_states", "output_attentions")
 
@@ -30,7 +31,14 @@ class SparseHooks(DenseHooks):
     that goes on from its cache.
     """
 
-    def __init__(self, model: nn.Module, decoder: nn.Module, resolved: Sequence[ResolvedFlow]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        decoder: nn.Module,
+        resolved: Sequence[ResolvedFlow],
+        takes_strips: bool = False,
+    ) -> None:
+        self._takes_strips = takes_strips
         # The host reads the prompt's length off the first layer's cache, and some models add visual features
         # between the first layers: no row may be missing there.
         self._whole = max(1, _layers_with_visual_features(model))
@@ -73,11 +81,15 @@ class SparseHooks(DenseHooks):
         if layer <= self._whole or not (self._dropping or self._on_live_cache):
             if not super()._needs_hook(layer):
                 return kwargs
+            strips = self._strips(layer, args[0], kwargs["attention_mask"])
+            if strips is not None:
+                return kwargs | {"attention_mask": strips}
             return super()._prepare(layer, args, kwargs)
         if self._on_live_cache:
             return kwargs | {"attention_mask": self._decoding_mask(layer, args[0])}
         rows = self._rows(layer, args[0].device)
-        args[0] = _gather(args[0], self._places(rows))
+        if self._entered is None or rows.shape != self._entered.shape:
+            args[0] = _gather(args[0], self._places(rows))
         self._entered = rows
         at = rows.clamp_min(0)
         moved = dict(kwargs)
@@ -85,7 +97,21 @@ class SparseHooks(DenseHooks):
             moved["position_embeddings"] = tuple(_gather(part, at) for part in kwargs["position_embeddings"])
         if kwargs.get("position_ids") is not None:
             moved["position_ids"] = _gather(kwargs["position_ids"][..., None], at)[..., 0]
-        return moved | {"attention_mask": self._live_mask(layer, rows, args[0])}
+        strips = self._strips(layer, args[0], kwargs["attention_mask"])
+        if strips is None:
+            return moved | {"attention_mask": self._live_mask(layer, rows, args[0])}
+        return moved | {"attention_mask": None if strips.is_causal else strips}
+
+    def _strips(self, layer: int, hidden: Tensor, own: Any) -> Strips | None:
+        """The layer's attention in strips, where its mask is made of rectangles and the batch needs no padding."""
+        plain = self._dropping and self._takes_strips and own is None and not self._masks_everywhere()
+        if (
+            not plain
+            or any(each.draws for each in self._resolved)
+            or len({each.layout for each in self._resolved}) > 1
+        ):
+            return None
+        return self._plans[0].strips(layer)
 
     def _rows(self, layer: int, device: torch.device) -> Tensor:
         """The columns of the padded prompt that enter a layer, [batch, row]; -1 on the left of a shorter sample."""
