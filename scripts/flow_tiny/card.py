@@ -83,7 +83,7 @@ def machine() -> str:
     return f"{name} ({os.cpu_count()} cores, no GPU)"
 
 
-def card(log: list[dict], scores: dict[str, dict]) -> str:
+def card(log: list[dict], scores: dict[str, dict], note: str = "") -> str:
     tokenizer = build_tokenizer()
     parameters = sum(p.numel() for p in build_model(tokenizer).parameters())
     packages = ("torch", "transformers", "tokenizers", "numpy")
@@ -99,6 +99,7 @@ def card(log: list[dict], scores: dict[str, dict]) -> str:
         branches=Mixture.branches,
         copies=Mixture.copies,
         switch=max(CURRICULUM),
+        note=f" {note}" if note else "",
         steps=f"{log[-1]['step']:,}",
         minutes=round(log[-1]["seconds"] / 60),
         machine=machine(),
@@ -120,11 +121,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--scores", type=Path, required=True)
+    parser.add_argument("--note", default="", help="what else to know of this training, as sentences")
     parser.add_argument("--out", type=Path, default=SHIPPED / "README.md")
     args = parser.parse_args()
     log = [json.loads(line) for line in args.log.read_text().splitlines()]
     scores = json.loads(args.scores.read_text())["table"]
-    args.out.write_text(card(log, scores), encoding="utf-8")
+    args.out.write_text(card(log, scores, args.note), encoding="utf-8")
 
 
 if __name__ == "__main__":
