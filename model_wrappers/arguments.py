@@ -51,6 +51,8 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
             raise RunError(
                 f"--model_args has no argument {name!r}{nearest(name, known)} (arguments: {', '.join(known)})"
             )
+        if name == "records" and str(value) == "None":
+            value = "none"
         values[name] = _typed(name, value, type(known[name].default))
     arguments = ModelArguments(**values)
     for name, choices in _CHOICES.items():
@@ -69,7 +71,7 @@ def _typed(name: str, value: Any, kind: type) -> Any:
             return text.lower() == "true"
         raise RunError(f"--model_args {name}={value}: write True or False")
     if kind is int:
-        if not text.isdigit() or int(text) < 1:
+        if not (text.isascii() and text.isdigit() and len(text) < 9) or int(text) < 1:
             raise RunError(f"--model_args {name}={value}: write a whole number from 1")
         return int(text)
     return text

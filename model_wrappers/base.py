@@ -1,7 +1,8 @@
 """The base of our models: lmms-eval's requests in, answers and records out, under a flow.
 
-A wrapper of a new model family names its default checkpoint; where transformers' automatic classes don't load it, it
-overrides `load`, and returns a `VideoChat` of its own where prompts or frames work otherwise. See docs/adding-a-model.md.
+A wrapper of a new model family names its default checkpoint. Where transformers' automatic classes don't load it, it
+overrides `load`; where prompts or frames work otherwise, it returns a `VideoChat` of its own. See
+docs/adding-a-model.md.
 """
 
 from __future__ import annotations
@@ -138,7 +139,10 @@ class FlowModel(lmms):  # type: ignore[misc]
 
     def _place(self, accelerator: Accelerator) -> None:
         if self.args.device:
-            self._device = torch.device(self.args.device)
+            try:
+                self._device = torch.device(self.args.device)
+            except RuntimeError:
+                raise FlowError(f"device={self.args.device}: write cuda, cuda:1 or cpu") from None
         else:
             self._device = accelerator.device
         if self._device.type == "cuda" and not torch.cuda.is_available():
@@ -152,7 +156,10 @@ class FlowModel(lmms):  # type: ignore[misc]
 
     @property
     def hub_arguments(self) -> dict[str, Any]:
-        """For every `from_pretrained`: which revision, and whether the repository's own code may run."""
+        """For the `from_pretrained` of processors and tokenizers: revision, and whether the repository's code may run.
+
+        The model itself is always one of transformers' own classes.
+        """
         return {"revision": self.args.revision, "trust_remote_code": self.args.trust_remote_code}
 
     @property

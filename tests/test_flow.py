@@ -177,7 +177,7 @@ def test_leak_audit_opens_the_released_presets_and_closes_the_closed(name: str) 
     relays = {group for route in routes for group, _ in route.steps}
     assert {"gap", "tail"} <= relays
     groups = {"system": range(1), "video": range(1, 3), "question": range(3, 4), "tail": range(4, 5)}
-    without_gap = Layout(6, groups | {"last": range(5, 6)})
+    without_gap = Layout(6, groups | {"last": range(5, 6)}, [range(1, 2), range(2, 3)])
     relays = {
         group for route in Flow.load(name).leaks(without_gap, preset.layers) for group, _ in route.steps
     }
@@ -299,7 +299,7 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
         ("video:last@fist_half", "did you mean 'first_half'"),
         ("video:last,video:tail", "',' can't stand in a flow"),
         ("video:last+", "a rule is missing beside a '\\+'"),
-        ("none+video:last", "'none' stands alone"),
+        ("none+video:last", "'none' stands alone, without '\\+' and '@'"),
         ("effective-llava-next-7b@1-3", "a preset takes no layers"),
         ("effective-llava-next-13b", "is for 40 layers, the model has 32"),
         ("effective-llava-nxt-7b", "did you mean 'effective-llava-next-7b'"),
@@ -309,7 +309,11 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
         ("random:0.5:sed1", "is no seed: write random:0.5:seed1"),
         ("random:0.99", "the share can be at most"),
         ("frame.8:last", "this prompt has 8 frames"),
-        ("stem:last", "group 'stem' was not found in this prompt"),
+        ("video:last@999999999", "are not a range"),
+        ("frame.01:last", "no group 'frame.01'"),
+        ("video:last@٣", "can't stand in a flow"),
+        ("none@3", "'none' stands alone"),
+        ("effective@1-3", "a preset takes no layers"),
         ("system:system+video:video", "leaves token 0 \\(system\\) without any key in layer 1"),
     ],
 )
@@ -345,6 +349,10 @@ def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
         ("{random: {share: 0.5, preset: effective-llava-next-7b}}", "needs either share: or preset:"),
         ("{random: {share: 0.5, seed: -1}}", "whole number from 0"),
         ("!!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("{cut: ['video:last'], cut: ['video:question']}", "the key 'cut' stands twice"),
+        ("{name: 2020-13-45, cut: ['video:last']}", "can't be read as YAML"),
+        ("[" * 3000, "YAML"),
+        ("{cut: ['video:last@40']}", "flow.yaml.*rule 'video:last@40': layer 40 does not exist"),
     ],
 )
 def test_bad_flow_files_name_the_file_and_what_to_write(content: str, message: str, tmp_path: Path) -> None:
@@ -353,6 +361,37 @@ def test_bad_flow_files_name_the_file_and_what_to_write(content: str, message: s
     with pytest.raises(FlowError, match=message) as caught:
         Flow.load(str(file)).kept_edges(PRESETS[0].layout(), 32)
     assert "\n" not in str(caught.value)
+
+
+def test_a_preset_of_another_model_is_refused_also_at_the_same_depth() -> None:
+    own, other = "byminji/LLaVA-NeXT-7B-Video-FT", "effective-mini-internvl-4b"
+    with pytest.raises(FlowError, match="this checkpoint's is effective-llava-next-7b"):
+        Flow.load(other, checkpoint=own)
+    assert Flow.load(other, checkpoint="someone/else").name == other
+
+
+def test_cross_frame_needs_frames_and_parts_need_to_be_known() -> None:
+    layout = Layout(4, {"system": range(1), "video": range(1, 3), "last": range(3, 4)})
+    with pytest.raises(FlowError, match="'cross_frame' needs the frames of the video"):
+        Flow.load("effective-llava-next-7b").kept_edges(layout, 32)
+    with pytest.raises(FlowError, match="group 'stem' was not found in this prompt"):
+        Flow.load("stem:last").kept_edges(layout, 32)
+
+
+def test_prompts_without_system_run_unless_a_token_is_left_without_keys() -> None:
+    flow, outcomes = Flow.load("effective-llava-next-7b"), set()
+    for seed in range(300):
+        layout = random_layout(seed, system=False)
+        naive = [naive_pathway(layout, layer, flow.name, False) for layer in (1, 6, 16, 21, 26)]
+        bare = any(not mask.any(axis=1).all() for mask in naive)
+        outcomes.add(bare)
+        if bare:
+            with pytest.raises(FlowError, match="without any key"):
+                keep_masks(flow, layout, 32)
+        else:
+            masks = keep_masks(flow, layout, 32).numpy()
+            np.testing.assert_array_equal(masks[[0, 5, 15, 20, 25]], naive)
+    assert outcomes == {True, False}
 
 
 def test_a_missing_flow_file_is_named(tmp_path: Path) -> None:

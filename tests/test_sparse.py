@@ -99,6 +99,43 @@ def test_sixteen_tokens_on_random_layouts() -> None:
     assert dropped > 20, "rows were hardly ever dropped: nothing was tested"
 
 
+def test_padded_batches_of_random_layouts() -> None:
+    """Samples of a batch lose rows in different layers, and some none: their places must not be mixed up."""
+    model, _ = tiny("llama", attn_implementation="sdpa")
+    texts = (
+        "video:question@3-+video:tail@3-+video:last@3-+video:gap@3-+last:last",
+        "blind",
+        "video:video@2-+video:last",
+    )
+    compared = 0
+    for seed in range(40):
+        layouts = [random_layout(2 * seed + i) for i in range(2)]
+        width = max(layout.num_tokens for layout in layouts)
+        ids = torch.randint(10, 100, (2, width), generator=torch.Generator().manual_seed(seed))
+        mask = torch.stack([torch.arange(width) >= width - layout.num_tokens for layout in layouts]).long()
+        tensors = {"input_ids": ids, "attention_mask": mask}
+        for text in texts:
+            try:
+                dense = run(model, tensors, Flow.load(text), layouts, "dense", new=2)
+            except FlowError:
+                continue  # one of the layouts has no video
+            sparse = run(model, tensors, Flow.load(text), layouts, "sparse", new=2)
+            assert difference(dense[0], sparse[0]) < TOLERANCE, (seed, text)
+            assert torch.equal(dense[1].sequences, sparse[1].sequences), (seed, text)
+            compared += 1
+    a = Layout(
+        40, {"system": range(4), "question": range(4, 30), "tail": range(30, 39), "last": range(39, 40)}
+    )
+    groups = {"system": range(2), "video": range(2, 12), "gap": range(12, 13), "question": range(13, 17)}
+    b = Layout(20, groups | {"tail": range(17, 19), "last": range(19, 20)})
+    ids = torch.randint(10, 100, (2, 40), generator=torch.Generator().manual_seed(1))
+    mask = torch.stack([torch.ones(40), torch.arange(40) >= 20]).long()
+    tensors = {"input_ids": ids, "attention_mask": mask}
+    dense, sparse = (run(model, tensors, Flow.load(texts[0]), [a, b], e, new=2) for e in ("dense", "sparse"))
+    assert difference(dense[0], sparse[0]) < TOLERANCE
+    assert compared > 40
+
+
 def test_the_closed_7b_pathway_lets_the_video_go_after_layer_20() -> None:
     layout = PRESETS[0].layout()
     plan = RowPlan(Flow.load("effective-llava-next-7b-closed").bind(32).resolve(layout), undropped=1)

@@ -88,7 +88,7 @@ class SparseHooks(DenseHooks):
         if self._on_live_cache:
             return kwargs | {"attention_mask": self._decoding_mask(layer, args[0])}
         rows = self._rows(layer, args[0].device)
-        if self._entered is None or rows.shape != self._entered.shape:
+        if self._entered is None or not torch.equal(rows, self._entered):
             args[0] = _gather(args[0], self._places(rows))
         self._entered = rows
         at = rows.clamp_min(0)

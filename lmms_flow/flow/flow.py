@@ -62,7 +62,11 @@ class Flow:
 
     def bind(self, num_layers: int) -> BoundFlow:
         """The flow in a model of `num_layers` layers. Raises FlowError for another depth or a layer out of range."""
-        return _bind(self, num_layers)
+        try:
+            return _bind(self, num_layers)
+        except FlowError as error:
+            where = "" if self.text in str(error) else f"flow {self.text!r}: "
+            raise FlowError(f"{where}{error}") from None
 
     def kept_edges(self, layout: Layout, num_layers: int) -> tuple[int, int]:
         """(kept, total) attention edges of one head, summed over layers, in closed form (paper, Table 3)."""

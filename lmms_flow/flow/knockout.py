@@ -49,6 +49,10 @@ class Knockout:
     def rectangles(self, layout: Layout) -> tuple[tuple[Span, Span], ...]:
         """The (keys, queries) rectangles that it cuts from the causal triangle; none where a group is empty."""
         if self.target is None:
+            if layout.groups["video"] and not layout.frames:
+                raise FlowError(
+                    "rule 'cross_frame' needs the frames of the video: Layout(..., frames=[range(...), ...])"
+                )
             starts = (range(layout.frames[0].start, frame.start) for frame in layout.frames[1:])
             return tuple(((keys,), (frame,)) for keys, frame in zip(starts, layout.frames[1:], strict=True))
         keys, queries = layout.span(self.source), layout.span(self.target)

@@ -16,7 +16,7 @@ from .flow import Flow
 from .knockout import Knockout, Rule, parse_rule
 from .layers import LayerRange
 from .pathway import KINDS, Pathway
-from .presets import ALIASES, find_preset, resolve_alias, unknown_word
+from .presets import ALIASES, find_preset, preset_of, resolve_alias, unknown_word
 from .random_cut import RandomCut
 
 BLIND = tuple(Rule(Knockout("video", target)) for target in ("gap", "question", "tail", "last"))
@@ -38,7 +38,7 @@ def parse(text: str, checkpoint: str | None = None) -> Flow:
     """Reads the one-line language. Raises FlowError quoting the rule that is wrong."""
     if not text:
         raise FlowError("the flow is empty: write none for full attention")
-    strange = re.search(r"[^\w:@+.\-]", text)
+    strange = re.search(r"[^\w:@+.\-]", text, re.ASCII)
     if strange:
         raise FlowError(f"flow {text!r}: {strange[0]!r} can't stand in a flow (join rules by '+', no spaces)")
     if text == "none":
@@ -63,14 +63,20 @@ def _terms(text: str, checkpoint: str | None) -> Flow:
         if not term:
             raise FlowError(f"flow {text!r}: a rule is missing beside a '+'")
         word, at, _ = term.partition("@")
-        if len(terms) > 1 and (term in ALONE or term.startswith(("mirrored:", "random:"))):
-            raise FlowError(f"flow {text!r}: {term!r} stands alone, it can't be joined by '+'")
+        if word in ALONE or word.startswith(("mirrored:", "random:")):
+            raise FlowError(f"flow {text!r}: {word!r} stands alone, without '+' and '@'")
+        if at and (word in ALIASES or find_preset(word)):
+            raise FlowError(f"rule {term!r}: a preset takes no layers, they are part of it")
         preset = find_preset(resolve_alias(word, checkpoint))
         if preset is None:
             rules.append(_rule(term, text))
             continue
-        if at:
-            raise FlowError(f"rule {term!r}: a preset takes no layers, they are part of it")
+        own = preset_of(checkpoint) if checkpoint else None
+        if own not in (None, preset[0]):
+            raise FlowError(
+                f"flow {text!r}: {preset[0].name} is the pathway of {preset[0].checkpoints[0]}, this checkpoint's is "
+                f"{own.name}; to run it all the same, write its ranges into a .yaml file"
+            )
         if layers not in (None, preset[0].layers):
             raise FlowError(f"flow {text!r} joins presets for {layers} and for {preset[0].layers} layers")
         layers = preset[0].layers
@@ -100,7 +106,7 @@ def _mirrored(text: str, checkpoint: str | None) -> Flow:
 
 def _random(text: str, checkpoint: str | None) -> RandomCut:
     amount, colon, seed = text.removeprefix("random:").partition(":")
-    if colon and not re.fullmatch(r"seed\d+", seed):
+    if colon and not re.fullmatch(r"seed[0-9]{1,18}", seed):
         raise FlowError(f"flow {text!r}: {seed!r} is no seed: write random:{amount}:seed1")
     number = int(seed[len("seed") :]) if colon else 0
     if amount in ALIASES or find_preset(amount):
@@ -123,11 +129,24 @@ def _share(share: float, where: str) -> float:
     return share
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which besides takes no key twice: the first would be lost without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def _load_file(path: Path, checkpoint: str | None) -> Flow:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FlowError(f"flow file {path}: larger than 1 MiB, that is no flow")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise FlowError(f"flow file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -137,6 +156,11 @@ def _load_file(path: Path, checkpoint: str | None) -> Flow:
         at = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "syntax"
         raise FlowError(f"flow file {path}{at}: not valid YAML ({problem})") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a date that is none, a number too long, a nesting too deep
+        raise FlowError(f"flow file {path}: can't be read as YAML ({str(error).splitlines()[0]})") from None
     if content is None:
         raise FlowError(f"flow file {path}: the file is empty; write pathway:, cut: or random: into it")
     if not isinstance(content, Mapping):

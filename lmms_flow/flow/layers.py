@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .errors import FlowError, nearest
 
 WORDS = ("all", "first_half", "second_half")
-_RANGE = re.compile(r"(?P<first>\d+)?(?P<dash>-)?(?P<last>\d+)?")
+_RANGE = re.compile(r"(?P<first>[0-9]{1,6})?(?P<dash>-)?(?(dash)(?P<last>[0-9]{1,6})?)")
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class LayerRange:
         first, last = self._ends()
         last = num_layers if last is None else last
         if max(first, last) > num_layers:
-            raise FlowError(
-                f"layers {self.text!r}: layer {max(first, last)} does not exist, the model has layers 1-{num_layers}"
-            )
+            raise FlowError(f"layer {max(first, last)} does not exist, the model has layers 1-{num_layers}")
         return range(first, last + 1)
 
 

@@ -13,7 +13,7 @@ from .errors import FlowError, nearest
 BASE_GROUPS = ("system", "video", "gap", "question", "tail", "last")
 QUESTION_PARTS = ("stem", "options", "true_option", "false_options")
 GROUPS = BASE_GROUPS + QUESTION_PARTS
-_FRAME = re.compile(r"frame\.(\d+)")
+_FRAME = re.compile(r"frame\.(0|[1-9][0-9]{0,5})")
 
 Span: TypeAlias = tuple[range, ...]
 
@@ -54,7 +54,13 @@ def merge(ranges: Iterable[range]) -> Span:
 
 
 def _as_span(value: range | Sequence[range], name: str) -> Span:
-    ranges = (value,) if isinstance(value, range) else tuple(value)
+    ranges = (
+        (value,)
+        if isinstance(value, range)
+        else tuple(value)
+        if isinstance(value, list | tuple)
+        else (value,)
+    )
     if any(not isinstance(r, range) or r.step != 1 for r in ranges):
         raise FlowError(
             f"layout: group {name!r} must be a range or a list of ranges with step 1, not {value!r}"
@@ -89,6 +95,10 @@ class Layout:
             for name in GROUPS
             if name in groups or name in BASE_GROUPS
         }
+        if not isinstance(num_tokens, int) or num_tokens < 1:
+            raise FlowError(f"layout: num_tokens must be a number of tokens, not {num_tokens!r}")
+        if any(not isinstance(frame, range) or frame.step != 1 for frame in frames):
+            raise FlowError("layout: the frames must be ranges with step 1, one a frame")
         object.__setattr__(self, "num_tokens", num_tokens)
         object.__setattr__(self, "groups", MappingProxyType(spans))
         object.__setattr__(self, "frames", tuple(range(r.start, r.stop) for r in frames))
@@ -163,7 +173,10 @@ class Layout:
 def prompt_layout(
     *, system: int, frames: int, tokens_per_frame: int, gap: int, question: int, tail: int
 ) -> Layout:
-    """A layout from group lengths in tokens; `tail` leaves the last prompt token out, which comes on top."""
+    """A layout from group lengths in tokens; `tail` leaves the last prompt token out, which comes on top.
+
+    A third of the question stands for its stem, the rest for two options of which the first is true.
+    """
     lengths = {
         "system": system,
         "video": frames * tokens_per_frame,
@@ -176,6 +189,12 @@ def prompt_layout(
     for name, length in (*lengths.items(), ("last", 1)):
         groups[name] = range(end, end + length)
         end += length
+    words = groups["question"]
+    thirds = [
+        words.start + len(words) * part // 3 for part in range(4)
+    ]  # a stem and two options, the first one true
+    groups |= {"stem": range(thirds[0], thirds[1]), "options": range(thirds[1], thirds[3])}
+    groups |= {"true_option": range(thirds[1], thirds[2]), "false_options": range(thirds[2], thirds[3])}
     start = groups["video"].start
     cells = [range(start + i * tokens_per_frame, start + (i + 1) * tokens_per_frame) for i in range(frames)]
     return Layout(end, groups, cells if tokens_per_frame else [])

@@ -61,7 +61,13 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     """
     if not prompt.video:
         raise SampleError(f"the prompt has no video, and the flow {flow.text!r} needs its tokens")
-    start = _place(prompt, user_text)
+    named = set(flow.groups())
+    try:
+        start = _place(prompt, user_text)
+    except SampleError:
+        if named <= {"video"}:
+            return PromptGroups(_without_question(prompt), "no question: what follows the video is tail", ())
+        raise
     text = user_text.strip()
     options = find_options(text)
     label = text.find(QUESTION_LABEL, 0, options[0].start if options else len(text))
@@ -69,7 +75,6 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     end = options[-1].stop if options else len(text)
     if not text[begin + (len(QUESTION_LABEL) if label >= 0 else 0) : end].strip():
         raise SampleError("the question is empty: the prompt has no text after the video")
-    named = set(flow.groups())
     if not options and named & {"options", "true_option", "false_options"}:
         raise SampleError(
             f"no options were recognised in the question, and the flow {flow.text!r} names them"
@@ -88,6 +93,17 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     except FlowError as error:
         raise SampleError(str(error)) from None
     return PromptGroups(layout, rule, tuple(option.letter for option in options))
+
+
+def _without_question(prompt: EncodedPrompt) -> Layout:
+    """A layout for flows that only need the video."""
+    last = len(prompt.input_ids) - 1
+    groups = {
+        "system": range(prompt.video.start),
+        "video": prompt.video,
+        "tail": range(prompt.video.stop, last),
+    }
+    return Layout(last + 1, groups | {"last": range(last, last + 1)}, prompt.frames)
 
 
 def _place(prompt: EncodedPrompt, user_text: str) -> int:
