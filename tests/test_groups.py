@@ -14,7 +14,7 @@ from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.flow import Flow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
-from lmms_flow.harness.options import find_options, true_letter
+from lmms_flow.harness.options import find_options, stem_end, true_letter
 from lmms_flow.model_wrappers.pooled_llava import PAPER_TEMPLATE
 from tests.checkpoints import CORPUS, llama_tokenizer
 
@@ -227,11 +227,30 @@ def test_an_option_goes_on_over_lines_until_the_next() -> None:
         ("What?\nA. left\nC. right", ""),
         ("What?\nA. left\n(B) right", ""),
         ("It says A. Or B.", ""),
+        ("What?\n(A) a\n(B) b\n(C)c\n(D) d", "ABCD"),  # a mark in brackets needs no space
+        ("What?\n(A)a\n(B)b", "AB"),
+        ("What?\nA. a\nB. b\nC.c\nD. d", ""),  # cut short to A and B it would be a guess
+        ("What?\n(A) a\n(B) b\n(C) \n(D) d", ""),
+        ("What?\n(A) a\n(B) b\nC. c", ""),
+        ("What?\n(A) a\n(B) b\nC) c", ""),
+        ("What?\n(A) a\n(B) b\n(D) d", ""),  # a gap
+        ("What?\n(A) a\n(B) b\n(C)", ""),
+        ("Read:\nA. x\nB. y\n(A) first\n(B)\n(C) third", ""),
+        ("What?\nA. a\nB. b\nC. c\nP.S. Answer with the letter.", "ABC"),
+        ("What?\nA. a\nB. b\nC. c\nAnswer: ", "ABC"),
+        ("What?\n(A) a\n(B) b\nA: ", "AB"),
         ("", ""),
     ],
 )
 def test_what_is_a_list_of_options_and_what_is_not(text: str, letters: str) -> None:
     assert "".join(option.letter for option in find_options(text)) == letters
+
+
+def test_windows_newlines() -> None:
+    text = "What?\r\nOptions:\r\n(A) up\r\n(B) down\r\nOnly give the best option."
+    options = find_options(text)
+    assert [text[o.words : o.stop] for o in options] == ["up", "down"]
+    assert text[: stem_end(text, options)] == "What?"
 
 
 def test_options_with_the_same_words_and_words_of_the_stem_are_told_apart() -> None:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# "(A) left", "A. left", "A: left", "A) left", each at the start of a line.
+# "(A) left", "A. left", "A: left", "A) left", each at the start of a line. "(A)left" can be nothing else either, while
+# "A.left" may be an abbreviation.
 _OPTION = re.compile(
-    r"^[ \t]*(?P<mark>\((?P<p>[A-Z])\)|(?P<l>[A-Z])(?P<sep>[.:)]))(?=[ \t]+\S)", re.MULTILINE
+    r"^[ \t]*(?P<mark>\((?P<p>[A-Z])\)(?=[ \t]*\S)|(?P<l>[A-Z])(?P<sep>[.:)])(?=[ \t]+\S))", re.MULTILINE
 )
-_LABEL = re.compile(r"^[ \t]*Options:[ \t]*$", re.MULTILINE)
+# What may be the next option, written in another way or left empty.
+_LIKE_AN_OPTION = re.compile(r"^[ \t]*\(?(?P<letter>[A-Z])[).:](?P<apart>(?!\S))?", re.MULTILINE)
+_LABEL = re.compile(r"^[ \t]*Options:[ \t\r]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Option:
 def find_options(text: str) -> tuple[Option, ...]:
     """The options of the last list in `text` that starts at A and goes on without a gap; empty if there is none.
 
-    An option ends where the next one starts, the last one at the end of its line. A list of one is no choice.
+    An option ends where the next one starts, the last one at the end of its line. A list of one is no choice. Where a
+    later line looks like a further option that is not of the list, there is no telling what the options are: none.
     """
     lists: list[list[re.Match[str]]] = []
     for match in _OPTION.finditer(text):
@@ -37,6 +41,8 @@ def find_options(text: str) -> tuple[Option, ...]:
         elif lists and _follows(lists[-1][-1], match) and (lists[-1][0]["sep"] or "()") == style:
             lists[-1].append(match)
     marks = next((found for found in reversed(lists) if len(found) > 1), [])
+    if marks and _goes_on(text, marks[-1]):
+        return ()
     stops = [match.start() for match in marks[1:]]
     if marks:
         line_end = text.find("\n", marks[-1].end())
@@ -74,6 +80,15 @@ def _letter(match: re.Match[str]) -> str:
 
 def _follows(before: re.Match[str], match: re.Match[str]) -> bool:
     return ord(_letter(match)) == ord(_letter(before)) + 1
+
+
+def _goes_on(text: str, last: re.Match[str]) -> bool:
+    """Whether a line behind the last option begins like the next one, or like one after a gap ("P.S." does not)."""
+    after = ord(_letter(last)) + 1
+    return any(
+        ord(match["letter"]) == after or (ord(match["letter"]) > after and match["apart"] is not None)
+        for match in _LIKE_AN_OPTION.finditer(text, last.end())
+    )
 
 
 def _option(text: str, match: re.Match[str], stop: int) -> Option:
