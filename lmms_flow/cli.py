@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .flow import PRESET_NAMES, PRESETS, Flow, FlowError, Preset, find_preset, preset_of
+from .flow import PRESET_NAMES, PRESETS, Flow, FlowError, Layout, find_preset, preset_of
 from .flow.errors import nearest
+from .flow.layout import prompt_layout
 
 LANGUAGE = """\
 a flow in one line (docs/language.md has it whole):
@@ -38,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FlowError, ReportError) as error:
         print(f"lmms-flow {args.command}: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"lmms-flow {args.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"lmms-flow {args.command}: {where}{error.strerror or error}", file=sys.stderr)
     except SystemExit as stop:  # a model that could not be loaded says so in its own line
         print(f"lmms-flow {args.command}: {str(stop.code).removeprefix('lmms_flow: ')}", file=sys.stderr)
         return 1
@@ -58,8 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("flow", metavar="FLOW", help="in the one-line language, or a .yaml file")
     show.add_argument(
         "--model",
-        metavar="PRESET",
-        help="whose layers and prompt to take: a preset or a checkpoint; by default the flow's own or the paper's 7B",
+        metavar="MODEL",
+        help="whose layers and prompt to take: a preset, its checkpoint, flow-tiny, or a number of layers (with the "
+        "prompt of the paper's 7B); by default the flow's own or the paper's 7B",
     )
     show.add_argument("--png", type=Path, metavar="FILE", help="draw the masks into this file")
     show.set_defaults(run=_show)
@@ -95,10 +100,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _console() -> Any:
-    """A console that lets no table shrink below what it says, in a pipe or a narrow window."""
+    """A console that lets no table shrink below what it says, and takes names as they are: "[v2]" is no markup."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.width = max(console.width, 140)
     return console
 
@@ -108,28 +113,28 @@ def _show(args: argparse.Namespace) -> int:
 
     from .report.drawing import draw_flow, layer_names
 
-    preset, flow = _preset_and_flow(args.flow, args.model)
-    layout = preset.layout()
-    bound = flow.bind(preset.layers)
+    subject, flow = _subject_and_flow(args.flow, args.model)
+    layers, layout = subject.layers, subject.layout
+    bound = flow.bind(layers)
     resolved = bound.resolve(layout)
     kept, total = resolved.kept_edges()
     console = _console()
-    console.print(f"{flow.name}  (digest {bound.digest}, {preset.layers} layers, {layout.num_tokens} tokens)")
+    console.print(f"{flow.name}  (digest {bound.digest}, {layers} layers, {layout.num_tokens} tokens)")
     by_layer = resolved.kept_by_layer()
-    triangle = total // preset.layers
+    triangle = total // layers
     table = Table("layers", "cut in each of them", "edges kept in each")
-    for cuts, layers in bound.distinct():
+    for cuts, where in bound.distinct():
         names = ", ".join(sorted(map(str, cuts))) or (
             "pairs drawn at random" if resolved.draws else "nothing"
         )
-        table.add_row(layer_names(layers), names, f"{100 * by_layer[layers[0] - 1] / triangle:.1f} %")
+        table.add_row(layer_names(where), names, f"{100 * by_layer[where[0] - 1] / triangle:.1f} %")
     console.print(table)
     console.print(
         f"edges kept: {kept:,} of {total:,} ({100 * kept / total:.1f} %), of one head, over all layers"
     )
     for rule in resolved.empty:
         console.print(f"{rule} cuts nothing in this prompt: a group is empty")
-    routes = flow.leaks(layout, preset.layers)
+    routes = flow.leaks(layout, layers)
     console.print(
         "the video reaches the last token by:"
         if routes
@@ -138,23 +143,60 @@ def _show(args: argparse.Namespace) -> int:
     for route in routes:
         console.print(f"  {route}")
     if args.png:
-        console.print(f"drawn into {draw_flow(flow, layout, preset.layers, args.png)}")
+        console.print(f"drawn into {draw_flow(flow, layout, layers, args.png)}")
     return 0
 
 
-def _preset_and_flow(text: str, model: str | None) -> tuple[Preset, Flow]:
+# The median prompt of flowbench in flow-tiny's tokens.
+FLOW_TINY_LAYERS = 12
+FLOW_TINY_PROMPT = {
+    "system": 18,
+    "frames": 8,
+    "tokens_per_frame": 16,
+    "gap": 3,
+    "question": 31,
+    "tail": 12,
+}
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The model that a flow is shown for."""
+
+    layers: int
+    layout: Layout
+    checkpoint: str | None  # whose pathway `effective` is
+
+
+def _subject_and_flow(text: str, model: str | None) -> tuple[_Subject, Flow]:
     """Whose depth and prompt are meant, and the flow for that checkpoint."""
     if model is not None:
-        found = find_preset(model)
-        preset = found[0] if found else preset_of(model)
-        if preset is None:
-            names = [p.name for p in PRESETS]
-            hint = f"{nearest(model, names)} ({', '.join(names)})"
-            raise FlowError(f"--model {model!r} is neither a preset nor a checkpoint of one{hint}")
-        return preset, Flow.load(text, checkpoint=preset.checkpoints[0])
-    own = next((found for found in map(find_preset, text.replace("+", ":").split(":")) if found), None)
-    preset = own[0] if own else PRESETS[0]
-    return preset, Flow.load(text, checkpoint=preset.checkpoints[0])
+        subject = _subject(model)
+        return subject, Flow.load(text, checkpoint=subject.checkpoint)
+    word = next((word for word in text.replace("+", ":").split(":") if find_preset(word)), PRESETS[0].name)
+    subject = _subject(word)
+    flow = Flow.load(text, checkpoint=subject.checkpoint)
+    if flow.random and flow.random.like:
+        return _subject(flow.random.like), flow
+    if flow.layers is not None and flow.layers != subject.layers:  # a file that says how deep its model is
+        return _Subject(flow.layers, PRESETS[0].layout(), None), flow
+    return subject, flow
+
+
+def _subject(model: str) -> _Subject:
+    found = find_preset(model)
+    preset = found[0] if found else preset_of(model)
+    if preset:
+        return _Subject(preset.layers, preset.layout(), preset.checkpoints[0])
+    if model == "flow-tiny":
+        return _Subject(FLOW_TINY_LAYERS, prompt_layout(**FLOW_TINY_PROMPT), model)
+    if re.fullmatch("[1-9][0-9]{0,2}", model):
+        return _Subject(int(model), PRESETS[0].layout(), None)
+    names = [*(preset.name for preset in PRESETS), "flow-tiny"]
+    raise FlowError(
+        f"--model {model!r} is neither a preset, a checkpoint of one, flow-tiny nor a number of layers such as 24"
+        f"{nearest(model, names)} (presets: {', '.join(names[:-1])})"
+    )
 
 
 def _flows(args: argparse.Namespace) -> int:
@@ -245,7 +287,7 @@ def _compare(args: argparse.Namespace) -> int:
     console.print(comparison_table(arms))
     figure = comparison_figure(arms, args.figure or Path(args.folders[0]) / "comparison.png")
     console.print(f"figure: {figure}")
-    errors = sum(arm.errors for arm in arms)
+    errors = sum(arm.errors + arm.unreadable for arm in arms)
     if errors and not args.allow_errors:
         print(f"lmms-flow compare: {errors} samples failed; --allow-errors accepts that", file=sys.stderr)
         return 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-from lmms_flow.cli import main
+from lmms_flow.cli import FLOW_TINY_PROMPT, main
 
 TASKS = {"flowbench", "flowbench_action_antonym", "flowbench_object_count"}
 
@@ -34,6 +37,103 @@ def test_show_takes_depth_and_prompt_from_the_named_model(capsys: pytest.Capture
     assert "21-40" in out
 
 
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [("flow-tiny", "12 layers, 193 tokens"), ("24", "24 layers, 1267 tokens")],
+)
+def test_show_for_the_bundled_model_and_for_any_depth(
+    model: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run(capsys, "show", "video:question@second_half", "--model", model)
+    assert status == 0
+    assert says in out
+
+
+def test_flow_tinys_prompt_is_the_median_one_of_flowbench() -> None:
+    """Group by group, as the harness finds them in the questions' prompts."""
+    from transformers import AutoTokenizer
+
+    from lmms_flow.assets import flow_tiny_dir, flowbench_dir
+    from lmms_flow.flow import Flow
+    from lmms_flow.harness.flowbench import FAMILIES, _read
+    from lmms_flow.harness.groups import EncodedPrompt, find_groups
+    from lmms_flow.harness.questions import doc_to_messages, doc_to_text
+
+    tokenizer = AutoTokenizer.from_pretrained(flow_tiny_dir())
+    placeholder = tokenizer.convert_tokens_to_ids("<video>")
+    rest, questions = set(), []
+    for family in FAMILIES:
+        for line in (flowbench_dir() / f"{family}.jsonl").read_text().splitlines():
+            doc = _read(json.loads(line))
+            text = tokenizer.apply_chat_template(
+                doc_to_messages(doc), tokenize=False, continue_final_message=True
+            )
+            out = tokenizer(text, return_offsets_mapping=True)
+            at = out["input_ids"].index(placeholder)
+            prompt = EncodedPrompt(
+                text, tuple(out["input_ids"]), tuple(out["offset_mapping"]), range(at, at + 1), ()
+            )
+            layout = find_groups(prompt, doc_to_text(doc), doc, Flow.load("blind")).layout
+            rest.add(tuple(layout.size(name) for name in ("system", "gap", "tail")))
+            questions.append(layout.size("question"))
+    assert rest == {tuple(FLOW_TINY_PROMPT[name] for name in ("system", "gap", "tail"))}
+    assert sorted(questions)[len(questions) // 2] == FLOW_TINY_PROMPT["question"]
+
+
+def test_show_takes_the_depth_that_a_file_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("late.yaml").write_text('{name: "late [v2] [/x]", layers: 12, cut: ["video:last@second_half"]}')
+    status, out, _ = run(capsys, "show", "late.yaml", "--png", "late.png")
+    assert status == 0
+    assert out.startswith("late [v2] [/x]  (digest ")
+    assert "12 layers, 1267 tokens" in out
+    Path("like.yaml").write_text("{random: {preset: effective-llava-next-13b, seed: 1}}")
+    assert "40 layers" in run(capsys, "show", "like.yaml")[1]
+    status, _, err = run(capsys, "show", "late.yaml", "--model", "24")
+    assert status == 2
+    assert "is for 12 layers, the model has 24" in err
+
+
+@pytest.mark.parametrize(
+    ("flow", "label"),
+    [("none", "nothing is cut"), ("sham", "nothing is cut"), ("random:0.2:seed1", "random draws")],
+)
+def test_a_picture_says_what_is_cut(
+    flow: str, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmms_flow.flow import Flow
+    from lmms_flow.flow.layout import prompt_layout
+    from lmms_flow.report import drawing
+
+    strips = []
+    draw = drawing._strip
+    monkeypatch.setattr(drawing, "_strip", lambda axes, resolved: (draw(axes, resolved), strips.append(axes)))
+    layout = prompt_layout(**FLOW_TINY_PROMPT)
+    drawing.draw_flow(Flow.load(flow), layout, 2, tmp_path / "flow.png")
+    (axes,) = strips
+    assert [text.get_text() for text in axes.get_yticklabels()] == [label]
+
+
+def test_a_picture_takes_dollar_signs_as_they_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("f.yaml").write_text("{name: '$\\frac$', layers: 2, cut: ['video:last']}")
+    assert run(capsys, "show", "f.yaml", "--png", "f.png")[0] == 0
+
+
+def test_an_error_of_the_system_without_a_file_has_no_empty_part(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(args: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lmms_flow.cli._tasks", full)
+    assert run(capsys, "tasks") == (2, "", "lmms-flow tasks: No space left on device\n")
+
+
 def test_show_draws_a_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status, out, _ = run(capsys, "show", "random:0.2:seed1", "--png", str(tmp_path / "new" / "flow.png"))
     assert status == 0
@@ -48,7 +148,14 @@ def test_show_draws_a_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path
         (("show", "video:last@40"), "layer 40 does not exist, the model has layers 1-32"),
         (("show", "absent.yaml"), "absent.yaml: No such file"),
         (("show", "none", "--model", "effective-llava-nxt-7b"), "did you mean 'effective-llava-next-7b'"),
-        (("show", "effective-llava-next-13b", "--model", "effective-llava-next-7b"), "is for 40 layers"),
+        (
+            ("show", "none", "--model", "0"),
+            "a checkpoint of one, flow-tiny nor a number of layers such as 24",
+        ),
+        (("show", "effective", "--model", "24"), "no pathway is known"),
+        (("show", "effective", "--model", "flow-tiny"), "no pathway is known for checkpoint 'flow-tiny'"),
+        (("show", "effective-llava-next-13b", "--model", "effective-llava-next-7b"), "this checkpoint's is"),
+        (("show", "effective-llava-next-13b", "--model", "32"), "is for 40 layers"),
         (("verify", "--model", "llava_vid_flw"), "did you mean 'llava_vid_flow'"),
         (("compare", "no-such-folder"), "no-such-folder: there is no such folder"),
     ],

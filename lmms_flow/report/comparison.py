@@ -8,13 +8,16 @@ from typing import Any
 
 from rich.table import Table
 
-from .runs import Arm
+from .drawing import literal
+from .runs import Arm, arm_names, baseline_of
 from .statistics import accuracy, paired
 
 
 def comparison_table(arms: Sequence[Arm]) -> Table:
     """A row an arm: accuracy with its standard error and 95 % interval, difference to the baseline, edges, seconds."""
-    table = Table(title="accuracy by arm (%)", title_justify="left")
+    table = Table(
+        title="accuracy by arm (%)", title_justify="left", caption=_caption(arms), caption_justify="left"
+    )
     table.add_column("checkpoint")
     table.add_column("arm")
     for head in (
@@ -28,12 +31,12 @@ def comparison_table(arms: Sequence[Arm]) -> Table:
         "errors",
     ):
         table.add_column(head, justify="right")
-    for arm in arms:
+    for arm, name in zip(arms, arm_names(arms), strict=True):
         score = accuracy(arm)
         low, high = score.interval
         table.add_row(
             arm.checkpoint,
-            arm.flow,
+            name,
             str(score.total),
             f"{100 * score.value:.1f} ± {100 * score.error:.1f}",
             f"{100 * low:.1f} to {100 * high:.1f}",
@@ -45,9 +48,22 @@ def comparison_table(arms: Sequence[Arm]) -> Table:
     return table
 
 
+def _caption(arms: Sequence[Arm]) -> str | None:
+    """What the columns don't say: samples that are in no column, and a baseline that is not the obvious one."""
+    unreadable = sum(arm.unreadable for arm in arms)
+    said = []
+    if unreadable:
+        said.append(f"{unreadable} samples have no record that can be read; they are left out")
+    if len({(arm.checkpoint, arm.frames) for arm in arms if arm.is_baseline}) > len(
+        {arm.checkpoint for arm in arms if arm.is_baseline}
+    ):
+        said.append("baseline: none on as many frames; of none itself, none on the most frames")
+    return "\n".join(said) or None
+
+
 def _against_baseline(arm: Arm, arms: Sequence[Arm]) -> tuple[str, str]:
-    baseline = next((a for a in arms if a.is_baseline and a.checkpoint == arm.checkpoint), None)
-    if baseline is None or arm is baseline:
+    baseline = baseline_of(arm, arms)
+    if baseline is None:
         return "", ""
     test = paired(arm, baseline)
     return (
@@ -66,13 +82,15 @@ def comparison_figure(arms: Sequence[Arm], file: Path) -> Path:
     tasks = sorted({task for arm in arms for task in arm.tasks})
     width = 0.8 / len(arms)
     figure, axes = plt.subplots(figsize=(max(6.0, 1.8 * (len(tasks) + 1)), 4.2), layout="constrained")
-    for place, arm in enumerate(arms):
-        _bars(axes, arm, tasks, place * width, width, len({a.checkpoint for a in arms}) > 1)
+    with_checkpoint = len({arm.checkpoint for arm in arms}) > 1
+    for place, (arm, name) in enumerate(zip(arms, arm_names(arms), strict=True)):
+        label = f"{arm.checkpoint}: {name}" if with_checkpoint else name
+        _bars(axes, arm, tasks, place * width, width, label)
     middles = [place + 0.4 - width / 2 for place in range(len(tasks) + 1)]
     for middle, task in zip(middles, (None, *tasks), strict=True):
         chance = 100 * arms[0].chance(task)
         axes.plot([middle - 0.45, middle + 0.45], [chance, chance], color="black", lw=0.8, ls=":")
-    axes.set_xticks(middles, ["all", *(_short(task) for task in tasks)])
+    axes.set_xticks(middles, ["all", *(literal(_short(task)) for task in tasks)])
     axes.set_ylabel("accuracy (%)")
     axes.set_title("95 % intervals (Wilson); dotted: guessing", fontsize="small", loc="left")
     axes.set_ylim(0, 100)
@@ -84,21 +102,18 @@ def comparison_figure(arms: Sequence[Arm], file: Path) -> Path:
     return file
 
 
-def _bars(
-    axes: Any, arm: Arm, tasks: Sequence[str], offset: float, width: float, with_checkpoint: bool
-) -> None:
+def _bars(axes: Any, arm: Arm, tasks: Sequence[str], offset: float, width: float, label: str) -> None:
     scores = [accuracy(arm), *(accuracy(arm, task) for task in tasks)]
     heights = [100 * score.value for score in scores]
     below = [100 * (score.value - score.interval[0]) for score in scores]
     above = [100 * (score.interval[1] - score.value) for score in scores]
-    label = f"{arm.checkpoint}: {arm.flow}" if with_checkpoint else arm.flow
     axes.bar(
         [x + offset for x in range(len(scores))],
         heights,
         width * 0.92,
         yerr=[[max(0.0, x) for x in below], [max(0.0, x) for x in above]],
         error_kw={"elinewidth": 0.9, "capsize": 1.5},
-        label=f"{label} ({100 * arm.share_kept:.0f} %)",
+        label=f"{literal(label)} ({100 * arm.share_kept:.0f} %)",
     )
 
 

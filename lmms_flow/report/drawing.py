@@ -23,6 +23,11 @@ def layer_names(layers: tuple[int, ...]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
+def literal(text: str) -> str:
+    """A name for matplotlib, which takes what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
 def draw_flow(flow: Flow, layout: Layout, num_layers: int, file: Path) -> Path:
     """Writes a PNG: a strip of layers for each knockout, and below it the masks of the layers that differ."""
     import matplotlib
@@ -40,7 +45,9 @@ def draw_flow(flow: Flow, layout: Layout, num_layers: int, file: Path) -> Path:
     for axes, (layers, layer) in zip(lower.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         _mask(axes, resolved, layer, f"layers {layer_names(layers)}")
     share = f"{100 * kept / total:.1f} % of {total / 1e6:.1f}M edges kept"
-    figure.suptitle(f"{flow.name}: {share} (groups of few tokens are drawn wider)", fontsize="medium")
+    figure.suptitle(
+        f"{literal(flow.name)}: {share} (groups of few tokens are drawn wider)", fontsize="medium"
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     plt.close(figure)
@@ -57,7 +64,8 @@ def _kinds(resolved: ResolvedFlow) -> list[tuple[tuple[int, ...], int]]:
 def _strip(axes: Any, resolved: ResolvedFlow) -> None:
     """Which edges are cut in which layers."""
     layers = range(1, resolved.bound.num_layers + 1)
-    knockouts = sorted({str(cut) for cuts in resolved.bound.cuts for cut in cuts}) or ["random draws"]
+    nothing = "random draws" if resolved.draws else "nothing is cut"
+    knockouts = sorted({str(cut) for cuts in resolved.bound.cuts for cut in cuts}) or [nothing]
     for row, name in enumerate(knockouts):
         for layer in layers:
             cut = bool(resolved.draws) or name in {str(c) for c in resolved.bound.cuts[layer - 1]}
