@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/quickstart
-ARMS ?= none cross_frame video:question blind
+ARMS ?= none cross_frame@first_half cross_frame@second_half blind
 BIN = $(VENV)/bin
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest

@@ -1,8 +1,9 @@
-"""Write flow-tiny's model card from a training log and the scores of a run.
+"""Write flow-tiny's model card from what a run left behind.
 
-    python -m scripts.flow_tiny.card --log DIR/log.jsonl --scores scores.json
+    python -m scripts.flow_tiny.card --run DIR
 
-where scores.json comes from `python -m scripts.flow_tiny.evaluate --out scores.json`.
+where DIR holds log.jsonl (of train.py), scores.json (of evaluate.py), needs.json (of needs.py) and note.txt (what else
+to know of this training, as sentences). Those of the shipped weights are in scripts/flow_tiny/run.
 """
 
 from __future__ import annotations
@@ -73,6 +74,25 @@ def curve_table(log: list[dict]) -> str:
     return table(["step", *(f"`{family}`" for family in FAMILIES)], rows)
 
 
+def needs_table(needs: dict[str, dict]) -> str:
+    """Accuracy under each cut, of a run through lmms-eval."""
+    names = [*FAMILIES, "all"]
+    rows = [
+        [
+            f"`{flow}`",
+            *(f"{100 * scores[name]:.1f}" for name in names),
+            f"{100 * scores['edges']:.0f}",
+            p_value(scores["p"]),
+        ]
+        for flow, scores in needs.items()
+    ]
+    return table(["cut", *(f"`{name}`" for name in FAMILIES), "all", "edges kept", "p"], rows)
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def machine() -> str:
     """The processor's name and number of cores, where the system tells."""
     try:
@@ -83,7 +103,7 @@ def machine() -> str:
     return f"{name} ({os.cpu_count()} cores, no GPU)"
 
 
-def card(log: list[dict], scores: dict[str, dict], note: str = "") -> str:
+def card(log: list[dict], scores: dict[str, dict], needs: dict[str, dict], note: str) -> str:
     tokenizer = build_tokenizer()
     parameters = sum(p.numel() for p in build_model(tokenizer).parameters())
     packages = ("torch", "transformers", "tokenizers", "numpy")
@@ -95,6 +115,7 @@ def card(log: list[dict], scores: dict[str, dict], note: str = "") -> str:
         vocabulary=len(tokenizer),
         scores=scores_table(scores),
         pairs=pairs_table(scores["pairs"]),
+        needs=needs_table(needs),
         clips=Mixture.clips,
         branches=Mixture.branches,
         copies=Mixture.copies,
@@ -119,14 +140,14 @@ def card(log: list[dict], scores: dict[str, dict], note: str = "") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--scores", type=Path, required=True)
-    parser.add_argument("--note", default="", help="what else to know of this training, as sentences")
+    parser.add_argument("--run", type=Path, default=Path(__file__).with_name("run"))
     parser.add_argument("--out", type=Path, default=SHIPPED / "README.md")
     args = parser.parse_args()
-    log = [json.loads(line) for line in args.log.read_text().splitlines()]
-    scores = json.loads(args.scores.read_text())["table"]
-    args.out.write_text(card(log, scores, args.note), encoding="utf-8")
+    log = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
+    scores = json.loads((args.run / "scores.json").read_text())["table"]
+    needs = json.loads((args.run / "needs.json").read_text())
+    note = (args.run / "note.txt").read_text().strip()
+    args.out.write_text(card(log, scores, needs, note), encoding="utf-8")
 
 
 if __name__ == "__main__":
