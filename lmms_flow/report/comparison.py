@@ -93,7 +93,7 @@ def comparison_figure(arms: Sequence[Arm], file: Path) -> Path:
     axes.set_xticks(middles, ["all", *(literal(_short(task)) for task in tasks)])
     axes.set_ylabel("accuracy (%)")
     axes.set_title("95 % intervals (Wilson); dotted: guessing", fontsize="small", loc="left")
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 103)
     axes.grid(axis="y", alpha=0.3)
     figure.legend(title="arm (edges kept)", fontsize="small", loc="outside lower center", ncols=4)
     file.parent.mkdir(parents=True, exist_ok=True)

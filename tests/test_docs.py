@@ -1,0 +1,74 @@
+"""What README and docs say of files, figures and commands is so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lmms_flow import __version__, assets
+from lmms_flow.cli import main
+from lmms_flow.flow import PRESETS, Flow
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_flows_in_the_readme_are_flows() -> None:
+    table = (ROOT / "README.md").read_text().partition("| flow | what it cuts |")[2].partition("\n\n")[0]
+    for text in re.findall(
+        r"`([^`]+)`", "\n".join(row.split("|")[1] for row in table.splitlines() if "|" in row)
+    ):
+        if text.endswith(".yaml") or "PRESET" in text:
+            continue
+        Flow.load(text, checkpoint=PRESETS[0].checkpoints[0]).kept_edges(PRESETS[0].layout(), 32)
+
+
+def test_the_readmes_example_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = blocks[0].partition("with intervene")[0]
+    exec(compile(lines, "README.md", "exec"), {})
+
+
+def test_flowbench_has_the_stated_number_of_questions() -> None:
+    counted = sum(len(file.read_text().splitlines()) for file in assets.flowbench_dir().glob("*.jsonl"))
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", assets.flowbench_dir() / "README.md"):
+        assert f"{counted} " in page.read_text()
+
+
+def test_the_docs_give_the_benchmarks_figures() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/speed.json").read_text())["figures"]
+    page = (ROOT / "docs/engine.md").read_text()
+    printed = [float(x) for x in re.findall(r"\| ([0-9.]+) \|$", page, re.MULTILINE)]
+    measured = {row["what"]: row["times faster"] for row in rows}
+    assert len(printed) == len(measured)
+    assert sorted(printed) == pytest.approx(sorted(measured.values()), rel=0.01)
+
+
+def test_edge_counts_in_the_papers_table() -> None:
+    page = (ROOT / "docs/paper.md").read_text()
+    for preset in PRESETS:
+        kept, total = Flow.load(preset.name).kept_edges(preset.layout(), preset.layers)
+        assert f"| `{preset.name}` | {100 * kept / total:.1f} % of {total / 1e6:.1f}M |" in page
+
+
+def test_versions_agree() -> None:
+    assert f"version = {__version__}\n" in (ROOT / "setup.cfg").read_text()
+
+
+def test_commands_in_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    known = capsys.readouterr().out
+    for command in set(
+        re.findall(r"lmms-flow (show|flows|tasks|verify|eval|compare)\b", (ROOT / "README.md").read_text())
+    ):
+        assert command in known
