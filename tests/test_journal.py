@@ -238,3 +238,10 @@ def test_a_videos_identity_changes_with_the_file(tmp_path):
     assert file_identity(path) != before
     with pytest.raises(SampleError, match="the video is missing: /"):
         file_identity(tmp_path / "missing.mp4")
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_kept(tmp_path: Path) -> None:
+    record = SampleRecord(id="1", task="t", doc_id=0, status="ok", answer="\ud83d")
+    with Journal(tmp_path) as journal:
+        journal.write("key", record)
+    assert Journal(tmp_path).find("key").answer == "\ud83d"

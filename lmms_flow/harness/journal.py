@@ -70,7 +70,9 @@ class Journal:
     def write(self, key: str, record: SampleRecord) -> None:
         """Appends one line and returns when it is on the disk."""
         entry = {"key": key, "time": round(time.time(), 3), "record": record.to_dict()}
-        data = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        data = (
+            json.dumps(entry).encode() + b"\n"
+        )  # ASCII: half a surrogate pair in an answer can't stop the run
         name = slug(record.task)
         try:
             if name not in self._files:

@@ -49,7 +49,7 @@ class SampleRecord:
 
     def to_json(self) -> str:
         """One line of JSON, without ``<``: the host strips ``<think>`` blocks from what a model returns."""
-        return json.dumps(self.to_dict(), ensure_ascii=False).replace("<", "\\u003c")
+        return json.dumps(self.to_dict()).replace("<", "\\u003c")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SampleRecord:
