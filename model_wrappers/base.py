@@ -7,6 +7,7 @@ docs/adding-a-model.md.
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -50,6 +51,9 @@ class Prepared:
     letters: tuple[str, ...] = field(default=())
 
 
+SMALL_MODEL = 50_000_000  # parameters
+
+
 class FlowModel(lmms):  # type: ignore[misc]
     """A VideoLLM of transformers that runs under a flow."""
 
@@ -68,6 +72,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             self._place(accelerator)
             self.chat = self.load(self.checkpoint)
             self.model = self.chat.model.eval()
+            self._limit_threads()
             self.bound = self.flow.bind(len(decoder_layers(find_decoder(self.model))))
             if self.flow.needs_masks:
                 with torch.no_grad():
@@ -147,6 +152,15 @@ class FlowModel(lmms):  # type: ignore[misc]
             self._device = accelerator.device
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise FlowError(f"device={self.args.device}: this machine has no GPU that torch can use")
+
+    def _limit_threads(self) -> None:
+        """A small model on a CPU runs on one thread: threads that wait for one another cost more than they save.
+
+        On a busy machine two threads made flow-tiny more than ten times slower. OMP_NUM_THREADS overrides it.
+        """
+        small = sum(weight.numel() for weight in self.model.parameters()) < SMALL_MODEL
+        if self._device.type == "cpu" and small and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -69,6 +69,9 @@ def strips_of(blocks: Blocks, entering: Iterable[int]) -> Strips:
         if blocks.reads(first, first):
             while stop < len(order) and _joins(blocks, order[at : stop + 1], before, members):
                 stop += 1
+        else:  # rows that read the same keys and not one another
+            while stop < len(order) and blocks.kept[order[stop]] & members == before:
+                stop += 1
         keys = merge(place[s] for s in order if before >> s & 1)
         rows = range(place[first].start, place[order[stop - 1]].stop)
         found.append(Strip(rows, keys, blocks.reads(first, first)))
