@@ -31,9 +31,18 @@ class SampleRecord:
     edges_total: int | None = None
     groups_rule: str = ""  # how the question was found in the prompt
     frames: tuple[int, ...] = ()  # indices into the decoded video
+    num_frames: int = 0  # asked for
     options: Mapping[str, float] = field(default_factory=dict)  # letter -> probability of being the answer
-    milliseconds: float | None = None
+    flops: int | None = None  # of the prefill under this flow: vision tower, decoder and head
+    flops_full: int | None = None  # the same under full attention
+    milliseconds: float | None = None  # of the model under this flow
+    shared_milliseconds: float | None = None  # reading and encoding the video, once for all arms of a question
     checkpoint: str = ""
+    base: str = ""  # the task whose documents these are: the task itself, or what it is an arm of
+    category: str = ""  # of the question, within its task
+    protocol: str = ""  # whose prompt and scoring: "paper" or "stock"
+    prompt_digest: str = ""  # of the rendered prompt
+    data_digest: str = ""  # of the document and the identity of its video
     notes: tuple[str, ...] = ()  # such as: a knockout's group is empty in this prompt
 
     def __post_init__(self) -> None:
