@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.video import clip_bounds, midpoints, read_frames
+from lmms_flow.harness.video import SAMPLINGS, clip_bounds, linspace, midpoints, read_frames, segment_starts
 from tests.clips import level, write_clip
 
 
@@ -34,10 +34,39 @@ def test_one_frame_is_the_middle_one():
     assert midpoints(10, 20, 1) == (15,)
 
 
+def test_starts_of_segments_one_a_second_at_most():
+    """The paper's frames of LLaVA on LongVideoBench: i * int(total / num)."""
+    assert segment_starts(0, 99, 8, fps=10) == (0, 12, 24, 36, 48, 60, 72, 84)
+    assert segment_starts(0, 29, 8, fps=10) == (
+        0,
+        10,
+        20,
+        20,
+        20,
+        20,
+        20,
+        20,
+    )  # three seconds, then the last again
+    assert segment_starts(0, 4, 8, fps=10) == (0,) * 8  # half a second
+    assert segment_starts(40, 99, 4, fps=10) == (40, 55, 70, 85)  # of a clip in a longer video
+    assert segment_starts(0, 239, 24, fps=1) == tuple(range(0, 240, 10))
+    ten_seconds = segment_starts(0, 299, 10, fps=30000 / 1001)
+    assert len(set(ten_seconds)) == 10
+
+
+def test_evenly_spaced_from_end_to_end():
+    """VideoLLaMA3's."""
+    assert linspace(0, 99, 8) == (0, 14, 28, 42, 56, 70, 84, 99)
+    assert linspace(10, 20, 3) == (10, 15, 20)
+    assert linspace(0, 2, 8) == (0, 0, 0, 0, 1, 1, 1, 2)
+    assert linspace(7, 50, 1) == (7,)
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9, 1000])
 @pytest.mark.parametrize("num_frames", [1, 2, 8, 16])
-def test_indices_are_in_order_and_in_the_clip(length, num_frames):
-    indices = midpoints(5, 5 + length - 1, num_frames)
+@pytest.mark.parametrize("take", [midpoints, linspace, lambda *clip: segment_starts(*clip, fps=2.5)])
+def test_indices_are_in_order_and_in_the_clip(take, length, num_frames):
+    indices = take(5, 5 + length - 1, num_frames)
     assert len(indices) == num_frames
     assert list(indices) == sorted(indices)
     assert 5 <= indices[0] <= indices[-1] <= 5 + length - 1
@@ -50,6 +79,18 @@ def test_pixels_are_of_the_frames_that_the_indices_name(tmp_path):
     assert frames.fps == pytest.approx(12)
     assert numbers(frames.pixels) == list(frames.indices) == [1, 4, 7, 10, 13, 15, 18, 21]
     assert frames.times == pytest.approx([i / 12 for i in frames.indices], abs=1e-3)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_each_sampling_reads_its_own_frames(sampling, tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", frames=24, fps=12)
+    expected = {
+        "midpoints": midpoints(0, 23, 3),
+        "segment_starts": (0, 12, 12),  # two seconds
+        "linspace": (0, 11, 23),
+    }
+    frames = read_frames(path, 3, sampling=sampling)
+    assert list(frames.indices) == list(expected[sampling]) == numbers(frames.pixels)
 
 
 def test_reading_twice_is_the_same(clip):
@@ -190,5 +231,5 @@ def test_what_is_no_path_is_named():
 def test_a_programmers_mistake_is_no_sample_error(clip):
     with pytest.raises(ValueError, match="at least one frame"):
         read_frames(clip, 0)
-    with pytest.raises(ValueError, match="'midpoints', not by 'random'"):
+    with pytest.raises(ValueError, match="by midpoints, segment_starts, linspace, not by 'random'"):
         read_frames(clip, 8, sampling="random")

@@ -9,10 +9,37 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar
+
+from lmms_flow.flow.errors import nearest
 
 LETTERS = "ABCDEFGHIJ"
-ANSWER_PREFIX = "Best option:("  # the paper's: the next token is the letter
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a question is put to a model: what stands around its own words."""
+
+    option: str  # frames a letter and the option's words
+    ending: str  # follows the last option
+    answer: str  # begins the answer, so that the next token is the letter; empty: the model begins it itself
+
+
+# The paper's, word for word. A task's YAML picks one for each model by `lmms_eval_specific_kwargs`.
+FORMS = {
+    "paper": Form("({}) {}", " \nOnly give the best option.", "Best option:("),
+    "paper_dotted": Form("{}. {}", " \nOnly give the best option.", "Best option:"),
+    "videollama3": Form(
+        "({}) {}",
+        "\nAnswer with the option's letter from the given choices directly and only give the best option.",
+        "",
+    ),
+    "videollama3_dotted": Form(
+        "{}. {}", "\nAnswer with the option's letter from the given choices directly.", ""
+    ),
+}
 
 
 class Question(TypedDict):
@@ -29,7 +56,7 @@ class Question(TypedDict):
     pair: str | None  # questions of one pair differ in what the video shows, not in their words
 
 
-def dataset(rows: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Question]) -> Any:
+def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
     """Rows of a benchmark as a data set of questions, checked.
 
     Raises ``ValueError`` with the question's id where a row has no valid answer.
@@ -43,25 +70,30 @@ def doc_to_visual(doc: Question) -> list[str]:
     return [doc["video"]]
 
 
-def doc_to_text(doc: Question) -> str:
-    """The paper's prompt, as one user turn; the options are those of the document, two or more."""
-    options = "\n".join(
-        f"({letter}) {text}" for letter, text in zip(LETTERS, doc["candidates"], strict=False)
-    )
-    return f"Question: {doc['question']}\nOptions:\n{options} \nOnly give the best option."
+def doc_to_text(doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
+    """The text of the user's turn, in the form that the task's YAML picks for the model (``form``)."""
+    form = _form(lmms_eval_specific_kwargs)
+    options = "\n".join(form.option.format(*pair) for pair in zip(LETTERS, doc["candidates"], strict=False))
+    return f"Question: {doc['question']}\nOptions:\n{options}{form.ending}"
 
 
-def doc_to_messages(doc: Question) -> list[dict[str, Any]]:
-    """The same for chat models: the clip, the question, and the beginning of the answer."""
+def doc_to_messages(
+    doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The same for chat models: the clip, the question, and the beginning of the answer where there is one.
+
+    The YAML may also say how frames are taken (``sampling``, ``num_frames``); what it leaves out is the model's.
+    """
     video: dict[str, Any] = {"type": "video", "url": doc["video"]}
-    if doc["start"] is not None:
-        video["start_time"] = doc["start"]
-    if doc["end"] is not None:
-        video["end_time"] = doc["end"]
-    return [
-        {"role": "user", "content": [video, {"type": "text", "text": doc_to_text(doc)}]},
-        {"role": "assistant", "content": [{"type": "text", "text": ANSWER_PREFIX}]},
-    ]
+    bounds = {"start_time": doc["start"], "end_time": doc["end"]}
+    video |= {name: seconds for name, seconds in bounds.items() if seconds is not None}
+    given = lmms_eval_specific_kwargs or {}
+    video |= {name: given[name] for name in ("sampling", "num_frames") if name in given}
+    text = {"type": "text", "text": doc_to_text(doc, given)}
+    messages = [{"role": "user", "content": [video, text]}]
+    if begun := _form(given).answer:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": begun}]})
+    return messages
 
 
 def doc_to_target(doc: Question) -> str:
@@ -102,6 +134,15 @@ def total(counts: Iterable[int]) -> int:
 def group_total(counts: Sequence[int], sizes: Sequence[int], weight_by_size: bool) -> int:
     """Aggregates a count over the tasks of a group; the host passes sizes and weights to every such function."""
     return sum(counts)
+
+
+def _form(given: Mapping[str, Any] | None) -> Form:
+    name = (given or {}).get("form", "paper")
+    if name not in FORMS:
+        raise ValueError(
+            f"a task's YAML names the form {name!r}{nearest(name, FORMS)} (forms: {', '.join(FORMS)})"
+        )
+    return FORMS[name]
 
 
 def _record(results: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lmms_flow.harness.errors import SampleError, one_line
 
 # A file that ends this much before its own header says is truncated. Less is within what muxers get wrong.
 _TOLERATED_SHORTFALL = 0.1
+SAMPLINGS = ("midpoints", "segment_starts", "linspace")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +43,17 @@ def read_frames(
 ) -> Frames:
     """Decodes ``num_frames`` frames of a file, or of the clip from ``start`` to ``end`` in seconds.
 
-    Sampling ``midpoints`` takes the middle of each of ``num_frames`` equal segments, as the paper does; one
-    frame is the middle one. A clip shorter than ``num_frames`` repeats frames.
+    Sampling is ``midpoints`` (:func:`midpoints`, the paper's on most benchmarks), ``segment_starts``
+    (:func:`segment_starts`, its LLaVA's on LongVideoBench) or ``linspace`` (:func:`linspace`, VideoLLaMA3's).
+    A clip shorter than ``num_frames`` repeats frames.
 
     Raises:
         SampleError: the file is missing, a folder, empty, not a video, truncated, damaged or without frames,
             or the bounds are reversed or outside of it.
         ValueError: ``num_frames`` or ``sampling`` is none that there is.
     """
-    if sampling != "midpoints":
-        raise ValueError(f"frames are sampled by 'midpoints', not by {sampling!r}")
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"frames are sampled by {', '.join(SAMPLINGS)}, not by {sampling!r}")
     if num_frames < 1:
         raise ValueError(f"at least one frame is needed, not {num_frames}")
     file = _existing_file(path)
@@ -63,7 +65,12 @@ def read_frames(
     fps = float(reader.get_avg_fps() or math.nan)
     _refuse_truncated(reader, length, declared, file)
     first, last = clip_bounds(length, fps, start, end, path=file)
-    indices = midpoints(first, last, num_frames)
+    if sampling == "segment_starts":
+        if not (math.isfinite(fps) and fps > 0):
+            raise SampleError("frames are taken by the second, but the file states no frame rate", path=file)
+        indices = segment_starts(first, last, num_frames, fps)
+    else:
+        indices = (linspace if sampling == "linspace" else midpoints)(first, last, num_frames)
     try:
         pixels = _as_numpy(reader.get_batch(list(indices)))
     except Exception as error:  # decord raises types of its own, RuntimeError and IndexError
@@ -74,10 +81,27 @@ def read_frames(
 def midpoints(first: int, last: int, num_frames: int) -> tuple[int, ...]:
     """Indices of the middles of ``num_frames`` equal segments of the frames ``first`` to ``last``.
 
-    The rounding is the paper's; it never leaves the clip.
+    One frame is the middle one. The rounding is the paper's; it never leaves the clip.
     """
     segment = (last - first) / num_frames
     return tuple(int(first + segment / 2 + round(segment * i)) for i in range(num_frames))
+
+
+def segment_starts(first: int, last: int, num_frames: int, fps: float) -> tuple[int, ...]:
+    """Indices of the starts of equal segments of the frames ``first`` to ``last``, at most one for each whole second.
+
+    A clip of fewer seconds than ``num_frames`` repeats the last of them; one shorter than a second has one.
+    """
+    length = last - first + 1
+    seconds = int(length / fps + 1e-6)  # 300 frames at 29.97 a second are ten seconds
+    count = max(min(num_frames, seconds), 1)
+    starts = [first + i * int(length / count) for i in range(count)]
+    return tuple(starts + starts[-1:] * (num_frames - count))
+
+
+def linspace(first: int, last: int, num_frames: int) -> tuple[int, ...]:
+    """Indices evenly spaced from the frame ``first`` to the frame ``last``, both ends taken, rounded down."""
+    return tuple(np.linspace(first, last, num_frames, dtype=int).tolist())
 
 
 def clip_bounds(
