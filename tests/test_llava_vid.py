@@ -26,8 +26,9 @@ from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.journal import read_journal
 from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.video import read_frames
+from lmms_flow.model_wrappers.image_chat import shrink
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
-from lmms_flow.model_wrappers.pooled_llava import PooledProjector, _shrink
+from lmms_flow.model_wrappers.pooled_llava import PooledProjector
 from tests.by_hand import greedy_tokens, load_paper_model, video_features
 from tests.checkpoints import image_base, next_video, paper_llava
 from tests.clips import write_clip
@@ -614,7 +615,7 @@ def test_frames_are_shrunk_before_the_towers_own_resizing() -> None:
     }
     for (width, height), expected in sizes.items():
         frame = np.zeros((height, width, 3), np.uint8)
-        assert _shrink(frame, 336).size == pytest.approx(expected, abs=1)
+        assert shrink(frame).size == pytest.approx(expected, abs=1)
 
 
 def test_a_template_that_writes_the_first_token_gets_no_second(clips: list[str], tmp_path: Path) -> None:
