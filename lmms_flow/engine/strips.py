@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -23,6 +24,7 @@ from ..flow.layout import merge
 from .decoder import decoder_layers
 
 NAME = "lmms_flow_sdpa"
+CHUNK_ROWS = 256  # rows of one masked call on the CPU: a mask grows with the prompt, not with its square
 
 
 @dataclass(frozen=True)
@@ -38,78 +40,138 @@ class Strip:
         """Whether it is plain causal attention over its own rows."""
         return self.reads_itself and not self.before
 
+    @property
+    def keys(self) -> tuple[range, ...]:
+        """The rows whose keys it reads, its own last."""
+        return merge((*self.before, self.rows)) if self.reads_itself else self.before
+
+    def from_row(self, first: int) -> Strip | None:
+        """The same strip without its rows below `first`, which then lie before it; None where no row is left."""
+        if first <= self.rows.start:
+            return self
+        if first >= self.rows.stop:
+            return None
+        above = range(self.rows.start, first)
+        before = merge((*self.before, above)) if self.reads_itself else self.before
+        return Strip(range(first, self.rows.stop), before, self.reads_itself)
+
 
 @dataclass(frozen=True)
 class Strips:
-    """One layer's attention in strips, in the place of its mask."""
+    """One layer's attention in strips, in the place of its mask.
+
+    `blocks` is the same mask among the live rows alone. Rows are counted by their keys; the first `skipped` of them
+    have keys and no query.
+    """
 
     strips: tuple[Strip, ...]
+    blocks: Blocks
+    skipped: int = 0
 
     @property
     def is_causal(self) -> bool:
-        """Whether the whole layer is plain causal."""
-        return len(self.strips) == 1 and self.strips[0].is_causal
+        """Whether the whole layer is plain causal, over as many queries as keys."""
+        return not self.skipped and len(self.strips) == 1 and self.strips[0].is_causal
+
+    @property
+    def of_queries(self) -> tuple[Strip, ...]:
+        """The strips of the rows that have a query."""
+        return tuple(part for strip in self.strips if (part := strip.from_row(self.skipped)))
+
+
+def live_blocks(blocks: Blocks, entering: Iterable[int]) -> Blocks:
+    """A layer's blocks among the segments that enter it, which close up."""
+    order = sorted(entering)
+    segments: list[range] = []
+    end = 0
+    for s in order:
+        segments.append(range(end, end + len(blocks.segments[s])))
+        end = segments[-1].stop
+    kept = [sum((blocks.kept[t] >> s & 1) << place for place, s in enumerate(order)) for t in order]
+    return Blocks(tuple(segments), tuple(kept))
 
 
 def strips_of(blocks: Blocks, entering: Iterable[int]) -> Strips:
     """The strips of one layer, for the segments that enter it."""
-    order = sorted(entering)
-    members = sum(1 << s for s in order)
-    place: dict[int, range] = {}
-    end = 0
-    for s in order:
-        place[s] = range(end, end + len(blocks.segments[s]))
-        end = place[s].stop
+    live = live_blocks(blocks, entering)
     found: list[Strip] = []
     at = 0
-    while at < len(order):
-        first = order[at]
-        before = blocks.kept[first] & members & ~(1 << first)
+    while at < len(live.segments):
+        before = live.kept[at] & ~(1 << at)
         stop = at + 1
-        if blocks.reads(first, first):
-            while stop < len(order) and _joins(blocks, order[at : stop + 1], before, members):
+        if live.reads(at, at):
+            while stop < len(live.segments) and _joins(live, at, stop, before):
                 stop += 1
         else:  # rows that read the same keys and not one another
-            while stop < len(order) and blocks.kept[order[stop]] & members == before:
+            while stop < len(live.segments) and live.kept[stop] == before:
                 stop += 1
-        keys = merge(place[s] for s in order if before >> s & 1)
-        rows = range(place[first].start, place[order[stop - 1]].stop)
-        found.append(Strip(rows, keys, blocks.reads(first, first)))
+        keys = merge(live.segments[s] for s in range(at) if before >> s & 1)
+        rows = range(live.segments[at].start, live.segments[stop - 1].stop)
+        found.append(Strip(rows, keys, live.reads(at, at)))
         at = stop
-    return Strips(tuple(found))
+    return Strips(tuple(found), live)
 
 
-def _joins(blocks: Blocks, strip: list[int], before: int, members: int) -> bool:
-    """Whether the last of these segments reads what the strip reads before itself, the whole strip, and itself."""
-    wanted = before | sum(1 << s for s in strip)
-    return blocks.kept[strip[-1]] & members == wanted
-
-
-@lru_cache(maxsize=64)
-def _mask(before: int, rows: int, device: torch.device) -> Tensor:
-    """[row, key]: all keys before, and the rows themselves causally."""
-    return torch.ones(rows, before + rows, dtype=torch.bool, device=device).tril(before)
+def _joins(live: Blocks, first: int, segment: int, before: int) -> bool:
+    """Whether a segment reads what the strip from `first` on reads before itself, the whole strip, and itself."""
+    return live.kept[segment] == before | sum(1 << s for s in range(first, segment + 1))
 
 
 def strip_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA attention, which also takes `Strips` for a mask. [batch, head, row, width] each."""
+    """transformers' SDPA attention, which also takes `Strips` for a mask. [batch, head, row, width] each.
+
+    The rows of `query` are the last ones of `key`, all but the first `skipped`.
+    """
     if not isinstance(attention_mask, Strips):
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out, None
     kwargs.pop("is_causal", None)
     parts = []
-    for strip in attention_mask.strips:
-        spans = (*strip.before, strip.rows) if strip.reads_itself else strip.before
-        keys, values = (_slices(states, merge(spans)) for states in (key, value))
-        rows = query[:, :, strip.rows.start : strip.rows.stop]
-        before = sum(map(len, strip.before))
-        needs_mask = before > 0 and strip.reads_itself and len(strip.rows) > 1
-        mask = _mask(before, len(strip.rows), query.device)[None, None] if needs_mask else None
-        out, _ = sdpa_attention_forward(module, rows, keys, values, mask, is_causal=strip.is_causal, **kwargs)
-        parts.append(out)
+    for strip in attention_mask.of_queries:
+        keys, values = (_slices(states, strip.keys) for states in (key, value))
+        rows = query[
+            :, :, strip.rows.start - attention_mask.skipped : strip.rows.stop - attention_mask.skipped
+        ]
+        for part, num_keys, mask in _calls(strip, query.device):
+            out, _ = sdpa_attention_forward(
+                module,
+                rows[:, :, part.start : part.stop],
+                keys[:, :, :num_keys],
+                values[:, :, :num_keys],
+                mask,
+                is_causal=strip.is_causal,
+                **kwargs,
+            )
+            parts.append(out)
     return torch.cat(parts, dim=1), None
+
+
+def _calls(strip: Strip, device: torch.device) -> Iterator[tuple[range, int, Tensor | None]]:
+    """The kernel calls that a strip takes: some of its rows, how many of its keys they read, and their mask."""
+    num_rows, num_keys = len(strip.rows), sum(map(len, strip.keys))
+    if not strip.before or not strip.reads_itself or num_rows == 1:
+        yield range(num_rows), num_keys, None
+    elif device.type == "cuda":  # flash attention knows this triangle by its shape
+        yield range(num_rows), num_keys, causal_lower_right(num_rows, num_keys)
+    else:
+        for start in range(0, num_rows, CHUNK_ROWS):
+            part = range(start, min(start + CHUNK_ROWS, num_rows))
+            read = num_keys - num_rows + part.stop
+            yield part, read, _triangle(len(part), read, device)
+
+
+def _triangle(rows: int, keys: int, device: torch.device) -> Tensor:
+    """bool [1, 1, row, key]: each row reads the keys up to its own, which are the last ones."""
+    staircase = _staircase(1 << (keys - 1).bit_length(), device)
+    return staircase[None, None, CHUNK_ROWS - rows :, len(staircase[0]) - keys :]
+
+
+@lru_cache(maxsize=4)
+def _staircase(keys: int, device: torch.device) -> Tensor:
+    """The triangle of a whole chunk; its lower right corners are those of smaller chunks and of fewer keys."""
+    return torch.ones(CHUNK_ROWS, keys, dtype=torch.bool, device=device).tril(keys - CHUNK_ROWS)
 
 
 def _slices(states: Tensor, spans: tuple[range, ...]) -> Tensor:
