@@ -223,7 +223,9 @@ def test_an_option_goes_on_over_lines_until_the_next() -> None:
         ("Read:\nA. x\nB. y\nNow choose.\n(A) first\n(B) second\n(C) third", "ABC"),  # the last list counts
         ("What?\nA. only one", ""),
         ("What?\nB. no A\nC. before it", ""),
-        ("What?\n(A) left (B) right", ""),  # on one line: not for sure
+        ("What?\n(A) left (B) right", "AB"),
+        ("Is it (A) left (B) right", ""),  # behind other words: not for sure
+        ("Who?\nA. Smith met B. Jones", ""),
         ("What?\nA. left\nC. right", ""),
         ("What?\nA. left\n(B) right", ""),
         ("It says A. Or B.", ""),

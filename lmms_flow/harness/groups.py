@@ -56,8 +56,9 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     """The groups of `prompt`, whose last user turn holds `user_text`.
 
     The question goes from its label "Question:" (else from the beginning of the user's text) to the end of the last
-    option that is recognised, or of the text where none is. Raises SampleError where a group that `flow` names can't be
-    found for sure.
+    option that is recognised, or of the text where none is. The fields of the document `doc` say what its own words
+    and the options are, where it has such fields. Raises SampleError where a group that `flow` names can't be found
+    for sure.
     """
     if not prompt.video:
         raise SampleError(f"the prompt has no video, and the flow {flow.text!r} needs its tokens")
@@ -69,7 +70,7 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
             return PromptGroups(_without_question(prompt), "no question: what follows the video is tail", ())
         raise
     text = user_text.strip()
-    options = find_options(text)
+    options = find_options(text, doc)
     label = text.find(QUESTION_LABEL, 0, options[0].start if options else len(text))
     begin = max(label, 0)
     end = options[-1].stop if options else len(text)
@@ -86,7 +87,9 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
         )
     groups = _base_groups(prompt, start + begin, start + end)
     question = groups["question"]
-    parts = _parts(prompt, text, start, begin, label >= 0, options, true, question)
+    first_word = begin + len(QUESTION_LABEL) if label >= 0 else begin
+    stem = _stem(text, first_word, options, doc)
+    parts = _parts(prompt, start, stem, options, true, question)
     rule = f"{'label' if label >= 0 else 'user text'} to {'last option' if options else 'its end'}"
     try:
         layout = Layout(len(prompt.input_ids), {**groups, **parts}, prompt.frames)
@@ -141,25 +144,38 @@ def _base_groups(prompt: EncodedPrompt, begin: int, end: int) -> dict[str, range
     }
 
 
+def _stem(text: str, first: int, options: tuple[Option, ...], doc: Mapping[str, Any]) -> tuple[int, int]:
+    """The characters of the question's own words, from `first` on: the document's question where it stands there once.
+
+    Else all up to the label "Options:" or the first option.
+    """
+    stop = options[0].start if options else len(text)
+    own = doc.get("question")
+    if isinstance(own, str) and own.strip() and text.count(own.strip(), first, stop) == 1:
+        place = text.index(own.strip(), first, stop)
+        return place, place + len(own.strip())
+    return first, stem_end(text, options)
+
+
 def _parts(
     prompt: EncodedPrompt,
-    text: str,
     start: int,
-    begin: int,
-    labelled: bool,
+    stem: tuple[int, int],
     options: Sequence[Option],
     true: str | None,
     question: range,
 ) -> dict[str, range | list[range]]:
-    """The parts of the question that are known; the stem leaves the labels "Question:" and "Options:" out."""
+    """The parts of the question that are known; the stem leaves the labels "Question:" and "Options:" out.
+
+    `stem` and `options` are characters of the user's text, which begins at the prompt's character `start`.
+    """
 
     def tokens(first: int, stop: int) -> range:
         low = prompt.first_token(start + first, question.start)
         high = prompt.first_token(start + stop, question.start)
         return range(min(low, question.stop), min(max(low, high), question.stop))
 
-    stem_start = begin + len(QUESTION_LABEL) if labelled else begin
-    parts: dict[str, range | list[range]] = {"stem": tokens(stem_start, stem_end(text, tuple(options)))}
+    parts: dict[str, range | list[range]] = {"stem": tokens(*stem)}
     if options:
         parts["options"] = tokens(options[0].start, options[-1].stop)
     if true is not None:
