@@ -219,8 +219,9 @@ def _flows(args: argparse.Namespace) -> int:
         preset, closed = found
         kept, total = Flow.load(name).kept_edges(preset.layout(), preset.layers)
         ranges = (preset.cross_frame, preset.video_question, preset.question_last)
-        scored = "nobody yet (unvalidated)" if closed else "the paper"
-        table.add_row(name, str(preset.layers), *ranges, f"{100 * kept / total:.1f} %", scored)
+        table.add_row(
+            name, str(preset.layers), *ranges, f"{100 * kept / total:.1f} %", preset.scored_by(closed)
+        )
     console.print(table)
     for preset in PRESETS:
         console.print(f"{preset.name}: {', '.join(preset.checkpoints)}")

@@ -153,7 +153,10 @@ def test_show_draws_a_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path
             "a checkpoint of one, flow-tiny nor a number of layers such as 24",
         ),
         (("show", "effective", "--model", "24"), "no pathway is known"),
-        (("show", "effective", "--model", "flow-tiny"), "no pathway is known for checkpoint 'flow-tiny'"),
+        (
+            ("show", "effective-llava-next-7b", "--model", "flow-tiny"),
+            "this checkpoint's is effective-flow-tiny",
+        ),
         (("show", "effective-llava-next-13b", "--model", "effective-llava-next-7b"), "this checkpoint's is"),
         (("show", "effective-llava-next-13b", "--model", "32"), "is for 40 layers"),
         (("verify", "--model", "llava_vid_flw"), "did you mean 'llava_vid_flow'"),
@@ -182,9 +185,11 @@ def test_a_picture_that_cannot_be_written_is_one_line(
 def test_flows_mark_what_nobody_has_scored(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "flows")
     rows = [line for line in out.splitlines() if line.startswith("│ effective-")]
-    assert len(rows) == 8
+    assert len(rows) == 10
     for row in rows:
-        assert ("-closed" in row) == ("unvalidated" in row)
+        ours = "effective-flow-tiny" in row
+        assert ours == ("this package" in row)
+        assert ("-closed" in row and not ours) == ("unvalidated" in row)
 
 
 def test_tasks_prints_a_folder_that_lmms_eval_can_include(capsys: pytest.CaptureFixture[str]) -> None:

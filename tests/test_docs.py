@@ -55,9 +55,28 @@ def test_the_docs_give_the_benchmarks_figures() -> None:
 
 def test_edge_counts_in_the_papers_table() -> None:
     page = (ROOT / "docs/paper.md").read_text()
-    for preset in PRESETS:
+    for preset in (preset for preset in PRESETS if preset.from_paper):
         kept, total = Flow.load(preset.name).kept_edges(preset.layout(), preset.layers)
         assert f"| `{preset.name}` | {100 * kept / total:.1f} % of {total / 1e6:.1f}M |" in page
+
+
+def test_the_language_page_lists_the_presets() -> None:
+    page = (ROOT / "docs/language.md").read_text()
+    for preset in PRESETS:
+        ranges = f"{preset.cross_frame} | {preset.video_question} | {preset.question_last}"
+        finder = "the paper" if preset.from_paper else "us, by the paper's rule"
+        assert f"| `{preset.name}` | {preset.layers} | {ranges} | {finder}" in page
+
+
+def test_the_yaml_examples_are_flows(tmp_path: Path) -> None:
+    page = (ROOT / "docs/language.md").read_text().partition("## YAML")[2]
+    examples = re.findall(r"^    (\{.*\})$", page, re.MULTILINE)
+    assert len(examples) == 5
+    for number, example in enumerate(examples):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(example)
+        flow = Flow.load(file)
+        flow.bind(flow.layers or 32)
 
 
 def test_versions_agree() -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lmms_flow import Flow, FlowError, Layout
+from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.engine import keep_masks
-from lmms_flow.flow import PRESET_NAMES, PRESETS, Knockout, LayerRange, find_preset, preset_of
+from lmms_flow.flow import PRESET_NAMES, PRESETS, Knockout, LayerRange, Pathway, find_preset, preset_of
 
 from .layouts import random_layout
 
@@ -22,12 +23,14 @@ PAPER_SHARES = {
     "effective-mini-internvl-4b": 39.8,
     "effective-videollama3-7b": 57.5,
 }
-# The ranges of the paper's Table E(a), typed again here: cross-frame, video to question, question to last, depth.
-TABLE_E = {
+# The ranges of the presets, typed again here: cross-frame, video to question, question to last, depth. The first four
+# are the paper's Table E(a), the last was found by scripts/flow_tiny/pathway.py; None is kept nowhere.
+RANGES = {
     "effective-llava-next-7b": ((6, 15), (6, 20), (16, 25), 32),
     "effective-llava-next-13b": ((6, 15), (6, 20), (16, 30), 40),
     "effective-mini-internvl-4b": ((6, 15), (6, 20), (11, 30), 32),
     "effective-videollama3-7b": ((1, 15), (6, 20), (21, 28), 28),
+    "effective-flow-tiny": ((1, 4), None, (1, 12), 12),
 }
 
 
@@ -45,9 +48,19 @@ def test_the_papers_7b_prompt_has_the_published_number_of_edges() -> None:
     assert (kept, total) == (11_082_511, 25_704_896)  # 25.7M in Table 3
 
 
-def naive_pathway(layout: Layout, layer: int, name: str, closed: bool) -> np.ndarray:
+def test_the_papers_presets_are_told_from_our_own() -> None:
+    assert {preset.name for preset in PRESETS if preset.from_paper} == set(PAPER_SHARES)
+    paper, own = find_preset("effective-llava-next-7b")[0], find_preset("effective-flow-tiny")[0]
+    assert [paper.scored_by(closed) for closed in (False, True)] == ["the paper", "nobody yet (unvalidated)"]
+    assert [own.scored_by(closed) for closed in (False, True)] == ["this package, on flowbench"] * 2
+
+
+Ranges = tuple[tuple[int, int] | None, tuple[int, int] | None, tuple[int, int] | None]
+
+
+def naive_pathway(layout: Layout, layer: int, ranges: Ranges, closed: bool) -> np.ndarray:
     """The mask of one layer, token by token, from labels alone; shares no code with the library."""
-    cross, to_question, to_last, _ = TABLE_E[name]
+    cross, to_question, to_last = ranges
     n = layout.num_tokens
     group = np.empty(n, dtype=object)
     frame = np.full(n, -1)
@@ -61,7 +74,7 @@ def naive_pathway(layout: Layout, layer: int, name: str, closed: bool) -> np.nda
     video, last = group == "video", group == "last"
     query, key = np.arange(n)[:, None], np.arange(n)[None, :]
     keep = key <= query
-    inside = lambda span: span[0] <= layer <= span[1]  # noqa: E731
+    inside = lambda span: span is not None and span[0] <= layer <= span[1]  # noqa: E731
     if not inside(cross):
         keep &= ~((frame[:, None] > frame[None, :]) & (frame[None, :] >= 0))
     if not inside(to_question):
@@ -70,9 +83,9 @@ def naive_pathway(layout: Layout, layer: int, name: str, closed: bool) -> np.nda
         keep &= ~(ends[:, None] & asks[None, :])
     keep &= ~(ends[:, None] & video[None, :])
     keep &= ~(last[:, None] & last[None, :])
-    if layer > to_question[1]:
+    if to_question is not None and layer > to_question[1]:
         keep &= ~(video[:, None] & video[None, :])
-    if layer > to_last[1]:
+    if to_last is not None and layer > to_last[1]:
         keep &= ~(asks[:, None] & asks[None, :])
     return keep
 
@@ -89,7 +102,45 @@ def test_presets_equal_a_naive_builder_on_random_layouts(name: str) -> None:
             preset.layers * np.tri(layout.num_tokens).sum(),
         )
         for layer in range(1, preset.layers + 1):
-            np.testing.assert_array_equal(masks[layer - 1], naive_pathway(layout, layer, preset.name, closed))
+            expected = naive_pathway(layout, layer, RANGES[preset.name][:3], closed)
+            np.testing.assert_array_equal(masks[layer - 1], expected)
+
+
+def own_pathway(ranges: Ranges, closed: bool) -> Flow:
+    kept = (None if span is None else LayerRange(f"{span[0]}-{span[1]}") for span in ranges)
+    return Flow("pathway", "mine", "mine", pathways=(Pathway(*kept, closed),))
+
+
+SOME_NOWHERE = [
+    (None, (2, 3), (3, 4)),
+    ((1, 2), None, (2, 3)),
+    ((1, 2), (2, 3), None),
+    (None, None, (2, 3)),
+    (None, (2, 3), None),
+    ((1, 2), None, None),
+]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("ranges", SOME_NOWHERE)
+def test_a_kind_that_is_kept_nowhere_is_cut_in_every_layer(ranges: Ranges, closed: bool) -> None:
+    flow = own_pathway(ranges, closed)
+    for seed in range(60):
+        layout = random_layout(seed)
+        masks = keep_masks(flow, layout, 5).numpy()
+        for layer in range(1, 6):
+            np.testing.assert_array_equal(masks[layer - 1], naive_pathway(layout, layer, ranges, closed))
+        assert flow.kept_edges(layout, 5)[0] == masks.sum()
+
+
+def test_without_an_end_of_a_range_nothing_is_cut_after_it() -> None:
+    whole = {Knockout("video", "video"), Knockout("question", "question"), Knockout("gap", "question")}
+    for closed in (False, True):
+        nowhere = own_pathway(((1, 2), None, None), closed).bind(4)
+        assert not whole & frozenset().union(*nowhere.cuts)
+        somewhere = own_pathway(((1, 2), (1, 2), (1, 3)), closed).bind(4)
+        assert Knockout("video", "video") in somewhere.cuts[2]
+        assert Knockout("question", "question") in somewhere.cuts[3]
 
 
 RULES = (
@@ -158,6 +209,8 @@ def test_mirrored_keeps_the_same_kinds_in_the_layers_counted_from_the_other_end(
     assert bound.pathway.cross_frame == range(18, 28)
     assert bound.pathway.video_question == range(13, 28)
     assert bound.pathway.question_last == range(8, 18)
+    bound = Flow.load("mirrored:effective", checkpoint="flow-tiny").bind(12)
+    assert (bound.pathway.cross_frame, bound.pathway.video_question) == (range(9, 13), range(0))
 
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
@@ -211,6 +264,25 @@ def test_leaks_agree_with_reachability_token_by_token() -> None:
     assert seen == {True, False}
 
 
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("ranges", SOME_NOWHERE)
+def test_every_open_route_is_a_leak_where_none_is_meant(ranges: Ranges, closed: bool) -> None:
+    """Without layers for video:question or for question:last no route is the pathway's own."""
+    flow, seen = own_pathway(ranges, closed), set()
+    for seed in range(40):
+        layout = random_layout(seed)
+        reached = np.zeros(layout.num_tokens, dtype=bool)
+        for r in layout.span("video"):
+            reached[r.start : r.stop] = True
+        for mask in keep_masks(flow, layout, 5).numpy():
+            reached = reached | (mask & reached[None, :]).any(axis=1)
+        routes = flow.leaks(layout, 5)
+        if None in ranges[1:]:
+            assert bool(routes) == reached[-1]
+        seen.add(bool(routes))
+    assert seen == ({False} if closed else {True, False})
+
+
 def test_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text('{name: mine, cut: ["video:last", "video:question@6-20"]}')
@@ -243,6 +315,9 @@ def test_yaml_pathway_is_the_preset(tmp_path: Path) -> None:
         range(7, 8),
         range(8, 33),
     )
+    file.write_text('{pathway: {cross_frame: 1-4, "video:question": none, "question:last": 1-12}}')
+    assert Flow.load(file).bind(12).digest == Flow.load("effective-flow-tiny").bind(12).digest
+    assert Flow.load(file).bind(12).pathway.video_question == range(0)
 
 
 def test_aliases_bind_by_repository_or_folder_never_by_size() -> None:
@@ -254,6 +329,9 @@ def test_aliases_bind_by_repository_or_folder_never_by_size() -> None:
         Flow.load("effective_closed", checkpoint="data/VideoLLaMA3-7B/").name
         == "effective-videollama3-7b-closed"
     )
+    for checkpoint in ("flow-tiny", str(flow_tiny_dir())):
+        assert Flow.load("effective", checkpoint=checkpoint).name == "effective-flow-tiny"
+        assert Flow.load("effective_closed", checkpoint=checkpoint).name == "effective-flow-tiny-closed"
     cached = "hub/models--byminji--LLaVA-NeXT-7B-Video-FT/snapshots/0123"
     assert preset_of(cached).name == "effective-llava-next-7b"
     with pytest.raises(
@@ -307,6 +385,7 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
         ("video:last@٣", "can't stand in a flow"),
         ("none@3", "'none' stands alone"),
         ("effective@1-3", "a preset takes no layers"),
+        ("video:last@none", "layers 'none' are not a range"),
         ("system:system+video:video", "leaves token 0 \\(system\\) without any key in layer 1"),
     ],
 )
@@ -332,6 +411,18 @@ def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
         (
             "{pathway: {cross_frame: 1.5, 'video:question': 1-2, 'question:last': 1-2}}",
             "not a range such as 6-20",
+        ),
+        (
+            "{pathway: {cross_frame: 1-2, 'video:question': , 'question:last': 1-2}}",
+            "video:question: layers None are not a range such as 6-20 \\(in no layer: none\\)",
+        ),
+        (
+            "{pathway: {cross_frame: 1-2, 'video:question': None, 'question:last': 1-2}}",
+            "did you mean 'none'",
+        ),
+        (
+            "{pathway: {cross_frame: none, 'video:question': none, 'question:last': none}}",
+            "a pathway keeps something; to cut the video off write the flow blind",
         ),
         (
             "{pathway: {cross_frame: 1-2, 'video:question': 1-2, 'question:last': 1-2}, closed: maybe}",
@@ -375,7 +466,7 @@ def test_prompts_without_system_run_unless_a_token_is_left_without_keys() -> Non
     flow, outcomes = Flow.load("effective-llava-next-7b"), set()
     for seed in range(300):
         layout = random_layout(seed, system=False)
-        naive = [naive_pathway(layout, layer, flow.name, False) for layer in (1, 6, 16, 21, 26)]
+        naive = [naive_pathway(layout, layer, RANGES[flow.name][:3], False) for layer in (1, 6, 16, 21, 26)]
         bare = any(not mask.any(axis=1).all() for mask in naive)
         outcomes.add(bare)
         if bare:

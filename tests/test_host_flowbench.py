@@ -109,8 +109,7 @@ def test_a_flow_file_edited_in_between_is_noticed(env: dict[str, str], tmp_path:
     [
         ("video:qestion", "there is no group 'qestion'; did you mean 'question'"),
         ("video:last@40", "layer 40 does not exist, the model has layers 1-12"),
-        ("effective-llava-next-7b", "is for 32 layers, the model has 12"),
-        ("effective", "no pathway is known for checkpoint 'flow-tiny'"),
+        ("effective-llava-next-7b", "this checkpoint's is effective-flow-tiny"),
         ("system:system+video:video", "leaves token 0 (system) without any key"),
     ],
 )

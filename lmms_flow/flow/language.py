@@ -15,7 +15,7 @@ from .errors import FlowError, nearest
 from .flow import Flow
 from .knockout import Knockout, Rule, parse_rule
 from .layers import LayerRange
-from .pathway import KINDS, Pathway
+from .pathway import KINDS, NOWHERE, Pathway, kept_range
 from .presets import ALIASES, find_preset, preset_of, resolve_alias, unknown_word
 from .random_cut import RandomCut
 
@@ -218,14 +218,14 @@ def _pathway(content: Mapping[Any, Any]) -> Pathway:
     return Pathway(kept["cross_frame"], kept["video:question"], kept["question:last"], closed)
 
 
-def _yaml_layers(value: object, where: str) -> LayerRange:
-    """YAML reads an unquoted 7 or -16 as a number: 7 is that layer, -16 means 1 to 16."""
+def _yaml_layers(value: object, where: str) -> LayerRange | None:
+    """YAML reads an unquoted 7 or -16 as a number: 7 is that layer, -16 means 1 to 16; `none` is no layer."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise FlowError(f"{where}: layers {value!r} are not a range such as 6-20")
+        raise FlowError(f"{where}: layers {value!r} are not a range such as 6-20 (in no layer: {NOWHERE})")
     try:
-        return LayerRange(str(value))
+        return kept_range(str(value))
     except FlowError as error:
-        raise FlowError(f"{where}: {error}") from None
+        raise FlowError(f"{where}: {error}{nearest(str(value), (NOWHERE,))}") from None
 
 
 def _cut(rules: object) -> tuple[Rule, ...]:

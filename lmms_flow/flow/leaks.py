@@ -28,7 +28,8 @@ def leaks(resolved: ResolvedFlow) -> tuple[Route, ...]:
     """The direct route, if it is open, and the shortest open one through each relaying group; empty if there is none.
 
     For a pathway, a route is a leak unless it enters the question inside the video:question range and leaves it for
-    `last` inside the question:last range (a closed one: question or gap, tail or last).
+    `last` inside the question:last range (a closed one: question or gap, tail or last). Where one of the two ranges is
+    empty no route is meant, so every open one is a leak.
     """
     reads = _reader(resolved)
     open_routes: dict[tuple[str, ...], Route] = {}

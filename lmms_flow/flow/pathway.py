@@ -17,24 +17,43 @@ from .knockout import CROSS_FRAME, Knockout
 from .layers import LayerRange, mirror
 
 KINDS = (CROSS_FRAME, "video:question", "question:last")
+NOWHERE = "none"  # written in place of a range
+
+
+def kept_range(text: str) -> LayerRange | None:
+    """A range as a pathway writes it; `none` is None: this kind of edge is kept in no layer."""
+    return None if text == NOWHERE else LayerRange(text)
 
 
 @dataclass(frozen=True)
 class Pathway:
-    """The ranges in which each kind of edge is kept (paper, Table E(a)); `mirrored` reverses the layers (a control)."""
+    """The ranges in which each kind of edge is kept (paper, Table E(a)); `mirrored` reverses the layers (a control).
 
-    cross_frame: LayerRange
-    video_question: LayerRange
-    question_last: LayerRange
+    None: that kind is kept in no layer, so it is cut in all. Raises FlowError where that holds for all three.
+    """
+
+    cross_frame: LayerRange | None
+    video_question: LayerRange | None
+    question_last: LayerRange | None
     closed: bool = False
     mirrored: bool = False
 
+    def __post_init__(self) -> None:
+        if self.cross_frame is self.video_question is self.question_last is None:
+            raise FlowError(
+                f"pathway: all of {', '.join(KINDS)} are {NOWHERE}, and a pathway keeps something; to cut the video "
+                "off write the flow blind"
+            )
+
     def bind(self, num_layers: int) -> BoundPathway:
         """The same for a model of `num_layers` layers. Raises FlowError for a layer that does not exist."""
-        ranges = []
+        ranges: list[range] = []
         for kind, layers in zip(
             KINDS, (self.cross_frame, self.video_question, self.question_last), strict=True
         ):
+            if layers is None:
+                ranges.append(range(0))
+                continue
             try:
                 kept = layers.bind(num_layers)
             except FlowError as error:
@@ -47,7 +66,11 @@ class Pathway:
 
 @dataclass(frozen=True)
 class BoundPathway:
-    """A pathway's kept ranges in a model of known depth."""
+    """A pathway's kept ranges in a model of known depth; an empty one belongs to a kind that is kept nowhere.
+
+    What is cut after the end of a range (`video:video`, `question:question`) is cut nowhere where the range is empty:
+    there is no end to come after.
+    """
 
     cross_frame: range
     video_question: range
@@ -76,9 +99,9 @@ class BoundPathway:
             yield Knockout("video", "question")
         if layer not in self.question_last:
             yield Knockout("question", "last")
-        if layer > self.video_question[-1]:
+        if self.video_question and layer > self.video_question[-1]:
             yield Knockout("video", "video")
-        if layer > self.question_last[-1]:
+        if self.question_last and layer > self.question_last[-1]:
             yield Knockout("question", "question")
 
     def _closed_cuts(self, layer: int) -> Iterator[Knockout]:
@@ -90,6 +113,6 @@ class BoundPathway:
             yield Knockout("question", "tail")
             yield Knockout("gap", "tail")
             yield Knockout("gap", "last")
-        if layer > self.question_last[-1]:
+        if self.question_last and layer > self.question_last[-1]:
             yield Knockout("gap", "gap")
             yield Knockout("gap", "question")

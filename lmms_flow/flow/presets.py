@@ -1,13 +1,12 @@
-"""The pathways that the paper found (Table E(a)), by name and by checkpoint."""
+"""The pathways that are known, by name and by checkpoint: the paper's (Table E(a)) and the bundled model's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from .errors import FlowError, nearest
-from .layers import LayerRange
 from .layout import Layout, prompt_layout
-from .pathway import Pathway
+from .pathway import Pathway, kept_range
 
 ALIASES = {"effective": False, "effective_closed": True}
 UNVALIDATED = "unvalidated"
@@ -15,7 +14,10 @@ UNVALIDATED = "unvalidated"
 
 @dataclass(frozen=True)
 class Preset:
-    """A model's effective pathway, the checkpoints it was found on, and the lengths of the paper's prompt."""
+    """A model's effective pathway, the checkpoints it was found on, and the lengths of a usual prompt (the paper's).
+
+    `from_paper`: whether the ranges are the paper's; otherwise this package found them, by the same rule.
+    """
 
     name: str
     layers: int
@@ -24,15 +26,22 @@ class Preset:
     question_last: str
     checkpoints: tuple[str, ...]
     prompt: dict[str, int]
+    from_paper: bool = True
 
     def pathway(self, closed: bool) -> Pathway:
         """The pathway in its released or its closed form."""
-        cross_frame, video_question = LayerRange(self.cross_frame), LayerRange(self.video_question)
-        return Pathway(cross_frame, video_question, LayerRange(self.question_last), closed)
+        cross_frame, video_question = kept_range(self.cross_frame), kept_range(self.video_question)
+        return Pathway(cross_frame, video_question, kept_range(self.question_last), closed)
 
     def layout(self) -> Layout:
-        """A prompt of the paper's length for this model (8 frames), for counting edges without a model."""
+        """A prompt of the usual length for this model (8 frames), for counting edges without a model."""
         return prompt_layout(**self.prompt)
+
+    def scored_by(self, closed: bool) -> str:
+        """Who has scored the released or the closed form on the checkpoint."""
+        if not self.from_paper:
+            return "this package, on flowbench"
+        return f"nobody yet ({UNVALIDATED})" if closed else "the paper"
 
 
 def _prompt(system: int, tokens_per_frame: int, gap: int, question: int, tail: int) -> dict[str, int]:
@@ -66,6 +75,12 @@ PRESETS = (
         "effective-videollama3-7b", 28, "1-15", "6-20", "21-28",
         ("DAMO-NLP-SG/VideoLLaMA3-7B",),
         _prompt(3, 141, 1, 45, 21),
+    ),
+    Preset(  # scripts/flow_tiny/pathway.py
+        "effective-flow-tiny", 12, "1-4", "none", "1-12",
+        ("flow-tiny",),
+        _prompt(18, 16, 3, 31, 12),  # the median of flowbench
+        from_paper=False,
     ),
 )  # fmt: skip
 _CLOSED = "-closed"
