@@ -20,13 +20,13 @@ class ModelArguments:
     pretrained: str = ""  # repository id or folder; empty: the wrapper's default checkpoint
     revision: str = "main"  # of the repository
     flow: str = "none"  # what is cut, in the one-line language, a preset's name or a .yaml file
-    engine: str = "dense"  # how the cut is run
+    engine: str = "sparse"  # how the cut is run: "sparse", or "dense", the reference
     attn_implementation: str = "sdpa"  # or "eager"
     dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     device: str = ""  # cuda, cuda:1, cpu; empty: the GPU if there is one
     device_map: str = ""  # as transformers takes it, for a model on several GPUs
-    num_frames: int = 8  # of each video, at the midpoints of as many segments
-    batch_size: int = 1
+    num_frames: int = 8  # of each video, where the task does not say
+    batch_size: int = 1  # of questions
     records: str = "lmms_flow_records"  # folder of the journal, or "none"
     on_error: str = "raise"  # or "record": go on without the sample, and say so
     trust_remote_code: bool = False

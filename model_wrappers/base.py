@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar, NoReturn
 
@@ -19,37 +19,21 @@ import torch
 from accelerate import Accelerator
 from lmms_eval.api.model import lmms
 from loguru import logger
-from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lmms_flow.engine import decoder_layers, find_decoder, intervene, require_self_check
-from lmms_flow.flow import Flow, FlowError, ResolvedFlow
-from lmms_flow.harness.errors import RunError, SampleError
-from lmms_flow.harness.generation import cut_at_stops, generation_arguments
-from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
+from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
+from lmms_flow.flow import Flow, FlowError
+from lmms_flow.harness.errors import RunError, SampleError, SkippedSampleError
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.options import find_options
-from lmms_flow.harness.sample import Outcome, Sample, describe
+from lmms_flow.harness.read_ahead import Clip, ReadAhead
+from lmms_flow.harness.sample import QuestionId, Sample, describe, question_of
 from lmms_flow.harness.sample_key import digest, file_identity, package_versions, sample_key
-from lmms_flow.harness.video import Frames, read_frames
 
+from .answering import Answerer
 from .arguments import ModelArguments, read_arguments
-from .chat import Messages, VideoChat
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One sample, ready for the model: the prompt in tokens, the tensors beside it, and what its record will say."""
-
-    sample: Sample
-    prompt: EncodedPrompt
-    tensors: Mapping[str, Tensor]  # pixels and the like, everything but input_ids and attention_mask
-    frames: Frames | None
-    groups: PromptGroups | None
-    resolved: ResolvedFlow | None
-    letters: tuple[str, ...] = field(default=())
-
+from .chat import VideoChat
+from .flows import Flows
 
 SMALL_MODEL = 50_000_000  # parameters
 
@@ -58,7 +42,10 @@ class FlowModel(lmms):  # type: ignore[misc]
     """A VideoLLM of transformers that runs under a flow."""
 
     is_simple = False
+    runs_flows = True  # tasks that carry a flow ask for this
     default_checkpoint: ClassVar[str] = ""
+    sampling: ClassVar[str] = "midpoints"  # which frames of a video, where the task does not say
+    _is_checked = False
 
     def __init__(self, **model_args: Any) -> None:
         super().__init__()
@@ -73,10 +60,9 @@ class FlowModel(lmms):  # type: ignore[misc]
             self.chat = self.load(self.checkpoint)
             self.model = self.chat.model.eval()
             self._limit_threads()
-            self.bound = self.flow.bind(len(decoder_layers(find_decoder(self.model))))
-            if self.flow.needs_masks:
-                with torch.no_grad():
-                    require_self_check(self.model)
+            num_layers = len(decoder_layers(find_decoder(self.model)))
+            self.flows = Flows(self.flow, self.checkpoint, num_layers)
+            self._check()
         except Exception as error:  # the host would end with exit status 0
             expected = isinstance(error, (FlowError, OSError, ValueError, ImportError))
             if not expected:
@@ -84,7 +70,8 @@ class FlowModel(lmms):  # type: ignore[misc]
             what = str(error) if expected else describe(error)
             raise RunError(f"{type(self).__name__}, {self.checkpoint}: {what}") from error
         logger.info(
-            f"flow {self.flow.text!r} ({self.flow.name}), digest {self.bound.digest}, engine {self.args.engine}"
+            f"flow {self.flow.text!r} ({self.flow.name}), digest {self.flows.own.bound.digest}, "
+            f"engine {self.args.engine}"
         )
 
     def load(self, source: str) -> VideoChat:
@@ -97,23 +84,47 @@ class FlowModel(lmms):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
         """Answers every request, in the order of the requests."""
+        self._check(requests)
         journal = None
         if self.args.records != "none":
-            journal = Journal(
-                self.args.records, rank=self._rank, flow=self.flow.text, flow_digest=self.bound.digest
-            )
+            journal = Journal(self.args.records, rank=self._rank)
             logger.info(f"records of this run are in {journal.folder}")
-        loop = RequestLoop(
-            key=self._key,
-            answer=self._answer,
-            journal=journal,
-            batch_size=self.args.batch_size,
-            on_error=self.args.on_error,  # type: ignore[arg-type]
-            rank=self._rank,
-            common=self._common,
-        )
-        with journal or nullcontext():
+        with ReadAhead() as reader, journal or nullcontext():
+            answerer = Answerer(self, reader, self._with_baseline(requests))
+            loop = RequestLoop(
+                key=self._key,
+                answer=answerer.answer,
+                journal=journal,
+                batch_size=self.args.batch_size,
+                on_error=self.args.on_error,  # type: ignore[arg-type]
+                rank=self._rank,
+                fields=self._fields,
+                ahead=answerer.announce,
+            )
             return list(loop.run(requests, self.task_dict))
+
+    def _with_baseline(self, requests: list[Any]) -> frozenset[QuestionId]:
+        """The questions that some request asks under full attention, from the model's number of frames."""
+        found = set()
+        for request in requests:
+            _, _, _, doc_id, task, split = request.args
+            metadata = request.metadata or {}
+            text = metadata.get("flow") or self.flow.text
+            if text == "none" and not metadata.get("num_frames"):
+                found.add(question_of(task, split, doc_id, metadata))
+        return frozenset(found)
+
+    def _check(self, requests: list[Any] = ()) -> None:  # type: ignore[assignment]
+        """Shows once, before the first flow is run, that cuts reach this model."""
+        texts = {self.flow.text, *((request.metadata or {}).get("flow") for request in requests)}
+        if self._is_checked or texts <= {"none", None}:
+            return
+        try:
+            with torch.no_grad():
+                require_self_check(self.model, engine=self.args.engine)
+        except FlowError as error:
+            raise RunError(f"{type(self).__name__}, {self.checkpoint}: {error}") from error
+        self._is_checked = True
 
     def loglikelihood(self, requests: list[Any]) -> NoReturn:
         self._refuse("loglikelihood")
@@ -189,14 +200,54 @@ class FlowModel(lmms):  # type: ignore[misc]
 
     # One sample
 
-    @cached_property
-    def _common(self) -> dict[str, Any]:
-        return {
-            "flow": self.flow.text,
-            "flow_name": self.flow.name,
-            "flow_digest": self.bound.digest,
+    def clip(self, sample: Sample) -> Clip | None:
+        """Which frames of which file the sample is about; None for a question without a video."""
+        media = [p for m in sample.messages for p in m["content"] if p.get("type") not in ("text", None)]
+        videos = sample.videos()
+        if len(media) != len(videos) or len(videos) > 1:
+            kinds = ", ".join(sorted({str(part["type"]) for part in media}))
+            raise SampleError(
+                f"one video a question can be answered, this one has {len(media)} media parts ({kinds})"
+            )
+        if not videos:
+            return None
+        video = videos[0]
+        if not isinstance(video.get("url"), str):
+            raise SampleError(
+                f"the task gives its video as {type(video.get('url')).__name__}, not as a file's path"
+            )
+        return Clip(
+            video["url"],
+            int(video.get("num_frames") or self.args.num_frames),
+            video.get("start_time"),
+            video.get("end_time"),
+            video.get("sampling") or self.sampling,
+        )
+
+    def data_digest(self, sample: Sample) -> str:
+        """What was asked about: the document without the place of its files, and the video's size and bounds."""
+        clip = self.clip(sample)
+        document = {name: value for name, value in sample.doc.items() if name not in ("video", "video_path")}
+        video = None if clip is None else [file_identity(clip.path)["size"], clip.start, clip.end]
+        return digest([document, video])[:16]
+
+    def _fields(self, task: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """What every record of a request says."""
+        fields = {
             "engine": self.args.engine,
             "checkpoint": self.checkpoint,
+            "base": str(metadata.get("base") or task),
+            "protocol": str(metadata.get("protocol") or "stock"),
+            "num_frames": int(metadata.get("num_frames") or self.args.num_frames),
+        }
+        try:
+            arm = self.flows.of(task, metadata)
+        except SkippedSampleError:
+            return fields | {"flow": str(metadata["flow"])}
+        return fields | {
+            "flow": arm.flow.text,
+            "flow_name": arm.flow.name,
+            "flow_digest": arm.bound.digest,
         }
 
     @cached_property
@@ -219,141 +270,22 @@ class FlowModel(lmms):  # type: ignore[misc]
         return f"{self.checkpoint}@{commit or self.args.revision}:{digest(marks)}"
 
     def _key(self, sample: Sample) -> str:
-        video = self._video(sample)
-        videos = []
-        if video is not None:
-            bounds = {name: video.get(name) for name in ("start_time", "end_time")}
-            videos.append({**file_identity(video["url"]), **bounds, "num_frames": self.args.num_frames})
+        clip = self.clip(sample)
         return sample_key(
             task=sample.task,
             document=sample.doc,
             prompt=self.chat.render(sample.messages),
-            videos=videos,
+            videos=[] if clip is None else [{**asdict(clip), **file_identity(clip.path)}],
             gen_kwargs=sample.gen_kwargs,
             checkpoint=self._weights,
-            flow_digest=self.bound.digest,
+            flow_digest=self.flows.of(sample.task, sample.metadata).bound.digest,
             runtime=self._runtime,
         )
 
-    def _video(self, sample: Sample) -> Mapping[str, Any] | None:
-        """The sample's only video part; None for a question without one."""
-        media = [p for m in sample.messages for p in m["content"] if p.get("type") not in ("text", None)]
-        videos = sample.videos()
-        if len(media) != len(videos) or len(videos) > 1:
-            kinds = ", ".join(sorted({str(part["type"]) for part in media}))
-            raise SampleError(
-                f"one video a question can be answered, this one has {len(media)} media parts ({kinds})"
-            )
-        if videos and not isinstance(videos[0].get("url"), str):
-            raise SampleError(
-                f"the task gives its video as {type(videos[0].get('url')).__name__}, not as a file's path"
-            )
-        return videos[0] if videos else None
-
-    def _prepare(self, sample: Sample) -> Prepared:
-        video = self._video(sample)
-        frames = None
-        if video is not None:
-            start, end = video.get("start_time"), video.get("end_time")
-            frames = read_frames(video["url"], self.args.num_frames, start=start, end=end)
-        text = self.chat.render(sample.messages)
-        prompt, tensors = self.chat.prompt(text, frames)
-        user_text = _user_text(sample.messages)
-        groups = resolved = None
-        if self.flow.needs_masks:
-            groups = find_groups(prompt, user_text, sample.doc, self.flow)
-            resolved = self.bound.resolve(groups.layout)
-        letters = tuple(option.letter for option in find_options(user_text.strip()))
-        return Prepared(sample, prompt, tensors, frames, groups, resolved, letters)
-
-    # Answering
-
-    def _answer(self, samples: list[Sample]) -> list[Outcome]:
-        """One outcome a sample; those that can't be prepared don't keep the others from being answered."""
-        outcomes: dict[int, Outcome] = {}
-        prepared: dict[int, Prepared] = {}
-        for place, sample in enumerate(samples):
-            try:
-                prepared[place] = self._prepare(sample)
-            except (SampleError, FlowError) as error:
-                failure = error if isinstance(error, SampleError) else SampleError(str(error))
-                outcomes[place] = Outcome.failed(failure)
-        if prepared:
-            outcomes.update(zip(prepared, self._generate(list(prepared.values())), strict=True))
-        return [outcomes[place] for place in range(len(samples))]
-
-    @torch.inference_mode()
-    def _generate(self, batch: list[Prepared]) -> list[Outcome]:
-        inputs = self._inputs(batch)
-        gen_kwargs = batch[0].sample.gen_kwargs
-        with self._cut(batch):
-            out = self.model.generate(
-                **inputs,
-                **generation_arguments(gen_kwargs),
-                pad_token_id=self.chat.pad_token_id,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-        beams = len(out.logits[0]) // len(batch)
-        probabilities = out.logits[0][::beams].float().softmax(-1)
-        outcomes = []
-        for row, one in enumerate(batch):
-            answer = self.chat.tokenizer.decode(
-                out.sequences[row, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-            )
-            letters = {letter: self._letter_probability(letter, probabilities[row]) for letter in one.letters}
-            outcomes.append(
-                Outcome.ok(cut_at_stops(answer, gen_kwargs).strip(), options=letters, **_details(one, self))
-            )
-        return outcomes
-
-    def _cut(self, batch: list[Prepared]) -> AbstractContextManager[Any]:
-        if not self.flow.needs_masks:
-            return nullcontext()
-        layouts = [one.groups.layout for one in batch if one.groups is not None]
-        return intervene(self.model, self.flow, layouts, engine=self.args.engine)
-
-    def _inputs(self, batch: list[Prepared]) -> dict[str, Tensor]:
-        """The batch on the model's device, pixels in its dtype."""
-        inputs = self.chat.batch([one.prompt for one in batch], [one.tensors for one in batch])
-        return {
-            name: tensor.to(self._device, self.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-        }
-
-    def _letter_probability(self, letter: str, probabilities: Tensor) -> float:
-        """The probability that the answer begins with this letter, with or without a space in front of it."""
-        return float(probabilities[self._letter_tokens(letter)].sum())
-
-    def _letter_tokens(self, letter: str) -> list[int]:
-        vocabulary = self._vocabulary
-        return [vocabulary[form] for form in (letter, f"▁{letter}", f"Ġ{letter}") if form in vocabulary]
-
     @cached_property
-    def _vocabulary(self) -> dict[str, int]:
+    def vocabulary(self) -> dict[str, int]:
+        """Token to id."""
         return dict(self.chat.tokenizer.get_vocab())
 
 
-def _user_text(messages: Messages) -> str:
-    """The text of the last user turn, as the task wrote it."""
-    turns = [message for message in messages if message["role"] == "user"]
-    parts = [part["text"] for part in turns[-1]["content"] if part.get("type") == "text"] if turns else []
-    return parts[-1] if parts else ""
-
-
-def _details(one: Prepared, model: FlowModel) -> dict[str, Any]:
-    """The fields of a sample's record that depend on its prompt."""
-    num_tokens = len(one.prompt.input_ids)
-    full = model.bound.num_layers * num_tokens * (num_tokens + 1) // 2
-    kept, total = one.resolved.kept_edges() if one.resolved else (full, full)
-    empty = one.resolved.empty if one.resolved else ()
-    return {
-        "frames": one.frames.indices if one.frames else (),
-        "edges_kept": kept,
-        "edges_total": total,
-        "groups_rule": one.groups.rule if one.groups else "",
-        "notes": tuple(f"{rule} cuts nothing here: a group is empty" for rule in empty),
-    }
-
-
-__all__ = ["FlowModel", "Messages", "ModelArguments", "Prepared", "VideoChat"]
+__all__ = ["FlowModel", "ModelArguments", "VideoChat"]

@@ -222,13 +222,13 @@ def fake_flow_class():
             self.on_error, self.records = on_error, records
 
         def generate_until(self, requests):
-            journal = Journal(self.records, flow="video:last", flow_digest="d1")
+            journal = Journal(self.records)
             answer_loop = RequestLoop(
                 key=lambda s: f"{s.task}-{s.doc_id}",
                 answer=self.answer,
                 journal=journal,
                 on_error=self.on_error,
-                common={"flow": "video:last", "flow_digest": "d1"},
+                fields=lambda task, metadata: {"flow": "video:last", "flow_digest": "d1"},
             )
             return answer_loop.run(requests, self.task_dict)
 

@@ -176,12 +176,12 @@ def test_a_folder_that_is_none_ends_the_run(tmp_path):
 
 
 def test_answers_under_another_flow_are_told(tmp_path):
-    with Journal(tmp_path, flow="path.yaml", flow_digest="d1") as journal:
+    with Journal(tmp_path) as journal:
         journal.write("k", record(7, flow="path.yaml", flow_digest="d1"))
-        assert journal.other_flows("t", 7) == {}
-    changed = Journal(tmp_path, flow="path.yaml", flow_digest="d2")
-    assert changed.other_flows("t", 7) == {"d1": "path.yaml"}
-    assert changed.other_flows("t", 8) == {}
+        assert journal.other_flows("t", 7, "d1") == {}
+    again = Journal(tmp_path)
+    assert again.other_flows("t", 7, "d2") == {"d1": "path.yaml"}
+    assert again.other_flows("t", 8, "d2") == {}
 
 
 PARTS = {

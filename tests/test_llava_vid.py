@@ -179,7 +179,7 @@ def test_a_record_says_what_was_cut(paper: Path, clips: list[str]) -> None:
     base = run(load(paper), [paper_messages(clips[0])], ONE_TOKEN)[0]
     cut = run(load(paper, flow="cross_frame@first_half"), [paper_messages(clips[0])], ONE_TOKEN)[0]
     assert (base.status, cut.status) == ("ok", "ok")
-    assert (base.flow, cut.flow, cut.engine) == ("none", "cross_frame@first_half", "dense")
+    assert (base.flow, cut.flow, cut.engine) == ("none", "cross_frame@first_half", "sparse")
     assert cut.flow_digest == Flow.load("cross_frame@1-2").bind(4).digest != base.flow_digest
     assert base.edges_kept == base.edges_total == cut.edges_total
     pairs_of_frames, tokens_per_frame, layers = 28, 4, 2

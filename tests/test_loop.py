@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import pytest
 
 from lmms_flow.flow import FlowError
 from lmms_flow.harness import loop
-from lmms_flow.harness.errors import RunError, SampleError
+from lmms_flow.harness.errors import MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness.journal import Journal, read_journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.record import SampleRecord
@@ -68,6 +69,11 @@ class Model:
         return [name for batch in self.batches for name in batch]
 
 
+def said(**values: object) -> Callable[[str, Mapping[str, object]], dict[str, object]]:
+    """The same fields in every record."""
+    return lambda task, metadata: values
+
+
 def make_loop(model: Model, **arguments: object) -> RequestLoop:
     return RequestLoop(key=model.key, answer=model.answer, **arguments)
 
@@ -117,7 +123,7 @@ def test_the_hosts_settings_are_never_changed():
 def test_our_tasks_take_a_record_beside_the_answer(tmp_path):
     with Journal(tmp_path) as journal:
         runs = [
-            make_loop(Model(), journal=journal, common={"flow": "video:last", "engine": "dense"}).run(
+            make_loop(Model(), journal=journal, fields=said(flow="video:last", engine="dense")).run(
                 [request(2, ours=True)], DOCS
             )
             for _ in range(2)
@@ -204,7 +210,7 @@ def test_a_model_may_report_failures_beside_answers():
         return [
             Outcome.ok("A"),
             Outcome.failed(SampleError("no question"), frames=(1,)),
-            Outcome.skipped("not a question about a video"),
+            Outcome.failed(SkippedSampleError("not a question about a video")),
         ]
 
     answers = RequestLoop(key=lambda s: str(s.doc_id), answer=answer, batch_size=3, on_error="record").run(
@@ -213,6 +219,59 @@ def test_a_model_may_report_failures_beside_answers():
     records = [SampleRecord.from_json(record) for _, record in answers]
     assert [record.status for record in records] == ["ok", "error", "skipped"]
     assert records[1].frames == (1,)
+
+
+def test_arms_of_one_question_are_answered_together():
+    """Whatever the order of the host's tasks; a batch is of questions."""
+    model = Model()
+    requests = [request(i, task, metadata={"base": "x"}) for task in "yx" for i in (0, 1, 2)]
+    answers = make_loop(model, batch_size=2).run(requests, DOCS)
+    assert answers == ["Y 0?", "Y 1?", "Y 2?", "X 0?", "X 1?", "X 2?"]
+    assert model.batches == [["y-0", "x-0", "y-1", "x-1"], ["y-2", "x-2"]]
+
+
+def test_a_killed_run_asks_only_for_the_arms_that_are_missing(tmp_path):
+    both = [request(i, task, metadata={"base": "x"}) for task in "yx" for i in (0, 1)]
+    with Journal(tmp_path) as journal:
+        make_loop(Model(), journal=journal).run([both[0], both[2]], DOCS)
+    model = Model()
+    with Journal(tmp_path) as journal:
+        answers = make_loop(model, journal=journal).run(both, DOCS)
+    assert model.batches == [["y-1", "x-1"]]
+    assert answers == ["Y 0?", "Y 1?", "X 0?", "X 1?"]
+
+
+def test_videos_are_announced_before_they_are_asked_for():
+    model, told = Model(), []
+    told_before: list[int] = []
+
+    def answer(samples):
+        told_before.append(len(told))
+        return model.answer(samples)
+
+    wanted = [request(i) for i in range(8)]
+    RequestLoop(key=model.key, answer=answer, ahead=lambda samples: told.extend(samples)).run(wanted, DOCS)
+    assert [sample.doc_id for sample in told] == list(range(8)), "each once, in order"
+    assert told_before[0] == 1 + loop.BATCHES_AHEAD
+    assert model.asked == [f"x-{i}" for i in range(8)]
+
+
+def test_a_clip_that_the_data_set_does_not_hand_out_is_skipped(tmp_path, log):
+    def key(sample: Sample) -> str:
+        if sample.doc_id == 1:
+            raise MissingVideoError("the video is missing", path="/clips/1.mp4")
+        return str(sample.doc_id)
+
+    for metadata, status in (({"missing_clips": "skip"}, "skipped"), ({}, "error")):
+        asked = [request(i, ours=True, metadata=metadata) for i in range(3)]
+        answers = RequestLoop(key=key, answer=Model().answer, on_error="record").run(asked, DOCS)
+        records = [SampleRecord.from_json(record) for _, record in answers]
+        assert [record.status for record in records] == ["ok", status, "ok"]
+        assert "/clips/1.mp4" in records[1].reason
+    assert any("1 of 3 samples were skipped (x: 1)" in line for line in log)
+    with pytest.raises(RunError, match="the video is missing"):
+        RequestLoop(key=key, answer=Model().answer).run([request(1)], DOCS)
+    RequestLoop(key=key, answer=Model().answer).run([request(1, metadata={"missing_clips": "skip"})], DOCS)
 
 
 def stops(doc: dict) -> list[dict]:
@@ -291,8 +350,8 @@ def test_a_flow_file_edited_in_between_is_told_and_not_served(tmp_path, log):
         model = Model()
         model.key = lambda sample, digest=digest: f"{sample.doc_id}-{digest}"  # type: ignore[method-assign]
         common = {"flow": "late.yaml", "flow_digest": digest}
-        with Journal(tmp_path, **common) as journal:
-            make_loop(model, journal=journal, common=common).run([request(0)], DOCS)
+        with Journal(tmp_path) as journal:
+            make_loop(model, journal=journal, fields=said(**common)).run([request(0)], DOCS)
         assert model.asked == asked
     assert sum("'late.yaml' changed since" in line for line in log) == 1
 

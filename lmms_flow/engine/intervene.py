@@ -9,6 +9,7 @@ from torch import nn
 
 from ..flow import Flow, FlowError, Layout
 from ..flow.errors import nearest
+from .baseline import Baseline
 from .decoder import check_attention, decoder_layers, find_decoder
 from .dense import DenseHooks
 from .sparse import SparseHooks
@@ -19,13 +20,18 @@ ENGINES = ("dense", "sparse")
 
 @contextmanager
 def intervene(
-    model: nn.Module, flow: Flow | str, layout: Layout | Sequence[Layout], engine: str = "dense"
+    model: nn.Module,
+    flow: Flow | str,
+    layout: Layout | Sequence[Layout],
+    engine: str = "sparse",
+    baseline: Baseline | None = None,
 ) -> Iterator[nn.Module]:
     """Runs `model` (any causal language model or VideoLLM of transformers) under `flow` inside the block.
 
     `layout` is that of the prompt, or a list for a batch; layouts leave padding out, the attention mask says where
     it is. Both prefill and decoding are covered: generated tokens take the cuts of the last prompt token. The hooks
-    always come off, also when the body raises. Raises FlowError where the flow does not fit, and
+    always come off, also when the body raises. `baseline` is what full attention left of the same prompt: the sparse
+    engine goes on from it where the flow leaves it (see `Baseline`). Raises FlowError where the flow does not fit, and
     UnsupportedModelError where a cut would not be applied.
     """
     if engine not in ENGINES:
@@ -45,7 +51,7 @@ def intervene(
     resolved = [bound.resolve(each) for each in layouts]
     with strips_in(decoder) if engine == "sparse" else nullcontext(False) as takes_strips:
         if engine == "sparse":
-            hooks: DenseHooks = SparseHooks(model, decoder, resolved, takes_strips)
+            hooks: DenseHooks = SparseHooks(model, decoder, resolved, takes_strips, baseline)
         else:
             hooks = DenseHooks(decoder, resolved)
         try:

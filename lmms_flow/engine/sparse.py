@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
 from ..flow import ResolvedFlow
+from .baseline import Baseline, Branch, branch_of
 from .decoder import decoder_layers
 from .dense import DenseHooks, to_additive
 from .plan import RowPlan
@@ -37,18 +39,24 @@ class SparseHooks(DenseHooks):
         decoder: nn.Module,
         resolved: Sequence[ResolvedFlow],
         takes_strips: bool = False,
+        baseline: Baseline | None = None,
     ) -> None:
         self._takes_strips = takes_strips
         # The host reads the prompt's length off the first layer's cache, and some models add visual features
         # between the first layers: no row may be missing there.
         self._whole = max(1, _layers_with_visual_features(model))
         self._plans = [RowPlan(each, self._whole) for each in resolved]
+        self._branch = branch_of(baseline, resolved, self._whole)
+        self._taken: Branch | None = None  # the branch, in a forward that takes it
         self._has_windows = has_windows(decoder)
         self._keeps_one = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only = self._dropping = self._on_live_cache = False
         self._live_caches: weakref.WeakSet[Any] = weakref.WeakSet()
         self._cached: dict[int, Tensor] = {}  # layer -> [batch, key], whether a cached prompt key is one
-        self._entered: Tensor | None = None
+        self._entered: Tensor | None = (
+            None  # the columns of the padded prompt whose rows entered, [batch, row]
+        )
+        self._keys: Tensor | None = None  # those that they may read: the same, or a baseline's before them
         super().__init__(decoder, resolved)
         try:
             self._handles.append(model.register_forward_pre_hook(self._before_model, with_kwargs=True))
@@ -73,11 +81,16 @@ class SparseHooks(DenseHooks):
         self._dropping = prefill and self._last_only and not self._has_windows and _can_hold_rows(cache)
         self._on_live_cache = not prefill and cache in self._live_caches
         self._last_only = False  # holds for one forward of the model
+        alone = self._positions.keys.shape == (1, self._resolved[0].layout.num_tokens)  # no beams, no padding
+        self._taken = self._branch if self._dropping and cache is not None and alone else None
+        self._keys = None
         if prefill and cache is not None:
             self._live_caches.discard(cache)
         self._entered = None
 
     def _prepare(self, layer: int, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if layer == 1 and self._taken and not self._taken.is_of(args[0]):
+            self._taken = None
         if layer <= self._whole or not (self._dropping or self._on_live_cache):
             if not super()._needs_hook(layer):
                 return kwargs
@@ -87,20 +100,36 @@ class SparseHooks(DenseHooks):
             return super()._prepare(layer, args, kwargs)
         if self._on_live_cache:
             return kwargs | {"attention_mask": self._decoding_mask(layer, args[0])}
-        rows = self._rows(layer, args[0].device)
+        keys = self._rows(layer, args[0].device)
+        rows = keys if self._taken is None else self._take(self._taken, layer, keys, args, kwargs)
         if self._entered is None or not torch.equal(rows, self._entered):
             args[0] = _gather(args[0], self._places(rows))
-        self._entered = rows
+        self._entered, self._keys = rows, keys
         at = rows.clamp_min(0)
         moved = dict(kwargs)
         if kwargs.get("position_embeddings") is not None:
             moved["position_embeddings"] = tuple(_gather(part, at) for part in kwargs["position_embeddings"])
         if kwargs.get("position_ids") is not None:
             moved["position_ids"] = _gather(kwargs["position_ids"][..., None], at)[..., 0]
+        if self._taken and self._taken.skips(layer):  # its output is not used
+            return moved | {"attention_mask": None}
         strips = self._strips(layer, args[0], kwargs["attention_mask"])
         if strips is None:
-            return moved | {"attention_mask": self._live_mask(layer, rows, args[0])}
+            return moved | {"attention_mask": self._live_mask(layer, keys, args[0])}
         return moved | {"attention_mask": None if strips.is_causal else strips}
+
+    def _take(
+        self, branch: Branch, layer: int, keys: Tensor, args: list[Any], kwargs: dict[str, Any]
+    ) -> Tensor:
+        """The rows that a layer must compute itself; what it reads of the baseline goes into the cache."""
+        if branch.skips(layer):
+            return keys[:, -1:]
+        if layer == branch.layer and branch.entering is not None:
+            args[0] = branch.entering.to(args[0].device)
+            self._entered = None
+        before = keys[0] < branch.row
+        branch.lay_keys(kwargs["past_key_values"], layer, keys[0][before])
+        return keys[:, ~before]
 
     def _strips(self, layer: int, hidden: Tensor, own: Any) -> Strips | None:
         """The layer's attention in strips, where its mask is made of rectangles and the batch needs no padding."""
@@ -111,7 +140,9 @@ class SparseHooks(DenseHooks):
             or len({each.layout for each in self._resolved}) > 1
         ):
             return None
-        return self._plans[0].strips(layer)
+        strips = self._plans[0].strips(layer)
+        skipped = 0 if self._keys is None else self._keys.shape[1] - hidden.shape[1]
+        return replace(strips, skipped=skipped) if skipped else strips
 
     def _rows(self, layer: int, device: torch.device) -> Tensor:
         """The columns of the padded prompt that enter a layer, [batch, row]; -1 on the left of a shorter sample."""
@@ -135,23 +166,26 @@ class SparseHooks(DenseHooks):
             return rows.clamp_min(0)
         return torch.searchsorted(self._entered, rows.clamp_min(0)).clamp_max(self._entered.shape[1] - 1)
 
-    def _live_mask(self, layer: int, rows: Tensor, hidden: Tensor) -> Tensor | None:
-        """The mask among the rows that entered; None where it is plain causal."""
+    def _live_mask(self, layer: int, columns: Tensor, hidden: Tensor) -> Tensor | None:
+        """The mask of the rows that entered, which are the last of the columns; None where it is plain causal."""
         assert self._positions is not None
-        tokens = self._positions.keys.to(rows.device).gather(1, rows.clamp_min(0))
-        real = rows >= 0
-        beams = len(rows) // len(self._plans)
+        tokens = self._positions.keys.to(columns.device).gather(1, columns.clamp_min(0))
+        real = columns >= 0
+        beams = len(columns) // len(self._plans)
         keep = torch.stack(
             [
-                self._prompt_mask(sample // beams, layer, rows.device)[tokens[sample]][:, tokens[sample]]
-                for sample in range(len(rows))
+                self._prompt_mask(sample // beams, layer, columns.device)[tokens[sample]][:, tokens[sample]]
+                for sample in range(len(columns))
             ]
         )
         keep &= real[:, None, :]
         keep |= torch.diag_embed(~real)  # a filler row reads itself, lest it become nan
-        causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=rows.device).tril()
-        if bool((keep == causal).all()) and not self._additive and not self._masks_everywhere():
+        causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=columns.device).tril()
+        skipped = columns.shape[1] - hidden.shape[1]
+        is_plain = bool((keep == causal).all()) and (not skipped or hidden.shape[1] == 1)
+        if is_plain and not self._additive and not self._masks_everywhere():
             return None
+        keep = keep[:, skipped:]
         keep = keep[:, None]
         return to_additive(keep, hidden.dtype) if self._additive else keep
 
@@ -192,18 +226,23 @@ class SparseHooks(DenseHooks):
             cache = kwargs.get("past_key_values")
             if not self._dropping or cache is None or number <= self._whole:
                 return
-            assert self._entered is not None
+            assert self._keys is not None
             assert self._positions is not None
             self._live_caches.add(cache)
             self._prompt_width = self._positions.keys.shape[1]
             stored = cache.layers[number - 1]
             wanted = self._columns(
-                [plan.rows_read_by_last(number) for plan in self._plans], self._entered.device
+                [plan.rows_read_by_last(number) for plan in self._plans], self._keys.device
             )
-            places = torch.searchsorted(self._entered, wanted.clamp_min(0)).clamp_max(
-                self._entered.shape[1] - 1
-            )
-            stored.keys, stored.values = (_gather_keys(each, places) for each in (stored.keys, stored.values))
+            if self._taken and self._taken.skips(number):
+                stored.keys, stored.values = self._taken.baseline.keys(number, wanted[0])
+            else:
+                places = torch.searchsorted(self._keys, wanted.clamp_min(0)).clamp_max(
+                    self._keys.shape[1] - 1
+                )
+                stored.keys, stored.values = (
+                    _gather_keys(each, places) for each in (stored.keys, stored.values)
+                )
             self._cached[number] = (wanted >= 0) & self._read_by_last(number, wanted)
 
         return prune

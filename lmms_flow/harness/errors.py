@@ -17,17 +17,29 @@ class SampleError(Exception):
     ``reason`` says what is wrong in one line, ``path`` is the file that it is wrong with.
     """
 
+    is_skip = False  # whether the sample is left out on purpose, which is no failure
+
     def __init__(self, reason: str, *, path: str | os.PathLike[str] | None = None) -> None:
         self.reason = one_line(reason)
         self.path = None if path is None else os.fspath(path)
         super().__init__(self.reason if self.path is None else f"{self.reason}: {self.path}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (self.reason, self.path))
+        return (_rebuild, (type(self), self.reason, self.path))
 
 
-def _rebuild(reason: str, path: str | None) -> SampleError:
-    return SampleError(reason, path=path)
+class SkippedSampleError(SampleError):
+    """A sample that does not apply: an arm that the model has not, a clip that its data set does not hand out."""
+
+    is_skip = True
+
+
+class MissingVideoError(SampleError):
+    """The video's file is not there."""
+
+
+def _rebuild(kind: type[SampleError], reason: str, path: str | None) -> SampleError:
+    return kind(reason, path=path)
 
 
 class RunError(SystemExit):

@@ -27,26 +27,21 @@ except ImportError:  # not on Windows; there two runs must not share a folder
 
 
 class Journal:
-    """The journal of one arm in ``folder``; several arms and processes may share a folder.
+    """The journal in ``folder``; several runs, arms and processes may share it.
 
     Each process appends to files of its own and reads all of them once, when it starts.
 
     Args:
         folder: made when it is missing.
         rank: of this process in a distributed run.
-        flow, flow_digest: of this arm, to tell when answers in the folder belong to another flow.
 
     Raises:
         RunError: the folder can't be written, or (later) the disk is full.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str], *, rank: int = 0, flow: str = "none", flow_digest: str = ""
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, rank: int = 0) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self.rank = rank
-        self.flow = flow
-        self.flow_digest = flow_digest
         self.written = 0
         self._answers: dict[str, SampleRecord] = {}
         self._flows: dict[tuple[str, int], dict[str, str]] = {}  # (task, doc_id) -> {digest: flow as written}
@@ -62,10 +57,10 @@ class Journal:
         """The answer that was given to the sample of this key; only ``ok`` ones, errors are tried again."""
         return self._answers.get(key)
 
-    def other_flows(self, task: str, doc_id: int) -> dict[str, str]:
-        """Other flows under which this document was answered: ``{digest: flow as it was written}``."""
+    def other_flows(self, task: str, doc_id: int, digest: str) -> dict[str, str]:
+        """The flows but this one under which a document was answered: ``{digest: flow as it was written}``."""
         found = self._flows.get((task, doc_id), {})
-        return {digest: flow for digest, flow in found.items() if digest != self.flow_digest}
+        return {other: flow for other, flow in found.items() if other != digest}
 
     def write(self, key: str, record: SampleRecord) -> None:
         """Appends one line and returns when it is on the disk."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -17,30 +17,65 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_flow.flow import FlowError
-from lmms_flow.harness.errors import RunError, SampleError
+from lmms_flow.harness.errors import MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.record import SampleRecord
-from lmms_flow.harness.sample import Outcome, Sample, describe, unpack
+from lmms_flow.harness.sample import (
+    Outcome,
+    QuestionId,
+    Sample,
+    describe,
+    question_of,
+    takes_records,
+    unpack,
+)
 
 HostAnswer = str | list[str]
+BATCHES_AHEAD = 3  # looked at while another is answered: enough for reading threads, little to hold
 
 # Failed samples of this process by task, since a stock task scores them as wrong answers and says nothing.
 failures: Counter[str] = Counter()
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """A sample that ended before it could be asked for."""
+
+    index: int
+    record: SampleRecord
+    ours: bool
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Samples that are answered together, each with its key."""
+
+    keyed: tuple[tuple[str, Sample], ...]
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for _, sample in self.keyed]
+
+
+_Step = tuple[int, HostAnswer] | _Failed | _Batch
+
+
 @dataclass
 class RequestLoop:
-    """Answers the requests of one run.
+    """Answers the requests of one run, question by question: the arms of one question are answered together.
 
     Args:
         key: the key of a sample in the journal (:func:`lmms_flow.harness.sample_key.sample_key`). It is asked
             before the video is decoded.
-        answer: one outcome for each sample of a batch, in order. A batch shares its task and gen_kwargs.
+        answer: one outcome for each sample of a batch, in order. A batch shares its base task and gen_kwargs, and
+            the arms of a question follow one another.
         journal: None keeps nothing.
+        batch_size: of questions.
         on_error: ``raise`` ends the run at the first failed sample, ``record`` goes on without its answer.
-        common: fields of every record of this run, failed ones included: flow, flow_digest, engine and such.
+        fields: what every record of a request says, failed ones included, by its task and metadata.
+        ahead: told of the samples that will soon be asked for, so that their videos can be read meanwhile.
 
-    Either function may raise :class:`SampleError` or :class:`FlowError` for a sample that can't be answered.
+    Either of the first two may raise :class:`SampleError` or :class:`FlowError` for a sample that can't be answered.
     """
 
     key: Callable[[Sample], str]
@@ -49,9 +84,10 @@ class RequestLoop:
     batch_size: int = 1
     on_error: Literal["raise", "record"] = "raise"
     rank: int = 0
-    common: Mapping[str, Any] = field(default_factory=dict)
+    fields: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = lambda task, metadata: {}
+    ahead: Callable[[list[Sample]], None] = lambda samples: None
     served: int = field(default=0, init=False)
-    _failed: Counter[str] = field(default_factory=Counter, init=False)
+    _ended: dict[str, Counter[str]] = field(default_factory=dict, init=False)  # status -> task -> how many
     _stale: Counter[str] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +95,7 @@ class RequestLoop:
             raise ValueError(f"on_error is raise or record, not {self.on_error!r}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {self.batch_size}")
+        self._ended = {status: Counter() for status in ("error", "skipped")}
 
     def run(self, requests: Sequence[Any], docs: Mapping[str, Any]) -> list[HostAnswer]:
         """The answers in the order of ``requests``: text, or text and record for our own tasks.
@@ -80,56 +117,85 @@ class RequestLoop:
         return answers
 
     def _settled(self, requests: Sequence[Any], docs: Mapping[str, Any]) -> Iterator[tuple[int, HostAnswer]]:
-        batch: list[tuple[str, Sample]] = []
-        seen: Counter[tuple[str, str, int]] = Counter()
-        for index, request in enumerate(requests):
-            if (request.metadata or {}).get("__padding_only__"):
-                yield index, ""  # only evens out the ranks; nobody reads it
-                continue
-            _, _, _, doc_id, task, split = request.args
-            repeat = seen[task, split, doc_id]
-            seen[task, split, doc_id] += 1
-            sample = None
-            try:
-                sample = unpack(request, index, docs, repeat)
-                key = self.key(sample) + (f"-{repeat}" if repeat else "")
-            except (SampleError, FlowError) as error:
-                failed = Outcome.failed(_as_sample_error(error))
-                record = failed.record(task, doc_id, sample.id if sample else str(doc_id), self.common)
-                self._keep("", record)
-                self._raise_if_failed([record])
-                yield index, _host_answer(record, bool((request.metadata or {}).get("lmms_flow")))
-                continue
-            except Exception as error:
-                raise self._crash(f"task {task}, document {doc_id}", error) from error
-            found = None if self.journal is None else self.journal.find(key)
-            if found is not None:
-                self.served += 1
-                yield index, _host_answer(found, sample.is_ours)
-                continue
-            self._look_for_other_flows(sample)
-            if batch and not _same_batch(batch[-1][1], sample):
-                yield from self._flush(batch)
-            batch.append((key, sample))
-            if len(batch) == self.batch_size:
-                yield from self._flush(batch)
-        yield from self._flush(batch)
+        """The steps one after another, some batches behind what is looked at, so that videos are read ahead."""
+        waiting: deque[_Step] = deque()
+        batches = 0
+        for step in self._steps(requests, docs):
+            waiting.append(step)
+            if isinstance(step, _Batch):
+                batches += 1
+                self.ahead(step.samples)
+            while waiting and (batches > BATCHES_AHEAD or not isinstance(waiting[0], _Batch)):
+                batches -= isinstance(waiting[0], _Batch)
+                yield from self._finish(waiting.popleft())
+        for step in waiting:
+            yield from self._finish(step)
 
-    def _flush(self, batch: list[tuple[str, Sample]]) -> Iterator[tuple[int, HostAnswer]]:
-        """Answers the batch and empties it."""
-        if not batch:
-            return
-        keys, samples = zip(*batch, strict=True)
-        batch.clear()
-        records = [
-            outcome.record(sample.task, sample.doc_id, sample.id, self.common)
-            for sample, outcome in zip(samples, self._outcomes(list(samples)), strict=True)
-        ]
-        for key, record in zip(keys, records, strict=True):
-            self._keep(key, record)
-        self._raise_if_failed(records)  # now that the others of the batch are kept
-        for sample, record in zip(samples, records, strict=True):
-            yield sample.index, _host_answer(record, sample.is_ours)
+    def _steps(self, requests: Sequence[Any], docs: Mapping[str, Any]) -> Iterator[_Step]:
+        batch: list[tuple[str, Sample]] = []
+        questions = 0
+        for repeat, indices in _by_question(requests):
+            pending: list[tuple[str, Sample]] = []
+            for index in indices:
+                step = self._look_up(index, requests[index], docs, repeat)
+                if isinstance(step, _Batch):
+                    pending += step.keyed
+                else:
+                    yield step
+            if not pending:
+                continue
+            if batch and (questions == self.batch_size or not _same_batch(batch[-1][1], pending[0][1])):
+                yield _Batch(tuple(batch))
+                batch, questions = [], 0
+            batch += pending
+            questions += 1
+        if batch:
+            yield _Batch(tuple(batch))
+
+    def _look_up(self, index: int, request: Any, docs: Mapping[str, Any], repeat: int) -> _Step:
+        """The sample's answer from the journal, how it failed, or a batch of it alone."""
+        metadata = request.metadata or {}
+        if metadata.get("__padding_only__"):
+            return index, ""  # only evens out the ranks; nobody reads it
+        _, _, _, doc_id, task, _ = request.args
+        sample = None
+        try:
+            sample = unpack(request, index, docs, repeat)
+            key = self.key(sample) + (f"-{repeat}" if repeat else "")
+        except (SampleError, FlowError) as error:
+            failed = Outcome.failed(_as_sample_error(error, metadata))
+            fields = self.fields(task, metadata)
+            record = failed.record(task, doc_id, sample.id if sample else str(doc_id), fields)
+            return _Failed(index, record, takes_records(metadata))
+        except Exception as error:
+            raise self._crash(f"task {task}, document {doc_id}", error) from error
+        found = None if self.journal is None else self.journal.find(key)
+        if found is not None:
+            self.served += 1
+            return index, _host_answer(found, sample.is_ours)
+        self._look_for_other_flows(sample)
+        return _Batch(((key, sample),))
+
+    def _finish(self, step: _Step) -> Iterator[tuple[int, HostAnswer]]:
+        """The answers of a step; a batch is answered now."""
+        if isinstance(step, tuple):
+            yield step
+        elif isinstance(step, _Failed):
+            self._keep("", step.record)
+            self._raise_if_failed([step.record])
+            yield step.index, _host_answer(step.record, step.ours)
+        else:
+            records = [
+                outcome.record(
+                    sample.task, sample.doc_id, sample.id, self.fields(sample.task, sample.metadata)
+                )
+                for sample, outcome in zip(step.samples, self._outcomes(step.samples), strict=True)
+            ]
+            for (key, _), record in zip(step.keyed, records, strict=True):
+                self._keep(key, record)
+            self._raise_if_failed(records)  # now that the others of the batch are kept
+            for sample, record in zip(step.samples, records, strict=True):
+                yield sample.index, _host_answer(record, sample.is_ours)
 
     def _outcomes(self, samples: list[Sample], again: bool = True) -> list[Outcome]:
         """One outcome a sample. What fails as a batch is tried once more, one by one."""
@@ -140,7 +206,7 @@ class RequestLoop:
             out_of_memory = _is_out_of_memory(error)
             if not (out_of_memory or isinstance(error, (SampleError, FlowError))):
                 raise self._crash(_name(samples), error) from error
-            failure = SampleError("out of memory") if out_of_memory else _as_sample_error(error)
+            failure = SampleError("out of memory") if out_of_memory else _as_sample_error(error, {})
         else:
             if len(outcomes) != len(samples):
                 raise RunError(f"{len(outcomes)} outcomes for {len(samples)} samples at {_name(samples)}")
@@ -157,8 +223,9 @@ class RequestLoop:
     def _keep(self, key: str, record: SampleRecord) -> None:
         if self.journal is not None:
             self.journal.write(key, record)
+        if record.status != "ok":
+            self._ended[record.status][record.task] += 1
         if record.status == "error":
-            self._failed[record.task] += 1
             failures[record.task] += 1
 
     def _raise_if_failed(self, records: Sequence[SampleRecord]) -> None:
@@ -174,13 +241,16 @@ class RequestLoop:
         return RunError(f"{where}: {describe(error)}")
 
     def _look_for_other_flows(self, sample: Sample) -> None:
+        """Says once that answers in the journal belong to a flow of the same text and another meaning."""
         if self.journal is None:
             return
-        for digest, flow in self.journal.other_flows(sample.task, sample.doc_id).items():
-            if flow == self.journal.flow and not self._stale[digest]:
+        own = self.fields(sample.task, sample.metadata)
+        flow, now = own.get("flow", ""), own.get("flow_digest", "")
+        for digest, text in self.journal.other_flows(sample.task, sample.doc_id, now).items():
+            if text == flow and not self._stale[digest]:
                 logger.warning(
                     f"the flow {flow!r} changed since it was journaled (it was {digest[:12]}, "
-                    f"now it is {self.journal.flow_digest[:12]}): those answers are not used"
+                    f"now it is {now[:12]}): those answers are not used"
                 )
             self._stale[digest] += 1
 
@@ -192,9 +262,30 @@ class RequestLoop:
             )
         for digest, count in self._stale.items():
             logger.info(f"the journal also holds {count} of these samples under another flow, {digest[:12]}")
-        if self._failed:
-            tasks = ", ".join(f"{task}: {count}" for task, count in sorted(self._failed.items()))
-            logger.error(f"{sum(self._failed.values())} of {total} samples failed ({tasks})")
+        for status, log, verb in (
+            ("error", logger.error, "failed"),
+            ("skipped", logger.warning, "were skipped"),
+        ):
+            by_task = sorted(self._ended[status].items())
+            if by_task:
+                tasks = ", ".join(f"{task}: {count}" for task, count in by_task)
+                log(f"{sum(count for _, count in by_task)} of {total} samples {verb} ({tasks})")
+
+
+def _by_question(requests: Sequence[Any]) -> Iterator[tuple[int, list[int]]]:
+    """The places of the requests, arms of one question together, with how often each was asked before."""
+    seen: Counter[tuple[str, str, int]] = Counter()
+    questions: dict[tuple[QuestionId, int], list[int]] = {}
+    for index, request in enumerate(requests):
+        _, _, _, doc_id, task, split = request.args
+        repeat = 0
+        if not (request.metadata or {}).get("__padding_only__"):
+            repeat = seen[task, split, doc_id]
+            seen[task, split, doc_id] += 1
+        question = question_of(task, split, doc_id, request.metadata)
+        questions.setdefault((question, repeat), []).append(index)
+    for (_, repeat), indices in questions.items():
+        yield repeat, indices
 
 
 def _host_answer(record: SampleRecord, ours: bool) -> HostAnswer:
@@ -203,7 +294,7 @@ def _host_answer(record: SampleRecord, ours: bool) -> HostAnswer:
 
 
 def _same_batch(one: Sample, other: Sample) -> bool:
-    return one.task == other.task and one.gen_kwargs == other.gen_kwargs
+    return one.question[:2] == other.question[:2] and one.gen_kwargs == other.gen_kwargs
 
 
 def _timed(outcome: Outcome, milliseconds: float) -> Outcome:
@@ -215,7 +306,10 @@ def _name(samples: Sequence[Sample]) -> str:
     return f"task {samples[0].task}, document{'s' if len(samples) > 1 else ''} {ids}"
 
 
-def _as_sample_error(error: Exception) -> SampleError:
+def _as_sample_error(error: Exception, metadata: Mapping[str, Any]) -> SampleError:
+    """A clip that its data set does not hand out is no failure, where the task says that there are such."""
+    if isinstance(error, MissingVideoError) and metadata.get("missing_clips") == "skip":
+        return SkippedSampleError(error.reason, path=error.path)
     return error if isinstance(error, SampleError) else SampleError(str(error))
 
 

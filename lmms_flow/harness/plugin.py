@@ -17,7 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-MODELS = {"llava_vid_flow": "lmms_flow.model_wrappers.llava_vid.LlavaVidFlow"}
+from lmms_flow.harness.arms import add_arms, made_config
+
+MODELS = {
+    "llava_vid_flow": "lmms_flow.model_wrappers.llava_vid.LlavaVidFlow",
+    "internvl_flow": "lmms_flow.model_wrappers.internvl.InternvlFlow",
+    "videollama3_flow": "lmms_flow.model_wrappers.videollama3.VideoLlama3Flow",
+}
 
 _TASKS_MODULE = "lmms_eval.tasks"
 _MARK = "_lmms_flow_tasks_are_known"
@@ -77,9 +83,10 @@ def _patch(module: ModuleType) -> None:
 
     There is no entry point for tasks. By ``initialize_tasks`` the manager knows its model, so that nothing
     changes for others. The host and the user's own ``include_path`` win where names clash: they come first.
+    The arms of our benchmarks have no files: they are added to the index, and ``_get_config`` knows them.
     """
     manager_class = module.TaskManager
-    original = manager_class.initialize_tasks
+    original, from_file = manager_class.initialize_tasks, manager_class._get_config
     if getattr(original, _MARK, False):
         return
 
@@ -91,11 +98,18 @@ def _patch(module: ModuleType) -> None:
         model = getattr(self, "model_name", None)
         if _for_all_models or (isinstance(model, str) and model in MODELS):
             include_path = _with_ours(include_path)
-        return original(self, include_path=include_path, include_defaults=include_defaults)
+        index = original(self, include_path=include_path, include_defaults=include_defaults)
+        add_arms(index, lambda name: module.utils.load_yaml_config(index[name]["yaml_path"], mode="simple"))
+        return index
+
+    def _get_config(self: Any, name: str) -> Any:
+        made = made_config(self.task_index, name, lambda base: from_file(self, base))
+        return from_file(self, name) if made is None else made
 
     setattr(initialize_tasks, _MARK, True)
     initialize_tasks.__doc__ = original.__doc__
     manager_class.initialize_tasks = initialize_tasks
+    manager_class._get_config = _get_config
 
 
 def _with_ours(include_path: str | Sequence[str] | None) -> list[str]:

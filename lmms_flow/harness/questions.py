@@ -116,7 +116,7 @@ def process_results(doc: Question, results: Sequence[str]) -> dict[str, Any]:
     A sample without an answer has no accuracy, which leaves it out of the mean. ``accuracy`` comes last: the
     host takes a task's size, by which it weighs the task in a group, from the last metric.
     """
-    record = _record(results)
+    record = read_record(results)
     status = record.get("status", "ok")
     scores: dict[str, Any] = {"record": record} if record else {}
     scores |= {"errors": int(status == "error"), "skipped": int(status == "skipped")}
@@ -145,7 +145,7 @@ def _form(given: Mapping[str, Any] | None) -> Form:
     return FORMS[name]
 
 
-def _record(results: Sequence[str]) -> dict[str, Any]:
+def read_record(results: Sequence[str]) -> dict[str, Any]:
     if len(results) < 2:
         return {}
     try:

@@ -36,7 +36,7 @@ class SampleRecord:
     flops: int | None = None  # of the prefill under this flow: vision tower, decoder and head
     flops_full: int | None = None  # the same under full attention
     milliseconds: float | None = None  # of the model under this flow
-    shared_milliseconds: float | None = None  # reading and encoding the video, once for all arms of a question
+    shared_milliseconds: float | None = None  # reading and encoding the video, for all arms of a question
     checkpoint: str = ""
     base: str = ""  # the task whose documents these are: the task itself, or what it is an arm of
     category: str = ""  # of the question, within its task

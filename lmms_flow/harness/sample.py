@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.record import SampleRecord, Status
@@ -34,12 +34,30 @@ class Sample:
     @property
     def is_ours(self) -> bool:
         """Whether the task is one of this package: those take a record beside the answer."""
-        return bool(self.metadata.get("lmms_flow"))
+        return takes_records(self.metadata)
+
+    @property
+    def question(self) -> QuestionId:
+        """What the arms of one question share."""
+        return question_of(self.task, self.split, self.doc_id, self.metadata)
 
     def videos(self) -> list[dict[str, Any]]:
         """The video parts of the messages, in order: ``{"type", "url", "start_time"?, "end_time"?}``."""
         parts = [part for message in self.messages for part in message["content"]]
         return [part for part in parts if part.get("type") == "video"]
+
+
+QuestionId: TypeAlias = tuple[str, str, int]  # base task, split, document
+
+
+def question_of(task: str, split: str, doc_id: int, metadata: Mapping[str, Any] | None) -> QuestionId:
+    """An arm names the task whose documents it has as its base; any other task is its own."""
+    return str((metadata or {}).get("base") or task), split, doc_id
+
+
+def takes_records(metadata: Mapping[str, Any] | None) -> bool:
+    """Whether a request is of a task of this package, by its metadata."""
+    return bool((metadata or {}).get("lmms_flow"))
 
 
 @dataclass(frozen=True)
@@ -58,11 +76,10 @@ class Outcome:
 
     @classmethod
     def failed(cls, error: SampleError, **details: Any) -> Outcome:
-        return cls("error", reason=str(error), path=error.path, details=details)
-
-    @classmethod
-    def skipped(cls, reason: str, **details: Any) -> Outcome:
-        return cls("skipped", reason=reason, details=details)
+        """An error, or a skipped sample where that is what was raised."""
+        return cls(
+            "skipped" if error.is_skip else "error", reason=str(error), path=error.path, details=details
+        )
 
     def record(
         self, task: str, doc_id: int, sample_id: str, common: Mapping[str, Any] | None = None

@@ -11,7 +11,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.harness.errors import MissingVideoError, SampleError
 
 _PACKAGES = ("lmms-flow", "torch", "transformers", "decord")  # those whose code an answer passes through
 
@@ -57,7 +57,7 @@ def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        raise SampleError("the video is missing", path=path) from None
+        raise MissingVideoError("the video is missing", path=path) from None
     except OSError as error:
         raise SampleError(f"the video can't be opened ({error.strerror})", path=path) from None
     return {"path": os.path.abspath(path), "size": found.st_size, "mtime_ns": found.st_mtime_ns}

@@ -1,0 +1,106 @@
+"""One vision pass for all arms of a question: inside a block, the same pixels are encoded once."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ENCODERS = (
+    "get_image_features",
+    "get_video_features",
+)  # what transformers' VideoLLMs call from their forward
+
+
+@dataclass
+class VisionPasses:
+    """What happened inside the block: passes that were run, passes that were saved, seconds of those that were run."""
+
+    run: int = 0
+    saved: int = 0
+    seconds: float = 0.0
+    _depth: int = 0
+    _kept: dict[str, tuple[Any, Any]] = field(
+        default_factory=dict
+    )  # encoder -> its last arguments and result
+
+    def once(self, name: str, encode: Callable[..., Any]) -> Callable[..., Any]:
+        """`encode`, whose last result is given again for equal arguments."""
+
+        @functools.wraps(encode)  # `generate` reads off its signature what it takes
+        def encode_once(*args: Any, **kwargs: Any) -> Any:
+            given = (args, kwargs)
+            kept = self._kept.get(name)
+            if kept is not None and _same(kept[0], given):
+                self.saved += 1
+                return copy.copy(kept[1])  # beams are spread in place
+            start = _now(args, kwargs)
+            self._depth += 1  # some models' get_video_features asks get_image_features: that is one pass
+            try:
+                result = encode(*args, **kwargs)
+            finally:
+                self._depth -= 1
+            if not self._depth:
+                self.seconds += _now(args, kwargs) - start
+                self.run += 1
+            self._kept[name] = given, copy.copy(result)
+            return result
+
+        return encode_once
+
+
+@contextmanager
+def one_vision_pass(model: nn.Module) -> Iterator[VisionPasses]:
+    """Inside the block, a model that is given the same pixels again takes the features that it made of them.
+
+    Works for the models whose forward asks `get_image_features` or `get_video_features` of the module that holds the
+    vision tower, as transformers' do; any other model encodes as it always does.
+    """
+    passes = VisionPasses()
+    inner = getattr(model, "model", model)
+    found = [name for name in ENCODERS if callable(getattr(type(inner), name, None))]
+    for name in found:
+        setattr(inner, name, passes.once(name, getattr(inner, name)))
+    try:
+        yield passes
+    finally:
+        for name in found:
+            delattr(inner, name)  # the class's own method is behind it
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of nested arguments; tensors by their values."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and (one is other or _equal(one, other))
+    if isinstance(one, (tuple, list)):
+        return (
+            type(one) is type(other)
+            and len(one) == len(other)
+            and all(_same(a, b) for a, b in zip(one, other, strict=True))
+        )
+    if isinstance(one, dict):
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(_same(one[k], other[k]) for k in one)
+        )
+    return bool(one is other or (type(one) is type(other) and one == other))
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+
+
+def _now(args: Any, kwargs: Any) -> float:
+    """Seconds on a clock, when the device is done."""
+    tensors = (each for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
+    if any(tensor.is_cuda for tensor in tensors):
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,144 @@
+"""The arms of a leaderboard: each benchmark under each flow, as tasks of its own, by one pattern of names.
+
+For a benchmark `tvbench_flow` there are `tvbench_flow_effective`, `tvbench_flow_blind` and so on, for each of its
+sub-tasks `tvbench_flow_blind_action_antonym`, and `tvbench_flow_leaderboard` with all of them beside the baseline. They
+are not files: each is the four lines that a user would write, made when lmms-eval lists its tasks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
+MADE = "lmms_flow_config"  # where an entry of the index has its configuration, in the place of a file
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One flow of a leaderboard; `num_frames` where it is not the model's own number."""
+
+    name: str
+    flow: str
+    num_frames: int | None = None
+
+
+ARMS = (
+    Arm("sham", "sham"),
+    Arm("effective", "effective"),
+    Arm("effective_closed", "effective_closed"),
+    Arm("random_1", "random:effective:seed1"),
+    Arm("random_2", "random:effective:seed2"),
+    Arm("random_3", "random:effective:seed3"),
+    Arm("mirrored", "mirrored:effective"),
+    Arm("cross_frame_first_half", "cross_frame@first_half"),
+    Arm("cross_frame_second_half", "cross_frame@second_half"),
+    Arm("blind", "blind"),
+    Arm("single_frame", "none", num_frames=1),
+)
+
+# What the arms' names begin with, and the task or group that they are arms of.
+BENCHMARKS = {
+    "flowbench_flow": "flowbench",
+    "tvbench_flow": "tvbench_flow",
+    "tomato_flow": "tomato_flow",
+    "videomme_flow": "videomme_flow",
+    "longvideobench_flow": "longvideobench_flow",
+    "longvideobench_flow_24": "longvideobench_flow_24",
+    "mvbench_flow": "mvbench_flow",
+}
+
+ReadConfig: TypeAlias = Callable[
+    [str], Mapping[str, Any]
+]  # a name of the index -> its YAML, functions unresolved
+
+
+def add_arms(index: Index, read: ReadConfig) -> None:
+    """Adds the arms of our benchmarks to lmms-eval's index of tasks, and makes groups of users' arms of groups.
+
+    Names that are there already win: a user's task is never replaced.
+    """
+    for name in [name for name, entry in index.items() if entry["type"] == "python_task"]:
+        config = read(name)
+        if isinstance(config.get("base"), str) and _is_group(index, config["base"]):
+            _add_group(index, read, name, config["base"], _settings(config))
+    for prefix, base in BENCHMARKS.items():
+        if base in index:
+            _add_leaderboard(index, read, prefix, base)
+
+
+def _add_leaderboard(index: Index, read: ReadConfig, prefix: str, base: str) -> None:
+    names = [base]
+    for arm in ARMS:
+        name = f"{prefix}_{arm.name}"
+        names.append(name)
+        if name in index:
+            continue
+        settings = {"flow": arm.flow} | ({"num_frames": arm.num_frames} if arm.num_frames else {})
+        if _is_group(index, base):
+            _add_group(index, read, name, base, settings)
+        else:
+            index[name] = _entry("python_task", _task(name, base, settings))
+    index.setdefault(
+        f"{prefix}_leaderboard", _entry("group", {"group": f"{prefix}_leaderboard", "task": names})
+    )
+
+
+def _add_group(index: Index, read: ReadConfig, name: str, base: str, settings: Mapping[str, Any]) -> None:
+    """A group of arms of a group's tasks, aggregated as the base aggregates them."""
+    members = []
+    for task in leaves(index, read, base):
+        member = f"{name}_{sub_task(task, base)}"
+        members.append(member)
+        if member not in index:
+            index[member] = _entry("python_task", _task(member, task, settings))
+    like = base if index[base]["type"] == "group" else None
+    index[name] = _entry("group", {"group": name, "task": members}, aggregated_like=like)
+
+
+def leaves(index: Index, read: ReadConfig, name: str) -> Iterator[str]:
+    """The tasks of a group or tag, groups in it included; the task itself where it is one."""
+    entry = index.get(name)
+    if entry is None or not _is_group(index, name):
+        yield name
+        return
+    members = read(name)["task"] if entry.get("task", -1) == -1 else entry["task"]
+    for member in members:
+        yield from leaves(index, read, member["task"] if isinstance(member, Mapping) else member)
+
+
+def sub_task(task: str, base: str) -> str:
+    """What a sub-task is called within its group: "tvbench_flow_object_count" is "object_count"."""
+    return task.removeprefix(base).lstrip("_") or task
+
+
+def _is_group(index: Index, name: str) -> bool:
+    return name in index and index[name]["type"] in ("group", "tag")
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in ("task", "class", "base", "include")}
+
+
+def _task(name: str, base: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    from lmms_flow.harness.flow_task import FlowTask
+
+    return {"task": name, "class": FlowTask, "base": base, **settings}
+
+
+def _entry(kind: str, config: Mapping[str, Any], aggregated_like: str | None = None) -> dict[str, Any]:
+    return {"type": kind, "task": -1, "yaml_path": -1, MADE: config, "aggregated_like": aggregated_like}
+
+
+def made_config(index: Index, name: str, read: ReadConfig) -> dict[str, Any] | None:
+    """The configuration of an arm, as lmms-eval would have read it from a file; None for a name that is a file's."""
+    entry = index.get(name, {})
+    if MADE not in entry:
+        return None
+    config = copy.deepcopy(dict(entry[MADE]))
+    if entry["aggregated_like"]:
+        aggregation = read(entry["aggregated_like"]).get("aggregate_metric_list")
+        config |= {"aggregate_metric_list": aggregation} if aggregation else {}
+    return config

@@ -1,0 +1,161 @@
+"""A task made of another: its documents and its scoring, under a flow.
+
+    task: tvbench_without_late_video
+    class: !function lmms_flow.harness.flow_task.FlowTask
+    base: tvbench
+    flow: video:question@21-+video:last
+
+`base` is a task, a group or a tag that lmms-eval knows; `num_frames` may name another number of frames. Anything else
+replaces the base's own setting of that name.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import weakref
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.task import ConfigurableMessagesTask
+
+from lmms_flow.harness import plugin
+from lmms_flow.harness.errors import RunError
+from lmms_flow.harness.questions import read_record, total
+
+OWN = ("class", "base", "flow", "num_frames")
+LEFT_OUT = ("task", "group", "tag", "task_alias", "group_alias", "include")  # of the base
+COUNTS = ("errors", "skipped")  # samples without an answer
+
+
+class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
+    """An arm: the base's documents, prompts and scores, answered under a flow by a model of this package."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.name, self.base = str(config["task"]), str(config.get("base") or "")
+        self.flow = str(config.get("flow") or "")
+        self.num_frames = config.get("num_frames")
+        manager = plugin.task_manager()
+        if manager is None:
+            raise RunError(
+                f"task {self.name}: lmms-eval has no task manager in which its base could be found"
+            )
+        self._check(manager)
+        base = copy.deepcopy(dict(manager._get_config(self.base)))
+        if "class" in base:
+            raise RunError(
+                f"task {self.name}: its base {self.base!r} is made by a class; name the task behind it"
+            )
+        self._takes_records = bool(_as_dict(base.get("metadata")).get("lmms_flow"))
+        self._datasets = _DATASETS.setdefault(manager, {})
+        super().__init__(config=self._merged(base, config), model_name=manager.model_name)
+
+    def _check(self, manager: Any) -> None:
+        line = "write four lines: task, class, base (a task of lmms-eval) and flow"
+        if not self.base or not self.flow:
+            raise RunError(f"task {self.name}: it has no {'flow' if self.base else 'base'}; {line}")
+        if self.base not in manager.task_index:
+            raise RunError(f"task {self.name}: there is no task {self.base!r} to be its base")
+        if self.num_frames is not None and (not isinstance(self.num_frames, int) or self.num_frames < 1):
+            raise RunError(f"task {self.name}: num_frames is a whole number from 1, not {self.num_frames!r}")
+        if manager.model_name and not _runs_flows(manager.model_name):
+            raise RunError(
+                f"task {self.name} runs under the flow {self.flow!r}, which the model {manager.model_name!r} can't "
+                f"apply (models that can: {', '.join(plugin.MODELS)}, or a subclass of theirs)"
+            )
+
+    def _merged(self, base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        merged = {key: value for key, value in base.items() if key not in LEFT_OUT}
+        own = {key: value for key, value in config.items() if key not in OWN}
+        for settings in ("generation_kwargs", "lmms_eval_specific_kwargs"):
+            if isinstance(own.get(settings), Mapping) and isinstance(merged.get(settings), Mapping):
+                own[settings] = {**merged[settings], **own[settings]}
+        metadata = _as_dict(base.get("metadata")) | _as_dict(config.get("metadata"))
+        metadata |= {
+            "lmms_flow": self._takes_records or not (merged | own).get("filter_list"),
+            "base": self.base,
+            "flow": self.flow,
+            "flow_identity": _identity(self.flow),  # of a file: lmms-eval's cache must not know only its path
+            "num_frames": self.num_frames,
+        }
+        if not self._takes_records and (merged | own).get("metric_list"):
+            own["metric_list"] = [*_counts(), *(merged | own)["metric_list"]]
+        return {**merged, **own, "metadata": metadata}
+
+    def download(self, dataset_kwargs: Any = None) -> None:
+        """Arms of one base share its data set: some data sets take seconds to look for."""
+        if self.base in self._datasets:
+            self.dataset, self.dataset_no_image = self._datasets[self.base]
+            return
+        super().download(dataset_kwargs)
+        self._datasets[self.base] = self.dataset, self.dataset_no_image
+
+    def doc_to_messages(self, doc: Any, **rounds: Any) -> Any:
+        """The base's messages; a video says how many frames are to be read of it, where this arm has its own number."""
+        messages = super().doc_to_messages(doc, **rounds)
+        if self.num_frames is None:
+            return messages
+        return [
+            {**message, "content": _with_frames(message["content"], self.num_frames)} for message in messages
+        ]
+
+    def process_results(self, doc: Any, results: Any, full_docs: Any = None) -> Any:
+        """The base's scores, and the record; an answer that no flow was applied to is refused, not scored."""
+        given = results[0] if isinstance(results[0], list) else results
+        record = read_record(given)
+        if record.get("flow", self.flow) != self.flow or (not record and self.config.metadata["lmms_flow"]):
+            raise RunError(
+                f"task {self.name} is to be answered under the flow {self.flow!r}, and the model did not apply it"
+                " (models that do are subclasses of lmms_flow's)"
+            )
+        if self._takes_records or not record:
+            return super().process_results(doc, results, full_docs=full_docs)
+        counted = {"record": record} | {name: int(record["status"] == _STATUS[name]) for name in COUNTS}
+        if record["status"] != "ok":
+            return counted
+        return counted | super().process_results(doc, [given[0]], full_docs=full_docs)
+
+
+_STATUS = {"errors": "error", "skipped": "skipped"}
+_DATASETS: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def _runs_flows(model: str) -> bool:
+    """Whether a model of lmms-eval applies flows; a name that it does not know is for it to refuse."""
+    from lmms_eval.models import get_model
+
+    try:
+        return bool(getattr(get_model(model), "runs_flows", False))
+    except ValueError:
+        return True
+
+
+def _counts() -> list[dict[str, Any]]:
+    return [{"metric": name, "aggregation": total, "higher_is_better": False} for name in COUNTS]
+
+
+def _as_dict(metadata: Any) -> dict[str, Any]:
+    """A task's metadata; some stock tasks write it as a list of dictionaries."""
+    if isinstance(metadata, list):
+        return {key: value for part in metadata if isinstance(part, Mapping) for key, value in part.items()}
+    return dict(metadata) if isinstance(metadata, Mapping) else {}
+
+
+def _identity(flow: str) -> str:
+    """What tells two meanings of one text apart: the file's contents, the version that knows the presets."""
+    contents = ""
+    if flow.endswith((".yaml", ".yml")):
+        try:
+            contents = Path(flow).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise RunError(f"flow {flow}: the file can't be read ({error})") from None
+    return hashlib.sha256(json.dumps([flow, contents, version("lmms-flow")]).encode()).hexdigest()[:12]
+
+
+def _with_frames(content: Any, num_frames: int) -> Any:
+    if isinstance(content, str):
+        return content
+    return [{**part, "num_frames": num_frames} if part.get("type") == "video" else part for part in content]

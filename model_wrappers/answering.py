@@ -1,0 +1,227 @@
+"""Answers the arms of a few questions: one video read, one vision pass, one baseline for all arms of a question."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lmms_flow.engine import Baseline, VisionPasses, intervene, one_vision_pass
+from lmms_flow.flow import FlowError, ResolvedFlow
+from lmms_flow.harness.errors import SampleError
+from lmms_flow.harness.generation import cut_at_stops, generation_arguments
+from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
+from lmms_flow.harness.options import find_options
+from lmms_flow.harness.read_ahead import Clip, ReadAhead
+from lmms_flow.harness.sample import Outcome, QuestionId, Sample
+from lmms_flow.harness.sample_key import digest
+from lmms_flow.harness.video import Frames
+
+from .chat import Messages
+from .flows import ArmFlow
+
+if TYPE_CHECKING:
+    from .base import FlowModel
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A question, ready for the model: the prompt in tokens and the tensors beside it."""
+
+    prompt: EncodedPrompt
+    tensors: Mapping[str, Tensor]  # pixels and the like, everything but input_ids and attention_mask
+    frames: Frames | None
+    user_text: str
+    letters: tuple[str, ...]
+    seconds: float  # that it took
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One arm of a prepared question."""
+
+    place: int  # among the samples that are answered together
+    sample: Sample
+    question: Prepared
+    arm: ArmFlow
+    groups: PromptGroups | None
+    resolved: ResolvedFlow | None
+
+
+class Answerer:
+    """Answers batches of samples with a model. `with_baseline` are the questions that have a full-attention arm."""
+
+    def __init__(self, owner: FlowModel, reader: ReadAhead, with_baseline: frozenset[QuestionId]) -> None:
+        self.owner, self.model, self.chat = owner, owner.model, owner.chat
+        self.reader = reader
+        self.with_baseline = with_baseline
+
+    def announce(self, samples: Iterable[Sample]) -> None:
+        """Starts to read the videos of samples that will be asked for soon."""
+        for sample in samples:
+            try:
+                clip = self.owner.clip(sample)
+            except SampleError:
+                continue  # it is told when the sample is asked for
+            if clip is not None:
+                self.reader.announce(clip)
+
+    def answer(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """One outcome a sample; those that can't be prepared don't keep the others from being answered."""
+        outcomes: dict[int, Outcome] = {}
+        asked: list[Asked] = []
+        prepared: dict[tuple[str, Clip | None], Prepared | SampleError] = {}
+        for place, sample in enumerate(samples):
+            try:
+                asked.append(self._ask(place, sample, prepared))
+            except (SampleError, FlowError) as error:
+                failure = error if isinstance(error, SampleError) else SampleError(str(error))
+                outcomes[place] = Outcome.failed(failure)
+        with one_vision_pass(self.model) as passes:
+            baselines = self._baselines(asked)
+            for batch in _batches(asked):
+                for one, outcome in zip(batch, self._generate(batch, baselines, passes), strict=True):
+                    outcomes[one.place] = outcome
+        return [outcomes[place] for place in range(len(samples))]
+
+    # Preparing
+
+    def _ask(self, place: int, sample: Sample, prepared: dict[Any, Prepared | SampleError]) -> Asked:
+        arm = self.owner.flows.of(sample.task, sample.metadata)
+        text, clip = self.chat.render(sample.messages), self.owner.clip(sample)
+        if (text, clip) not in prepared:
+            try:
+                prepared[text, clip] = self._prepare(text, clip, sample)
+            except SampleError as error:  # of all arms of the question
+                prepared[text, clip] = error
+        question = prepared[text, clip]
+        if isinstance(question, SampleError):
+            raise question
+        if not arm.flow.needs_masks:
+            return Asked(place, sample, question, arm, None, None)
+        groups = find_groups(question.prompt, question.user_text, sample.doc, arm.flow)
+        return Asked(place, sample, question, arm, groups, arm.bound.resolve(groups.layout))
+
+    def _prepare(self, text: str, clip: Clip | None, sample: Sample) -> Prepared:
+        start = time.perf_counter()
+        frames = None if clip is None else self.reader.take(clip)
+        prompt, tensors = self.chat.prompt(text, frames)
+        user_text = _user_text(sample.messages)
+        letters = tuple(option.letter for option in find_options(user_text.strip()))
+        return Prepared(prompt, tensors, frames, user_text, letters, time.perf_counter() - start)
+
+    # Running
+
+    def _baselines(self, asked: Sequence[Asked]) -> dict[int, Baseline]:
+        """A baseline for each question whose arms can go on from one.
+
+        Which they are depends on the run's requests and not on which of them are still to be answered: a run that was
+        killed goes on with the same numbers.
+        """
+        if self.owner.args.engine != "sparse" or self.owner.args.batch_size > 1:
+            return {}
+        flows: dict[int, list[ResolvedFlow]] = {}
+        for one in asked:
+            if one.resolved is not None and one.sample.question in self.with_baseline:
+                flows.setdefault(id(one.question), []).append(one.resolved)
+        return {question: Baseline.for_flows(resolved) for question, resolved in flows.items()}
+
+    @torch.inference_mode()
+    def _generate(
+        self, batch: Sequence[Asked], baselines: Mapping[int, Baseline], passes: VisionPasses
+    ) -> list[Outcome]:
+        inputs = self._inputs([one.question for one in batch])
+        gen_kwargs = batch[0].sample.gen_kwargs
+        baseline = baselines.get(id(batch[0].question)) if len(batch) == 1 else None
+        if baseline is not None and batch[0].resolved is not None and not baseline.states:
+            with baseline.recording(self.model):  # its full-attention arm was answered by an earlier run
+                self.model(**inputs, use_cache=True, logits_to_keep=1)
+        encoding, start = passes.seconds, time.perf_counter()
+        with self._under(batch, baseline):
+            out = self.model.generate(
+                **inputs,
+                **generation_arguments(gen_kwargs),
+                pad_token_id=self.chat.pad_token_id,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        beams = len(out.logits[0]) // len(batch)
+        probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
+        seconds = (time.perf_counter() - start - (passes.seconds - encoding)) / len(batch)
+        outcomes = []
+        for row, one in enumerate(batch):
+            answer = self.chat.tokenizer.decode(
+                out.sequences[row, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+            shared = one.question.seconds + passes.seconds / max(1, len(batch))
+            details = {
+                "options": {
+                    letter: self._probability(letter, probabilities[row]) for letter in one.question.letters
+                },
+                "milliseconds": round(1000 * seconds, 3),
+                "shared_milliseconds": round(1000 * shared, 3),
+                **self._details(one),
+            }
+            outcomes.append(Outcome.ok(cut_at_stops(answer, gen_kwargs).strip(), **details))
+        return outcomes
+
+    def _under(self, batch: Sequence[Asked], baseline: Baseline | None) -> AbstractContextManager[Any]:
+        """What the batch runs in: its flow, or the recording of what other arms go on from."""
+        arm = batch[0].arm
+        if not arm.flow.needs_masks:
+            return nullcontext() if baseline is None else baseline.recording(self.model)
+        layouts = [one.groups.layout for one in batch if one.groups is not None]
+        return intervene(self.model, arm.flow, layouts, engine=self.owner.args.engine, baseline=baseline)
+
+    def _inputs(self, questions: Sequence[Prepared]) -> dict[str, Tensor]:
+        """The batch on the model's device, pixels in its dtype."""
+        inputs = self.chat.batch([one.prompt for one in questions], [one.tensors for one in questions])
+        return {
+            name: tensor.to(self.owner.device, self.owner.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
+
+    def _probability(self, letter: str, probabilities: Tensor) -> float:
+        """The probability that the answer begins with this letter, with or without a space in front of it."""
+        vocabulary = self.owner.vocabulary
+        tokens = [vocabulary[form] for form in (letter, f"▁{letter}", f"Ġ{letter}") if form in vocabulary]
+        return float(probabilities[tokens].sum())
+
+    def _details(self, one: Asked) -> dict[str, Any]:
+        """The fields of a sample's record that depend on its prompt."""
+        num_tokens = len(one.question.prompt.input_ids)
+        full = one.arm.bound.num_layers * num_tokens * (num_tokens + 1) // 2
+        kept, total = one.resolved.kept_edges() if one.resolved else (full, full)
+        empty = one.resolved.empty if one.resolved else ()
+        return {
+            "frames": one.question.frames.indices if one.question.frames else (),
+            "edges_kept": kept,
+            "edges_total": total,
+            "groups_rule": one.groups.rule if one.groups else "",
+            "notes": tuple(f"{rule} cuts nothing here: a group is empty" for rule in empty),
+            "category": str(one.sample.doc.get("family") or "") if one.sample.is_ours else "",
+            "prompt_digest": digest(one.question.prompt.text)[:16],
+            "data_digest": self.owner.data_digest(one.sample),
+        }
+
+
+def _batches(asked: Sequence[Asked]) -> list[list[Asked]]:
+    """What runs in one call: one flow, one way to generate, one number of frames; full attention first."""
+    batches: dict[Any, list[Asked]] = {}
+    for one in sorted(asked, key=lambda one: (one.arm.flow.needs_masks, one.place)):
+        frames = one.question.frames
+        key = (one.arm.bound.digest, digest(one.sample.gen_kwargs), len(frames.indices) if frames else 0)
+        batches.setdefault(key, []).append(one)
+    return list(batches.values())
+
+
+def _user_text(messages: Messages) -> str:
+    """The text of the last user turn, as the task wrote it."""
+    turns = [message for message in messages if message["role"] == "user"]
+    parts = [part["text"] for part in turns[-1]["content"] if part.get("type") == "text"] if turns else []
+    return parts[-1] if parts else ""

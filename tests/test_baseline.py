@@ -1,0 +1,159 @@
+"""Arms that go on from a baseline: the same logits and tokens as the reference, from fewer layers and rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from lmms_flow.engine import Baseline, decoder_layers, find_decoder, intervene
+from lmms_flow.engine.baseline import departure
+from lmms_flow.flow import Flow, FlowError
+from tests.layouts import random_layout
+from tests.models import FAMILIES, tiny
+from tests.test_sparse import EAGER_ONLY, TOLERANCE, difference, flows
+
+LATE = ("cross_frame@second_half", "video:last@3-", "question:last@4", "video:question@2-+last:last@4")
+
+
+def arms() -> list[Flow]:
+    return [*flows(), *map(Flow.load, LATE)]
+
+
+def generate(model: Any, tensors: dict[str, Any], new: int = 4) -> Any:
+    with torch.no_grad():
+        return model.generate(
+            **tensors, max_new_tokens=new, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+
+
+def record(model: Any, tensors: dict[str, Any], layout: Any, chosen: list[Flow]) -> Baseline:
+    depth = len(decoder_layers(find_decoder(model)))
+    baseline = Baseline.for_flows([flow.bind(depth).resolve(layout) for flow in chosen])
+    with baseline.recording(model):
+        generate(model, tensors)
+    return baseline
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_arm_off_a_baseline_equals_the_reference(family: str, attention: str) -> None:
+    if attention == "sdpa" and family in EAGER_ONLY:
+        attention = "eager"
+    model, make_inputs = tiny(family, attn_implementation=attention)
+    prompt = make_inputs(frames=4, system=2, tail=3)
+    baseline = record(model, prompt.tensors, prompt.layout, arms())
+    worst = 0.0
+    for flow in arms():
+        try:
+            with intervene(model, flow, prompt.layout, engine="dense"):
+                dense = generate(model, prompt.tensors)
+        except FlowError:  # the family's window hides what the flow left to a row
+            continue
+        with intervene(model, flow, prompt.layout, baseline=baseline):
+            sparse = generate(model, prompt.tensors)
+        worst = max(worst, *(difference(a, b) for a, b in zip(dense.logits, sparse.logits, strict=True)))
+        assert worst < TOLERANCE, f"{flow.text}: {worst:.1e}"
+        assert torch.equal(dense.sequences, sparse.sequences), flow.text
+    print(f"{family}, {attention}: largest relative difference {worst:.1e}")
+
+
+def test_random_layouts() -> None:
+    model, _ = tiny("llama", attn_implementation="sdpa")
+    compared = 0
+    for seed in range(30):
+        layout = random_layout(seed)
+        tokens = torch.randint(10, 100, (1, layout.num_tokens), generator=torch.Generator().manual_seed(seed))
+        tensors = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        fitting = []
+        for flow in arms():
+            try:
+                flow.bind(4).resolve(layout)
+            except ValueError:
+                continue  # a layout without frames, without options, or with too few pairs to draw from
+            fitting.append(flow)
+        baseline = record(model, tensors, layout, fitting)
+        for flow in fitting:
+            with intervene(model, flow, layout, engine="dense"):
+                dense = generate(model, tensors)
+            with intervene(model, flow, layout, baseline=baseline):
+                sparse = generate(model, tensors)
+            compared += 1
+            for a, b in zip(dense.logits, sparse.logits, strict=True):
+                assert difference(a, b) < TOLERANCE, (seed, flow.text)
+    assert compared > 150
+
+
+def rows_computed(model: Any, run: Any) -> list[int]:
+    """How many rows each decoder layer computed in the prefill."""
+    seen: Counter[int] = Counter()
+
+    def count(number: int) -> Any:
+        def hook(layer: Any, args: Any, kwargs: Any, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            seen[number] += states.shape[1]
+
+        return hook
+
+    layers = decoder_layers(find_decoder(model))
+    handles = [layer.register_forward_hook(count(n), with_kwargs=True) for n, layer in enumerate(layers)]
+    run()
+    for handle in handles:
+        handle.remove()
+    return [seen[n] for n in range(len(layers))]
+
+
+def test_what_the_baseline_has_is_not_computed_again() -> None:
+    """Cut in the second half: the first half is the baseline's. Cut for the last token: only its row is new."""
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    total = prompt.num_tokens
+    second_half, last = Flow.load("cross_frame@second_half"), Flow.load("video:last@2-")
+    baseline = record(model, prompt.tensors, prompt.layout, [second_half, last])
+
+    def under(flow: Flow) -> list[int]:
+        def run() -> None:
+            with intervene(model, flow, prompt.layout, baseline=baseline):
+                generate(model, prompt.tensors, new=1)
+
+        return rows_computed(model, run)
+
+    behind_first_frame = total - prompt.frames[1].start
+    assert under(second_half)[:3] == [total, 1, behind_first_frame]
+    assert under(last) == [total, 1, 1, 1]
+
+
+def test_where_a_flow_departs() -> None:
+    _, make_inputs = tiny("llama")
+    prompt = make_inputs(frames=4)
+
+    def of(text: str) -> Any:
+        return departure(Flow.load(text).bind(8).resolve(prompt.layout))
+
+    leaves = of("cross_frame@second_half")
+    assert (leaves.layer, leaves.row) == (5, prompt.frames[1].start)
+    leaves = of("video:question@3-4+video:last")
+    assert (leaves.layer, leaves.row) == (1, prompt.groups["question"].start)
+    leaves = of("random:0.2")
+    assert (leaves.layer, leaves.row) == (1, prompt.groups["video"].start)
+    leaves = of("question:options@2")  # what lies above the diagonal was never there
+    assert (leaves.layer, leaves.row) == (2, prompt.layout.groups["options"][0].start)
+    assert of("sham") is None
+    assert of("none") is None
+
+
+@pytest.mark.parametrize("other", [{"system": 9}, {"seed": 1}])
+def test_a_baseline_of_another_prompt_is_not_used(other: dict[str, int]) -> None:
+    """Neither of another length nor of other words."""
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    flow = Flow.load("video:last@3-")
+    wrong, prompt = make_inputs(frames=4, **other), make_inputs(frames=4)
+    baseline = record(model, wrong.tensors, wrong.layout, [flow])
+    with intervene(model, flow, prompt.layout, engine="dense"):
+        dense = generate(model, prompt.tensors)
+    with intervene(model, flow, prompt.layout, baseline=baseline):
+        sparse = generate(model, prompt.tensors)
+    for a, b in zip(dense.logits, sparse.logits, strict=True):
+        assert difference(a, b) < TOLERANCE
