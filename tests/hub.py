@@ -5,7 +5,8 @@
 
 It answers the calls that huggingface_hub, transformers and datasets make to download a repository (no
 redirects, no large-file storage). Every repository has one revision, `main`, whose commit hash follows its
-contents. `hub.counts` says how often each file was asked for, `hub.refused` what was asked for in vain.
+contents, and may get a second name in `hub.branches`. `hub.counts` says how often each file was asked for,
+`hub.refused` what was asked for in vain.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,8 +41,9 @@ class NotServedError(Exception):
 class Repository:
     """One folder of the tree as the hub describes it."""
 
-    def __init__(self, root: Path, kind: str, name: str) -> None:
+    def __init__(self, root: Path, kind: str, name: str, branches: Mapping[str, str]) -> None:
         self.id = name
+        self.branch = branches.get(f"{kind}/{name}", "main")
         self.key = f"{kind}/{name}"
         self.folder = (root / kind / name).resolve()
         if not self.folder.is_relative_to(root) or not self.folder.is_dir() or ".." in name:
@@ -59,7 +61,7 @@ class Repository:
         return hashlib.sha1(listing.encode()).hexdigest()
 
     def check_revision(self, revision: str) -> None:
-        if revision not in ("main", self.commit):
+        if revision not in ("main", self.branch, self.commit):
             raise NotServedError("RevisionNotFound", f"{self.key} has no revision {revision}")
 
     def find(self, relative: str) -> Path:
@@ -146,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         query: dict[str, list[str]],
         body: bytes,
     ) -> Any:
-        repository = Repository(self.server.hub.root, kind, repo)
+        repository = self._repository(kind, repo)
         # A revision has no slash of its own here; in a tree call the folder follows it.
         revision, _, under = (rest or "main").partition("/")
         repository.check_revision(revision)
@@ -162,8 +164,11 @@ class Handler(BaseHTTPRequestHandler):
             return {"branches": [branch], "converts": [], "tags": [], "pullRequests": []}
         raise NotServedError("EntryNotFound", f"no such call: {call}")
 
+    def _repository(self, kind: str, name: str) -> Repository:
+        return Repository(self.server.hub.root, kind, name, self.server.hub.branches)
+
     def _send_file(self, kind: str | None, repo: str, revision: str, path: str) -> None:
-        repository = Repository(self.server.hub.root, kind or "models", repo)
+        repository = self._repository(kind or "models", repo)
         repository.check_revision(revision)
         file = repository.find(path)
         if not file.is_file():
@@ -206,6 +211,7 @@ class Hub:
         self.root, self.url = root, url
         self.counts: Counter[str] = Counter()  # "GET models/ORG/NAME/FILE" -> requests
         self.refused: list[str] = []
+        self.branches: dict[str, str] = {}  # "datasets/ORG/NAME" -> another name of its main branch
         self._lock = threading.Lock()
 
     def folder(self, kind: str, name: str) -> Path:

@@ -40,6 +40,16 @@ def test_a_changed_file_is_a_new_commit(toy: Hub) -> None:
     assert api.dataset_info("org/toy").sha != before
 
 
+def test_a_branch_by_another_name(toy: Hub, tmp_path: Path) -> None:
+    with pytest.raises(RevisionNotFoundError):
+        HfApi(endpoint=toy.url).dataset_info("org/toy", revision="video")
+    toy.branches["datasets/org/toy"] = "video"
+    folder = snapshot_download(
+        "org/toy", repo_type="dataset", revision="video", endpoint=toy.url, cache_dir=tmp_path / "cache"
+    )
+    assert Path(folder, "README.md").read_text() == "# toy\n"
+
+
 def test_part_of_a_file(toy: Hub) -> None:
     """Archives are read in ranges."""
     with HfFileSystem(endpoint=toy.url).open("datasets/org/toy/json/rows.json", block_size=4) as file:
