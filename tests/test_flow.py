@@ -283,6 +283,16 @@ def test_every_open_route_is_a_leak_where_none_is_meant(ranges: Ranges, closed: 
     assert seen == ({False} if closed else {True, False})
 
 
+def test_what_enters_the_question_by_the_gap_is_a_leak_where_it_may_enter_nowhere() -> None:
+    preset, _ = find_preset("effective-flow-tiny")
+    routes = Flow.load(preset.name).leaks(preset.layout(), preset.layers)
+    assert [str(route) for route in routes] == [
+        "video -> gap (layer 1) -> last (layer 2)",
+        "video -> gap (layer 1) -> question (layer 2) -> last (layer 3)",
+        "video -> tail (layer 1) -> last (layer 2)",
+    ]
+
+
 def test_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text('{name: mine, cut: ["video:last", "video:question@6-20"]}')
