@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from ..flow import Blocks, ResolvedFlow
-from .strips import Strips, strips_of
+from .strips import CHUNK_ROWS, Strip, Strips, strips_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,22 @@ class RowPlan:
         """The attention among the rows that enter a layer, in strips."""
         return _strips(self.resolved.blocks(layer), self.entering[layer - 1])
 
+    def num_edges(self, layer: int) -> int:
+        """The (query, key) pairs that are kept among the rows that enter a layer, of one head."""
+        if self.resolved.draws:  # every row enters
+            return self.resolved.kept_by_layer()[layer - 1]
+        return sum(
+            len(s.rows) * sum(map(len, s.before)) + s.reads_itself * len(s.rows) * (len(s.rows) + 1) // 2
+            for s in self.strips(layer).strips
+        )
+
+    def num_pairs(self, layer: int, chunks: bool) -> int:
+        """The pairs of one head that a layer's strips compute; a causal kernel computes its whole square.
+
+        `chunks`: whether a strip with rows before it runs in chunks of rows, as it does away from CUDA.
+        """
+        return sum(_pairs(strip, CHUNK_ROWS if chunks else None) for strip in self.strips(layer).strips)
+
     def rows(self, layer: int) -> tuple[int, ...]:
         """The prompt tokens that enter a layer (from 1), ascending; `last` is always the last of them."""
         return self._tokens(self.entering[layer - 1])
@@ -58,3 +74,12 @@ class RowPlan:
 @lru_cache(maxsize=256)  # most layers of a flow are alike
 def _strips(blocks: Blocks, entering: frozenset[int]) -> Strips:
     return strips_of(blocks, entering)
+
+
+def _pairs(strip: Strip, chunk_rows: int | None) -> int:
+    """The pairs of one head in the kernel calls of a strip; later chunks read more of its keys."""
+    rows, keys = len(strip.rows), sum(map(len, strip.keys))
+    if chunk_rows is None or not (strip.before and strip.reads_itself):
+        return rows * keys
+    ends = [*range(chunk_rows, rows, chunk_rows), rows]
+    return sum((end - start) * (keys - rows + end) for start, end in zip([0, *ends], ends, strict=False))

@@ -1,0 +1,178 @@
+"""The ledger: FLOPs and bytes of a prefill under a flow, next to the same under full attention. In closed form.
+
+A layer costs `2 * rows * weights` for its linear maps and `4 * width * pairs` for its attention; `width` is that of all
+query heads together. `pairs` are the (query, key) pairs of one head that the kernels compute: masked and causal kernels
+compute all of them and throw the cut ones away. `edges` are those that the flow keeps. Vision tower and head are apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from ..flow import BoundFlow, Flow, FlowError, Layout
+from ..flow.errors import nearest
+from ..flow.shapes import DecoderShape
+from .decoder import decoder_layers, find_decoder
+from .plan import RowPlan
+from .workload import Setting, Workload
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One decoder layer. Rows and cached keys are prompt tokens; edges and pairs are of one head."""
+
+    rows: int  # that enter
+    edges: int  # kept among them
+    pairs: int  # that the kernels compute
+    cached: int  # whose keys and values are left after the prefill
+    linear: int  # FLOPs
+    attention: int  # FLOPs of the kernels that run
+    attention_by_edges: int  # FLOPs if each kept edge were computed and nothing else
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The decoder and its head in one prefill of one prompt."""
+
+    layers: tuple[LayerCost, ...]
+    head: int  # FLOPs
+    mask_bytes: int  # held for the flow at the end of the prefill
+    cache_bytes: int  # keys and values left for decoding
+
+    @property
+    def linear(self) -> int:
+        """FLOPs of the layers' linear maps."""
+        return sum(layer.linear for layer in self.layers)
+
+    @property
+    def attention(self) -> int:
+        """FLOPs of the attention kernels that run, counted by their shapes."""
+        return sum(layer.attention for layer in self.layers)
+
+    @property
+    def attention_by_edges(self) -> int:
+        """FLOPs of the kept edges alone: what attention would cost if no kernel computed a pair that is cut."""
+        return sum(layer.attention_by_edges for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Of the decoder and its head, by the kernels that run."""
+        return self.linear + self.attention + self.head
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A prefill under a flow (`flow`) and the same prompt under full attention, as the stock model runs it (`full`)."""
+
+    flow: Cost
+    full: Cost
+    vision: int = 0  # FLOPs of the vision tower and its projector, the same in both
+
+    @property
+    def flops(self) -> int:
+        """Of the whole prefill under the flow: vision, decoder and head."""
+        return self.vision + self.flow.flops
+
+    @property
+    def flops_full(self) -> int:
+        """Of the whole prefill under full attention."""
+        return self.vision + self.full.flops
+
+    @property
+    def bound(self) -> float:
+        """How many times fewer FLOPs the decoder needs than the stock one, if cut edges cost nothing at all."""
+        return self.full.flops / (self.flow.linear + self.flow.attention_by_edges + self.flow.head)
+
+
+_known: WeakKeyDictionary[nn.Module, tuple[DecoderShape, Setting]] = WeakKeyDictionary()
+
+
+def ledger(
+    model: nn.Module, flow: Flow | str, layout: Layout | int, engine: str = "sparse", *, vision: int = 0
+) -> Ledger:
+    """Counts one prompt's prefill on a loaded model of transformers, the head asked for the last position alone.
+
+    `layout` may be a number of tokens under `none`, which needs no groups. `vision` are the FLOPs of the vision tower,
+    from `counting_vision`. A prompt is counted on its own: padding in a batch and work that arms share are not in it.
+    The first call reads the model's sizes, and a layout that was seen costs microseconds. Raises FlowError where the
+    flow does not fit.
+    """
+    if model not in _known:
+        _known[model] = decoder_shape(model), Setting.of(model)
+    shape, setting = _known[model]
+    return ledger_of(shape, flow, layout, engine, vision=vision, setting=setting)
+
+
+def ledger_of(
+    shape: DecoderShape,
+    flow: Flow | str,
+    layout: Layout | int,
+    engine: str = "sparse",
+    *,
+    vision: int = 0,
+    setting: Setting | None = None,
+) -> Ledger:
+    """The same without a model, from its sizes (`lmms_flow.flow.shapes` has those of the known checkpoints)."""
+    from .intervene import ENGINES
+
+    if engine not in ENGINES:
+        raise FlowError(
+            f"there is no engine {engine!r}{nearest(engine, ENGINES)} (engines: {', '.join(ENGINES)})"
+        )
+    flow = Flow.load(flow) if isinstance(flow, str) else flow
+    if isinstance(layout, int):
+        layout = Layout(layout, {"system": range(layout - 1), "last": range(layout - 1, layout)})
+    setting = setting or Setting()
+    bound, stock = flow.bind(shape.num_layers), Flow.load("none").bind(shape.num_layers)
+    run, full = _cost(shape, setting, bound, layout, engine), _cost(shape, setting, stock, layout, "dense")
+    return Ledger(run, full, vision)
+
+
+def decoder_shape(model: nn.Module) -> DecoderShape:
+    """A loaded model's decoder: weights are summed over the linear maps that are really there."""
+    decoder = find_decoder(model)
+    layers = decoder_layers(decoder)
+    any_decoder: Any = decoder
+    config = any_decoder.config
+    heads = config.num_attention_heads
+    head_width = getattr(layers[0].self_attn, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return DecoderShape(
+        weights=tuple(map(_linear_weights, layers)),
+        attention_width=heads * head_width,
+        cache_width=kv_heads * head_width,
+        head_weights=_linear_weights(head),
+        bytes_each=any_decoder.dtype.itemsize,
+    )
+
+
+def _linear_weights(module: nn.Module) -> int:
+    """By the maps' sizes and not their storage, which quantisation packs."""
+    return sum(m.in_features * m.out_features for m in module.modules() if isinstance(m, nn.Linear))
+
+
+@lru_cache(maxsize=256)  # benchmarks repeat prompt lengths, and several arms ask for the same full attention
+def _cost(shape: DecoderShape, setting: Setting, bound: BoundFlow, layout: Layout, engine: str) -> Cost:
+    resolved = bound.resolve(layout)
+    run = Workload(resolved, RowPlan(resolved, setting.undropped), setting, engine == "sparse")
+    layers = tuple(
+        LayerCost(
+            rows,
+            edges,
+            pairs,
+            cached,
+            2 * rows * shape.weights[number - 1],
+            4 * shape.attention_width * pairs,
+            4 * shape.attention_width * edges,
+        )
+        for number, (rows, edges, pairs, cached) in enumerate(run.layers(), 1)
+    )
+    head_rows = 1 if setting.keeps_one else layout.num_tokens
+    cache_bytes = 2 * shape.cache_width * shape.bytes_each * sum(layer.cached for layer in layers)
+    return Cost(layers, 2 * head_rows * shape.head_weights, run.mask_bytes(shape.bytes_each), cache_bytes)
