@@ -1,0 +1,297 @@
+"""Five public benchmarks in the paper's protocol: what is asked of which clip, word for word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lmms_flow.harness import benchmarks, plugin, questions
+from lmms_flow.harness.questions import FORMS, Question
+from tests.benchmarks_data import MVBENCH_FOLDERS
+from tests.tvbench import QUESTIONS as TVBENCH_QUESTIONS
+
+TASKS = plugin.tasks_folder()
+
+
+class Rows(list[dict[str, Any]]):
+    """Rows of one configuration, as the host hands them to `process_docs`."""
+
+    config_name = "default"
+
+    @classmethod
+    def of(cls, config: str, *rows: dict[str, Any]) -> Rows:
+        made = cls(rows)
+        made.config_name = config
+        return made
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    return tmp_path
+
+
+def touch(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return str(path)
+
+
+# Rows
+
+
+def tvbench_row(**changes: Any) -> dict[str, Any]:
+    row = {"video": "v.mp4", "question": "Which way?", "candidates": ["Up", "Down"], "answer": "Down"}
+    return {**row, **changes}
+
+
+def test_tvbench(home: Path) -> None:
+    (doc,) = benchmarks.tvbench(Rows.of("moving_direction", tvbench_row(start=1.0, end=2.0)))
+    assert doc == {
+        "id": "moving_direction-0",
+        "video": str(home / "tvbench/video/moving_direction/v.mp4"),
+        "start": None,  # the paper cuts two sub-tasks' clips, and this is neither
+        "end": None,
+        "question": "Which way?",
+        "candidates": ["Up", "Down"],
+        "answer_letter": "B",
+        "family": "moving_direction",
+        "pair": None,
+    }
+
+
+@pytest.mark.parametrize("sub_task", benchmarks.CLIPPED)
+def test_tvbench_clips_have_bounds_in_two_sub_tasks(home: Path, sub_task: str) -> None:
+    (doc,) = benchmarks.tvbench(Rows.of(sub_task, tvbench_row(start=1.5, end=4)))
+    assert (doc["start"], doc["end"]) == (1.5, 4)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["video/action_count/v.mp4", "action_count/v.mp4", "videos/v.mp4", "v.mp4", "video/object_count/v.mp4"],
+)
+def test_tvbench_clips_are_found_where_lmms_eval_finds_them(home: Path, place: str) -> None:
+    clip = touch(home / "tvbench" / place)
+    (doc,) = benchmarks.tvbench(Rows.of("action_count", tvbench_row()))
+    assert doc["video"] == clip
+
+
+def test_a_clip_of_the_same_name_in_another_sub_task_is_another_clip(home: Path) -> None:
+    touch(home / "tvbench/video/action_antonym/v.mp4")
+    own = touch(home / "tvbench/video/object_count/v.mp4")
+    (doc,) = benchmarks.tvbench(Rows.of("object_count", tvbench_row()))
+    assert doc["video"] == own
+
+
+def test_mvbench_clips_are_cut_already(home: Path) -> None:
+    clip = touch(home / "mvbench_video/star/Charades_segment/v.mp4")
+    (doc,) = benchmarks.mvbench(Rows.of("action_sequence", tvbench_row(start=7.0, end=9.0)))
+    assert (doc["video"], doc["start"], doc["end"]) == (clip, None, None)
+    (doc,) = benchmarks.mvbench(Rows.of("fine_grained_pose", tvbench_row()))
+    assert doc["video"] == str(home / "mvbench_video/nturgbd_convert/v.mp4")
+    clip = touch(home / "mvbench_video/data0613/nturgbd_convert/v.mp4")
+    (doc,) = benchmarks.mvbench(Rows.of("fine_grained_pose", tvbench_row()))
+    assert doc["video"] == clip
+
+
+def test_tomato(home: Path) -> None:
+    row = {"id": "count-7", "question": "How often?", "options": ["once", "twice", "once"], "answer": 2}
+    more = {"video_path": "videos/human/a.mp4", "reason_type": "count", "demonstration_type": "human"}
+    (doc,) = benchmarks.tomato([row | more])
+    assert (doc["id"], doc["answer_letter"], doc["family"]) == ("count-7", "C", "count")
+    assert doc["video"] == str(home / "TOMATO/videos/human/a.mp4")
+
+
+def test_videomme(home: Path) -> None:
+    row = {
+        "videoID": "xyz",
+        "question_id": "001-2",
+        "question": "Who is it?",
+        "options": ["A. B. Jones.", "B. A. Smith.", "C.Nobody.", "D. All: A. to C."],
+        "answer": "D",
+        "task_type": "Action Recognition",
+    }
+    (doc,) = benchmarks.videomme([row])
+    assert doc["candidates"] == ["B. Jones.", "A. Smith.", "Nobody.", "All: A. to C."]
+    assert (doc["id"], doc["answer_letter"], doc["family"]) == ("001-2", "D", "Action Recognition")
+    assert doc["video"] == str(home / "videomme/data/xyz.mp4")
+    clip = touch(home / "videomme/data/xyz.mkv")
+    assert benchmarks.videomme([row])[0]["video"] == clip
+
+
+@pytest.mark.parametrize(("right", "letter"), [(0, "A"), (2, "C")])
+def test_longvideobench(home: Path, right: int, letter: str) -> None:
+    row = {
+        "id": "v_0",
+        "question": "When\nthe screen is bright?",
+        "option0": "a",
+        "option1": "b",
+        "option2": "c",
+        "option3": "N/A",
+        "option4": "N/A",
+        "correct_choice": right,
+        "video_path": "v.mp4",
+        "question_category": "O2E",
+    }
+    (doc,) = benchmarks.longvideobench([row])
+    assert (doc["candidates"], doc["answer_letter"], doc["family"]) == (["a", "b", "c"], letter, "O2E")
+    assert doc["video"] == str(home / "datasets/longvideobench/videos/v.mp4")
+    with pytest.raises(ValueError, match="question v_0: the answer ''"):
+        benchmarks.longvideobench([row | {"correct_choice": 3}])
+
+
+@pytest.mark.parametrize("answer", ["Sideways", ""])
+def test_an_answer_that_is_no_option_names_the_question(home: Path, answer: str) -> None:
+    rows = Rows.of("action_count", tvbench_row(), tvbench_row(answer=answer))
+    with pytest.raises(ValueError, match="question action_count-1: the answer '' is none of AB"):
+        benchmarks.tvbench(rows)
+
+
+def test_answers_are_compared_as_words() -> None:
+    assert benchmarks._letter_of(" down  there", ["Up", "Down there"]) == "B"
+    assert benchmarks._letter_of("up", ["up", "down", "up"]) == "A"  # whichever it is, they say the same
+
+
+def test_the_folder_of_clips_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", "home")
+    assert benchmarks.clips_folder("tvbench") == tmp_path / "home/tvbench"
+    monkeypatch.setenv("HF_HOME", "~/home")
+    assert benchmarks.clips_folder("tvbench") == Path.home() / "home/tvbench"
+    monkeypatch.delenv("HF_HOME")
+    assert benchmarks.clips_folder("tvbench") == Path.home() / ".cache/huggingface/tvbench"
+
+
+# Prompts
+
+DOC = Question(
+    id="1",
+    video="/v.mp4",
+    start=None,
+    end=None,
+    question="Which way?",
+    candidates=["Up", "Down"],
+    answer_letter="B",
+    family="f",
+    pair=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "begun"),
+    [
+        ("paper", "(A) Up\n(B) Down \nOnly give the best option.", "Best option:("),
+        ("paper_dotted", "A. Up\nB. Down \nOnly give the best option.", "Best option:"),
+        (
+            "videollama3",
+            "(A) Up\n(B) Down\nAnswer with the option's letter from the given choices directly and only give the best "
+            "option.",
+            "",
+        ),
+        (
+            "videollama3_dotted",
+            "A. Up\nB. Down\nAnswer with the option's letter from the given choices directly.",
+            "",
+        ),
+    ],
+)
+def test_forms_word_for_word(form: str, text: str, begun: str) -> None:
+    text = f"Question: Which way?\nOptions:\n{text}"
+    user = {"role": "user", "content": [{"type": "video", "url": "/v.mp4"}, {"type": "text", "text": text}]}
+    assistant = {"role": "assistant", "content": [{"type": "text", "text": begun}]}
+    assert questions.doc_to_text(DOC, {"form": form}) == text
+    assert questions.doc_to_messages(DOC, {"form": form}) == ([user, assistant] if begun else [user])
+
+
+def test_a_form_that_there_is_not_is_named() -> None:
+    with pytest.raises(ValueError, match="form 'videolama3'; did you mean 'videollama3'"):
+        questions.doc_to_text(DOC, {"form": "videolama3"})
+
+
+# Tasks
+
+LLAVA, VIDEOLLAMA = "llava_vid_flow", "videollama3_flow"
+FLOW_TASKS = ["tvbench_flow", "mvbench_flow", "tomato_flow", "videomme_flow", "longvideobench_flow"]
+
+
+class Loader(yaml.SafeLoader):
+    """Reads `!function x.y` as the text x.y."""
+
+
+Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A task's YAML with what it includes, as the host merges them: key by key."""
+    values = yaml.load(path.read_text(), Loader=Loader)
+    included = values.pop("include", None)
+    return values if included is None else read(path.parent / included) | values
+
+
+def all_tasks() -> dict[str, dict[str, Any]]:
+    files = [
+        p
+        for name in ("tvbench", "tomato", "videomme", "longvideobench", "mvbench")
+        for p in (TASKS / name).glob("*")
+    ]
+    return {path.stem: read(path) for path in files if not path.name.startswith("_")}
+
+
+def stock(folder: str, file: str) -> dict[str, Any]:
+    import lmms_eval
+
+    return read(Path(lmms_eval.__file__).parent / "tasks" / folder / file)
+
+
+def test_every_sub_task_of_the_stock_group_has_one_of_ours() -> None:
+    for name, sub_tasks in (("tvbench", TVBENCH_QUESTIONS), ("mvbench", MVBENCH_FOLDERS)):
+        ours = read(TASKS / name / f"{name}.yaml")
+        assert ours["group"] == f"{name}_flow"
+        assert ours["task"] == [
+            task.replace(f"{name}_", f"{name}_flow_") for task in stock(name, f"{name}.yaml")["task"]
+        ]
+        assert set(ours["task"]) == {f"{name}_flow_{sub_task}" for sub_task in sub_tasks}
+        for sub_task in sub_tasks:
+            config = read(TASKS / name / f"{sub_task}.yaml")
+            assert (config["task"], config["dataset_name"]) == (f"{name}_flow_{sub_task}", sub_task)
+
+
+@pytest.mark.parametrize(
+    ("ours", "folder", "theirs"),
+    [
+        ("tvbench/action_count.yaml", "tvbench", "tvbench_action_count.yaml"),
+        ("mvbench/action_count.yaml", "mvbench", "mvbench_action_count.yaml"),
+        ("tomato/tomato.yaml", "tomato", "tomato.yaml"),
+        ("videomme/videomme.yaml", "videomme", "videomme.yaml"),
+        ("longvideobench/longvideobench.yaml", "longvideobench", "longvideobench_val_v.yaml"),
+        ("longvideobench/longvideobench_24.yaml", "longvideobench", "longvideobench_val_v.yaml"),
+    ],
+)
+def test_the_data_are_those_of_the_stock_task(ours: str, folder: str, theirs: str) -> None:
+    own, others = read(TASKS / ours), stock(folder, theirs)
+    for key in ("dataset_path", "dataset_name", "test_split"):
+        assert own.get(key) == others.get(key)
+    given = {key: value for key, value in others["dataset_kwargs"].items() if value is not False}
+    assert {key: value for key, value in own["dataset_kwargs"].items() if value is not False} == given
+
+
+def test_every_task_has_the_papers_protocol() -> None:
+    for name, config in all_tasks().items():
+        if "group" in config:
+            continue
+        metadata = config["metadata"]
+        assert (metadata["protocol"], metadata["lmms_flow"], metadata["prompt_version"]) == (
+            "paper",
+            True,
+            "paper-1",
+        )
+        assert ("missing_clips" in metadata) == (
+            config["dataset_path"].split("/")[1] in ("TVBench", "MVBench")
+        ), name
+        for model in ("default", VIDEOLLAMA):
+            assert config["lmms_eval_specific_kwargs"][model]["form"] in FORMS
+        tokens = config["model_specific_generation_kwargs"]
+        assert all(tokens[model] == {"max_new_tokens": 1} for model in (LLAVA, "internvl_flow", VIDEOLLAMA))
