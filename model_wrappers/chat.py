@@ -44,7 +44,7 @@ class VideoChat:
                 add_generation_prompt=not prefilled,
                 continue_final_message=prefilled,
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, ValueError) as error:  # ValueError: there is none
             raise SampleError(f"the chat template refuses the task's messages ({error})") from None
         return str(text)
 
@@ -69,6 +69,20 @@ class VideoChat:
         if rest:
             raise SampleError(f"{len(video)} video tokens can't be shared by {num_frames} frames")
         return tuple(range(start, start + size) for start in video[::size])
+
+    def spans_ending_with(
+        self, token: str, input_ids: Sequence[int], video: range, num_frames: int
+    ) -> tuple[range, ...]:
+        """Frames that each end with a run of `token`; what stands between two runs belongs to the frame behind it."""
+        wanted = self.tokenizer.convert_tokens_to_ids(token)
+        ends = [
+            place + 1
+            for place in video
+            if input_ids[place] == wanted and (place + 1 == video.stop or input_ids[place + 1] != wanted)
+        ]
+        if len(ends) != num_frames or ends[-1] != video.stop:
+            raise SampleError(f"the prompt has {len(ends)} runs of {token} for {num_frames} frames")
+        return tuple(range(*span) for span in zip([video.start, *ends], ends, strict=False))
 
     def tokenize(self, text: str, **arguments: Any) -> Any:
         """The tokenizer's output; a template that writes the beginning-of-sequence token gets no second one."""

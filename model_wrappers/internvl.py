@@ -1,0 +1,108 @@
+"""`internvl_flow`: the InternVL kin. The paper's checkpoint, its image-only base, and native `internvl` checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from lmms_flow.flow import FlowError
+
+from .base import FlowModel
+from .chat import Messages, VideoChat
+from .image_chat import ImageChat, clip_image_processor, own_template
+from .internvl_layout import image_size, load_released, tokens_per_frame
+from .paper_prompt import paper_template
+from .released import load_tokenizer
+
+IMAGE_TOKEN = "<IMG_CONTEXT>"
+IMAGE = f"<img>{IMAGE_TOKEN}</img>"  # what frames stand in: the marks are no part of the video
+TURN_END = "<|end|>"  # of Phi-3
+PAPER_TEMPLATE = paper_template(user=" <|user|>\n", assistant=" <|assistant|>\n", video=f"{IMAGE}\n")
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+class InternvlFlow(FlowModel):
+    """Mini-InternVL-4B-Video-FT (the default, the paper's), its image-only base, and InternVL3-*-hf."""
+
+    default_checkpoint = "byminji/Mini-InternVL-4B-Video-FT"
+
+    def load(self, source: str) -> VideoChat:
+        values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)
+        kind = values.get("model_type")
+        if kind == "internvl":
+            chat = super().load(source)
+            return NativeInternvlChat(chat.model, chat.processor)
+        if kind == "internvl_chat":
+            return InternvlChat(source, values, self.hub_arguments, self.loading_arguments)
+        raise FlowError(
+            f"this is a {kind!r} checkpoint; internvl_flow runs internvl_chat and internvl checkpoints"
+        )
+
+
+class NativeInternvlChat(VideoChat):
+    """Transformers' own layout, whose processor writes "Frame1: <img>…</img>" and a line break for each frame."""
+
+    def frame_spans(self, input_ids: Sequence[int], video: range, num_frames: int) -> tuple[range, ...]:
+        return self.spans_ending_with("</img>", input_ids, video, num_frames)
+
+
+class InternvlChat(ImageChat):
+    """InternVL's released layout: one picture of 448 x 448 pixels and 256 tokens for each frame.
+
+    `values` is the checkpoint's config.json; `hub` and `loading` are what `from_pretrained` takes for the tokenizer's
+    files and for the model. The prompt is the paper's where the language model is Phi-3 and the checkpoint has no
+    template that knows images, else the checkpoint's own.
+    """
+
+    def __init__(
+        self, source: str, values: dict[str, Any], hub: dict[str, Any], loading: dict[str, Any]
+    ) -> None:
+        tokenizer = load_tokenizer(source, hub)
+        vocabulary = tokenizer.get_vocab()
+        if IMAGE_TOKEN not in vocabulary:
+            raise FlowError(f"the checkpoint's tokenizer has no token {IMAGE_TOKEN}")
+        model = load_released(source, values, vocabulary[IMAGE_TOKEN], loading)
+        own = own_template(source, tokenizer, hub["revision"])
+        is_phi = model.config.text_config.model_type == "phi3"
+        template = own if own and ("image" in own or not is_phi) else PAPER_TEMPLATE if is_phi else None
+        if template is None:
+            raise FlowError(
+                "the checkpoint ships no chat template, and the paper's prompt is for Phi-3 alone"
+            )
+        _stop_at(model, [tokenizer.eos_token_id, vocabulary.get(TURN_END) if is_phi else None])
+        super().__init__(
+            model,
+            tokenizer,
+            video_token=IMAGE_TOKEN,
+            image_processor=clip_image_processor(source, image_size(values), hub["revision"], **IMAGENET),
+            tokens_per_frame=tokens_per_frame(values),
+            template=template,
+            knows_video=template is PAPER_TEMPLATE,
+        )
+
+    def render(self, messages: Messages) -> str:
+        if not self.knows_video and "image" not in self.template:
+            return self.apply_template(self.tokenizer, _as_text(messages), self.template)
+        text = super().render(messages)
+        return text if self.knows_video else text.replace("<image>", IMAGE)
+
+
+def _as_text(messages: Messages) -> list[dict[str, str]]:
+    """For templates of language models: what InternVL's released code writes into a message for a picture."""
+
+    def text(part: Any) -> str:
+        return f"{IMAGE}\n" if part.get("type") == "video" else str(part.get("text", ""))
+
+    return [
+        {"role": message["role"], "content": "".join(map(text, message["content"]))} for message in messages
+    ]
+
+
+def _stop_at(model: Any, tokens: Sequence[int | None]) -> None:
+    """An answer ends with the turn, which fine-tuned checkpoints don't always say."""
+    ends = model.generation_config.eos_token_id
+    known = ends if isinstance(ends, list) else [ends]
+    named = [token for token in dict.fromkeys([*known, *tokens]) if token is not None]
+    model.generation_config.eos_token_id = named

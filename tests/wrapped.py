@@ -1,0 +1,91 @@
+"""Drives a wrapper as lmms-eval does, and decodes by hand what it must answer without a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from lmms_eval.api.instance import Instance
+from torch import Tensor
+
+from lmms_flow.harness.errors import RunError
+from lmms_flow.harness.questions import Question, doc_to_messages
+from lmms_flow.harness.record import SampleRecord
+from lmms_flow.model_wrappers.base import FlowModel
+
+GREEDY = {"max_new_tokens": 6, "temperature": 0, "do_sample": False, "until": ["\n\n\n\n"]}
+ONE_TOKEN = {**GREEDY, "max_new_tokens": 1}
+
+
+def question(video: str, **changed: Any) -> Question:
+    """A document of a task with the paper's protocol."""
+    document: Question = {
+        "id": "q",
+        "video": video,
+        "start": None,
+        "end": None,
+        "question": "Where does the square move to?",
+        "candidates": ["Left", "Right"],
+        "answer_letter": "A",
+        "family": "direction",
+        "pair": None,
+    }
+    return {**document, **changed}  # type: ignore[typeddict-item]
+
+
+def messages(video: str, form: str = "paper", **changed: Any) -> list[dict[str, Any]]:
+    """What such a task hands a model of a family, by the name of the family's form."""
+    return doc_to_messages(question(video, **changed), {"form": form})
+
+
+def answers(
+    model: FlowModel, conversations: Sequence[Any], gen_kwargs: Any = ONE_TOKEN, **document: Any
+) -> list[SampleRecord]:
+    """The records of one question a conversation."""
+    model.task_dict = {"ours": {"test": [{"question": "?", **document} for _ in conversations]}}
+    requests = [
+        Instance(
+            request_type="generate_until",
+            arguments=("", lambda doc, given=given: given, gen_kwargs, doc_id, "ours", "test"),
+            idx=0,
+            metadata={"lmms_flow": True, "task": "ours", "doc_id": doc_id, "repeats": 1},
+        )
+        for doc_id, given in enumerate(conversations)
+    ]
+    return [SampleRecord.from_json(answer[1]) for answer in model.generate_until(requests)]
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    """The one line in which `action` ends the run."""
+    with pytest.raises(RunError) as ended:
+        action()
+    line = str(ended.value)
+    assert "\n" not in line
+    return line
+
+
+@torch.no_grad()
+def greedy_tokens(
+    language_model: Any,
+    input_ids: Tensor,
+    placeholder: int,
+    features: Tensor,
+    new_tokens: int,
+    stops: set[int],
+) -> list[int]:
+    """Greedy answers to tokens `[token]`, in which the features `[token, hidden]` take the placeholders' places.
+
+    Every step computes the whole sequence anew.
+    """
+    row = language_model.get_input_embeddings()(input_ids)
+    row[input_ids == placeholder] = features
+    tokens: list[int] = []
+    for _ in range(new_tokens):
+        logits = language_model(inputs_embeds=row[None], use_cache=False).logits[0, -1]
+        tokens.append(int(logits.argmax()))
+        if tokens[-1] in stops:
+            break
+        row = torch.cat([row, language_model.get_input_embeddings()(torch.tensor(tokens[-1:]))])
+    return tokens
