@@ -206,6 +206,43 @@ def test_forms_word_for_word(form: str, text: str, begun: str) -> None:
     assert questions.doc_to_messages(DOC, {"form": form}) == ([user, assistant] if begun else [user])
 
 
+def test_how_frames_are_taken_travels_with_the_video() -> None:
+    """And the host's own reader of messages takes it too."""
+    from lmms_eval.protocol import ChatMessages
+
+    given = {"form": "paper", "sampling": "segment_starts", "num_frames": 24}
+    messages = questions.doc_to_messages({**DOC, "start": 1.0, "end": 2.5}, given)  # type: ignore[typeddict-item]
+    assert messages[0]["content"][0] == {
+        "type": "video",
+        "url": "/v.mp4",
+        "start_time": 1.0,
+        "end_time": 2.5,
+        "sampling": "segment_starts",
+        "num_frames": 24,
+    }
+    assert ChatMessages(messages=messages).extract_media()[1] == ["/v.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("task", "taken"),
+    [
+        ("tvbench/action_count", {}),
+        ("videomme/videomme", {}),
+        ("longvideobench/longvideobench", {"sampling": "segment_starts"}),
+        ("longvideobench/longvideobench_24", {"sampling": "segment_starts", "num_frames": 24}),
+    ],
+)
+def test_how_each_task_takes_frames(task: str, taken: dict[str, Any]) -> None:
+    """VideoLLaMA3 takes them in its own way, and as many."""
+    given = read(TASKS / f"{task}.yaml")["lmms_eval_specific_kwargs"]
+    for model, expected in (
+        ("default", taken),
+        (VIDEOLLAMA, {k: v for k, v in taken.items() if k == "num_frames"}),
+    ):
+        video = questions.doc_to_messages(DOC, given[model])[0]["content"][0]
+        assert video == {"type": "video", "url": "/v.mp4", **expected}
+
+
 def test_a_form_that_there_is_not_is_named() -> None:
     with pytest.raises(ValueError, match="form 'videolama3'; did you mean 'videollama3'"):
         questions.doc_to_text(DOC, {"form": "videolama3"})
