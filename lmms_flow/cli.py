@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def _console() -> Any:
 def _show(args: argparse.Namespace) -> int:
     from rich.table import Table
 
+    from .engine import RowPlan
     from .report.drawing import draw_flow, layer_names
 
     subject, flow = _subject_and_flow(args.flow, args.model)
@@ -122,12 +124,14 @@ def _show(args: argparse.Namespace) -> int:
     console.print(f"{flow.name}  (digest {bound.digest}, {layers} layers, {layout.num_tokens} tokens)")
     by_layer = resolved.kept_by_layer()
     triangle = total // layers
-    table = Table("layers", "cut in each of them", "edges kept in each")
+    plan = RowPlan(resolved, undropped=1)
+    table = Table("layers", "cut in each of them", "edges kept", "rows computed")
     for cuts, where in bound.distinct():
         names = ", ".join(sorted(map(str, cuts))) or (
             "pairs drawn at random" if resolved.draws else "nothing"
         )
-        table.add_row(layer_names(where), names, f"{100 * by_layer[where[0] - 1] / triangle:.1f} %")
+        rows = ", then ".join(f"{count:,}" for count, _ in groupby(len(plan.rows(layer)) for layer in where))
+        table.add_row(layer_names(where), names, f"{100 * by_layer[where[0] - 1] / triangle:.1f} %", rows)
     console.print(table)
     console.print(
         f"edges kept: {kept:,} of {total:,} ({100 * kept / total:.1f} %), of one head, over all layers"
@@ -142,9 +146,33 @@ def _show(args: argparse.Namespace) -> int:
     )
     for route in routes:
         console.print(f"  {route}")
+    _print_costs(console, subject, flow)
     if args.png:
         console.print(f"drawn into {draw_flow(flow, layout, layers, args.png)}")
     return 0
+
+
+def _print_costs(console: Any, subject: _Subject, flow: Flow) -> None:
+    """FLOPs and bytes of a prefill on a model whose sizes are known."""
+    from .engine.ledger import ledger_of
+    from .report.costs import cost_table, flops, known_shape
+
+    shape = known_shape(subject.checkpoint)
+    if shape is None:
+        console.print("FLOPs need a known model: --model with a preset, a checkpoint of one or flow-tiny")
+        return
+    vision = shape.vision.flops(len(subject.layout.frames))
+    ledger = ledger_of(shape.decoder, flow, subject.layout, "sparse", vision=vision)
+    console.print(cost_table(ledger, flow.name))
+    console.print(
+        "attention is counted by the shapes of the kernels that run; the kept edges alone are "
+        f"{flops(ledger.flow.attention_by_edges)} of {flops(ledger.full.attention_by_edges)}"
+    )
+    if flow.needs_masks:
+        console.print(
+            f"if cut edges cost nothing at all, the decoder would need {ledger.bound:.2f} times fewer FLOPs than it "
+            "needs without a flow"
+        )
 
 
 # The median prompt of flowbench in flow-tiny's tokens.

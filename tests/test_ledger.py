@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +15,16 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_flow.assets import flow_tiny_dir
+from lmms_flow.cli import main
 from lmms_flow.engine import find_decoder, intervene, keep_masks
 from lmms_flow.engine import vision_count as vision_module
 from lmms_flow.engine.ledger import Ledger, decoder_shape, ledger, ledger_of
 from lmms_flow.engine.vision_count import counting_vision
 from lmms_flow.engine.workload import Setting
-from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway
+from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway, Preset
 from lmms_flow.flow.layout import prompt_layout
 from lmms_flow.flow.shapes import SHAPES, DecoderShape, llava_next_video_shape
+from lmms_flow.report.costs import flops, known_shape
 from tests.layouts import random_layout
 from tests.models import FAMILIES, VIDEO_FAMILIES, tiny
 
@@ -406,3 +409,43 @@ def test_an_unknown_engine_and_a_wrong_depth() -> None:
         ledger_of(shape, "blind", PRESETS[0].layout(), "spars")
     with pytest.raises(FlowError, match="is for 40 layers, the model has 32"):
         ledger_of(shape, Flow.load("effective-llava-next-13b"), PRESETS[0].layout())
+
+
+def items(out: str) -> dict[str, list[str]]:
+    """The rows of the table of costs: what it counts, then its three columns."""
+    rows = (re.split(r"\s{2,}", line.strip()) for line in out.partition("one prefill")[2].splitlines())
+    return {row[0]: row[1:] for row in rows if len(row) > 2}
+
+
+def test_show_prints_what_a_prefill_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "effective-llava-next-7b-closed"]) == 0
+    out = capsys.readouterr().out
+    layout, shape = PRESETS[0].layout(), SHAPES["effective-llava-next-7b"]
+    counted = ledger_of(shape.decoder, "effective-llava-next-7b-closed", layout, vision=shape.vision.flops(8))
+    rows = items(out)
+    ratio = counted.flops_full / counted.flops
+    assert rows["total"] == [flops(counted.flops_full), flops(counted.flops), f"{ratio:.2f}"]
+    assert rows["total"] == ["20.50 TFLOP", "14.24 TFLOP", "1.44"]
+    assert rows["decoder, linear maps"] == ["16.41 TFLOP", "10.68 TFLOP", "1.54"]
+    assert rows["vision tower and projector"] == ["3.25 TFLOP", "3.25 TFLOP", "1.00"]
+    assert rows["key/value cache"] == ["633.5 MiB", "59.9 MiB", "10.57"]
+    assert "1.59 times fewer FLOPs" in out
+    computed = [line.split("│")[4].strip() for line in out.splitlines() if line.startswith("│ ")]
+    assert [rows for rows in computed if rows] == ["1,267", "1,267", "1,267", "115", "69"]
+
+
+def test_show_of_a_bare_depth_counts_edges_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "blind", "--model", "24"]) == 0
+    out = capsys.readouterr().out
+    assert "1,267, then 115" in out
+    assert "FLOPs need a known model" in out
+    assert "FLOP " not in out
+    assert main(["show", "blind", "--model", "flow-tiny"]) == 0
+    assert "MFLOP" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_every_preset_has_sizes(preset: Preset) -> None:
+    shape = known_shape(preset.checkpoints[0])
+    assert shape is not None
+    assert shape.decoder.num_layers == preset.layers
