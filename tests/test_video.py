@@ -91,6 +91,7 @@ def test_each_sampling_reads_its_own_frames(sampling, tmp_path):
     }
     frames = read_frames(path, 3, sampling=sampling)
     assert list(frames.indices) == list(expected[sampling]) == numbers(frames.pixels)
+    assert read_frames(path, 1, sampling=sampling).indices == (11,)  # a single frame is the middle one
 
 
 def test_reading_twice_is_the_same(clip):

@@ -45,7 +45,7 @@ def read_frames(
 
     Sampling is ``midpoints`` (:func:`midpoints`, the paper's on most benchmarks), ``segment_starts``
     (:func:`segment_starts`, its LLaVA's on LongVideoBench) or ``linspace`` (:func:`linspace`, VideoLLaMA3's).
-    A clip shorter than ``num_frames`` repeats frames.
+    One frame is the middle one, however several are taken. A clip shorter than ``num_frames`` repeats frames.
 
     Raises:
         SampleError: the file is missing, a folder, empty, not a video, truncated, damaged or without frames,
@@ -65,12 +65,9 @@ def read_frames(
     fps = float(reader.get_avg_fps() or math.nan)
     _refuse_truncated(reader, length, declared, file)
     first, last = clip_bounds(length, fps, start, end, path=file)
-    if sampling == "segment_starts":
-        if not (math.isfinite(fps) and fps > 0):
-            raise SampleError("frames are taken by the second, but the file states no frame rate", path=file)
-        indices = segment_starts(first, last, num_frames, fps)
-    else:
-        indices = (linspace if sampling == "linspace" else midpoints)(first, last, num_frames)
+    if sampling == "segment_starts" and not (math.isfinite(fps) and fps > 0):
+        raise SampleError("frames are taken by the second, but the file states no frame rate", path=file)
+    indices = _take(sampling, first, last, num_frames, fps)
     try:
         pixels = _as_numpy(reader.get_batch(list(indices)))
     except Exception as error:  # decord raises types of its own, RuntimeError and IndexError
@@ -78,10 +75,18 @@ def read_frames(
     return Frames(pixels, indices, fps, tuple(round(index / fps, 4) for index in indices))
 
 
+def _take(sampling: str, first: int, last: int, num_frames: int, fps: float) -> tuple[int, ...]:
+    if sampling == "midpoints" or num_frames == 1:
+        return midpoints(first, last, num_frames)
+    if sampling == "segment_starts":
+        return segment_starts(first, last, num_frames, fps)
+    return linspace(first, last, num_frames)
+
+
 def midpoints(first: int, last: int, num_frames: int) -> tuple[int, ...]:
     """Indices of the middles of ``num_frames`` equal segments of the frames ``first`` to ``last``.
 
-    One frame is the middle one. The rounding is the paper's; it never leaves the clip.
+    The rounding is the paper's; it never leaves the clip.
     """
     segment = (last - first) / num_frames
     return tuple(int(first + segment / 2 + round(segment * i)) for i in range(num_frames))
