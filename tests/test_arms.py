@@ -1,0 +1,202 @@
+"""Arms as tasks: their names, what they are made of, and that they share what they can."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lmms_eval.tasks import TaskManager
+
+from lmms_flow.harness import plugin
+from lmms_flow.harness.arms import ARMS, BENCHMARKS, add_arms, leaves, made_config, sub_task
+from lmms_flow.harness.errors import RunError
+from lmms_flow.harness.flow_task import FlowTask
+
+OURS = "llava_vid_flow"
+
+
+@pytest.fixture(scope="module")
+def manager() -> TaskManager:
+    plugin.make_tasks_known()
+    return TaskManager(model_name=OURS)
+
+
+def yaml_task(folder: Path, **lines: Any) -> str:
+    """Four lines that a user writes, as a file; returns the folder, for include_path."""
+    body = {"task": "mine", "class": "!function lmms_flow.harness.flow_task.FlowTask", **lines}
+    (folder / "mine.yaml").write_text("".join(f"{key}: {value}\n" for key, value in body.items()))
+    return str(folder)
+
+
+def load(name: str, folder: str | None = None, model: str = OURS) -> Any:
+    made = TaskManager(include_path=folder, include_defaults=False, model_name=model)
+    return made.load_task_or_group([name], "chat")
+
+
+def test_each_benchmark_has_its_arms_and_a_leaderboard(manager: TaskManager) -> None:
+    for prefix, base in BENCHMARKS.items():
+        assert base in manager.all_tasks
+        names = {f"{prefix}_{arm.name}" for arm in ARMS}
+        assert names <= set(manager.all_tasks)
+        board = manager._get_config(f"{prefix}_leaderboard")
+        assert board["task"][0] == base
+        assert set(board["task"][1:]) == names
+    assert "tvbench_flow_effective_action_antonym" in manager.all_tasks
+
+
+def test_sub_tasks_are_named_by_one_pattern() -> None:
+    assert sub_task("tvbench_flow_action_antonym", "tvbench_flow") == "action_antonym"
+    assert sub_task("flowbench_action_antonym", "flowbench") == "action_antonym"
+    assert sub_task("other", "tvbench") == "other"
+
+
+def test_an_arm_is_its_base_but_for_the_flow(manager: TaskManager) -> None:
+    loaded = manager.load_task_or_group(["flowbench_flow_blind", "flowbench"], "chat")
+    groups = {group.group: tasks for group, tasks in loaded.items()}
+    for name, base in groups["flowbench"].items():
+        arm = groups["flowbench_flow_blind"]["flowbench_flow_blind_" + name.removeprefix("flowbench_")]
+        doc = base.dataset["test"][3]
+        assert arm.dataset["test"][3] == doc
+        assert arm.doc_to_messages(doc) == base.doc_to_messages(doc)
+        assert arm.config.generation_kwargs == base.config.generation_kwargs
+        assert arm.config.generation_kwargs["max_new_tokens"] == 1, (
+            "our model continues the answer's beginning"
+        )
+        wanted = {"lmms_flow": True, "base": name, "flow": "blind", "protocol": "paper"}
+        assert wanted.items() <= arm.config.metadata.items()
+
+
+def test_a_single_frame_arm_asks_for_one_frame(manager: TaskManager) -> None:
+    loaded = manager.load_task_or_group(["flowbench_flow_single_frame_object_count"], "chat")
+    (arm,) = loaded.values()
+    video = arm.doc_to_messages(arm.dataset["test"][0])[0]["content"][0]
+    assert video["num_frames"] == 1
+    assert arm.config.metadata["num_frames"] == 1
+
+
+def test_four_lines_make_an_arm_of_a_task_or_of_a_group(tmp_path: Path) -> None:
+    folder = yaml_task(tmp_path, base="flowbench_object_count", flow="video:last")
+    (task,) = load("mine", folder).values()
+    assert isinstance(task, FlowTask)
+    assert task.config.metadata["flow"] == "video:last"
+    folder = yaml_task(tmp_path, base="flowbench", flow="video:last")
+    ((group, tasks),) = load("mine", folder).items()
+    assert group.group == "mine"
+    assert set(tasks) == {f"mine_{family}" for family in FAMILIES}
+    assert group.config["aggregate_metric_list"], "the group's own means"
+
+
+FAMILIES = ("action_antonym", "moving_direction", "action_sequence", "scene_transition", "object_count")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ({"flow": "blind"}, "it has no base"),
+        ({"base": "flowbench_object_count"}, "it has no flow"),
+        ({"base": "flowbench_object_cuont", "flow": "blind"}, "no task 'flowbench_object_cuont'"),
+        ({"base": "flowbench_object_count", "flow": "blind", "num_frames": "many"}, "a whole number from 1"),
+        ({"base": "flowbench_object_count", "flow": "gone.yaml"}, "gone.yaml: the file can't be read"),
+        ({"base": "flowbench_flow_blind_object_count", "flow": "sham"}, "name the task behind it"),
+    ],
+)
+def test_a_mistake_in_the_four_lines_is_one_line(tmp_path: Path, lines: dict, says: str) -> None:
+    with pytest.raises(RunError, match=says):
+        load("mine", yaml_task(tmp_path, **lines))
+
+
+def test_a_model_that_applies_no_flow_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("task: base\noutput_type: generate_until\n")
+    folder = yaml_task(tmp_path, base="base", flow="video:last")
+    with pytest.raises(RunError, match=r"'llava_onevision' can't apply"):
+        load("mine", folder, model="llava_onevision")
+
+
+def answered(task: FlowTask, **changes: Any) -> dict[str, Any]:
+    record = {"status": "ok", "flow": "video:last", **changes}
+    return task.process_results(task.dataset["test"][0], [["A", json.dumps(record)]])
+
+
+def test_an_answer_without_the_flow_is_not_scored(tmp_path: Path) -> None:
+    folder = yaml_task(tmp_path, base="flowbench_object_count", flow="video:last")
+    (task,) = load("mine", folder).values()
+    assert "accuracy" in answered(task)
+    assert "accuracy" not in answered(task, status="error")
+    with pytest.raises(RunError, match="did not apply it"):
+        answered(task, flow="none")
+    with pytest.raises(RunError, match="did not apply it"):
+        task.process_results(task.dataset["test"][0], ["A"])
+
+
+def test_an_edited_flow_file_changes_what_the_hosts_cache_sees(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = yaml_task(tmp_path, base="flowbench_object_count", flow="cut.yaml")
+    seen = []
+    for flow in ("video:last", "video:question", "video:last"):
+        Path("cut.yaml").write_text(f"{{name: cut, cut: ['{flow}']}}\n")
+        (task,) = load("mine", folder).values()
+        seen.append(task.dump_config()["metadata"]["flow_identity"])
+    assert seen[0] == seen[2] != seen[1]
+
+
+def test_a_users_task_is_never_replaced() -> None:
+    own = {"type": "task", "yaml_path": "own.yaml"}
+    index = {"flowbench": {"type": "task", "yaml_path": "f.yaml"}, "flowbench_flow_blind": own}
+    add_arms(index, lambda name: {})
+    assert index["flowbench_flow_blind"] is own
+    assert made_config(index, "flowbench_flow_sham", lambda name: {})["base"] == "flowbench"
+    assert made_config(index, "flowbench", lambda name: {}) is None
+
+
+def test_leaves_of_groups_of_groups_and_tags() -> None:
+    index: Any = {
+        "all": {"type": "group", "task": -1},
+        "some": {"type": "tag", "task": ["a", "b"]},
+        **{name: {"type": "task"} for name in "abc"},
+    }
+    assert list(leaves(index, lambda name: {"task": ["some", {"task": "c"}]}, "all")) == ["a", "b", "c"]
+
+
+def test_four_arms_decode_and_encode_each_clip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full attention, both pathways and a random control over one family of flowbench, in one run."""
+    from lmms_eval.evaluator import simple_evaluate
+
+    from lmms_flow.harness import read_ahead
+    from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+
+    decoded: Counter[str] = Counter()
+    encoded = 0
+    own_read = read_ahead.read_frames
+
+    def counted_read(path: str, *rest: Any) -> Any:
+        decoded[path] += 1
+        return own_read(path, *rest)
+
+    monkeypatch.setattr(read_ahead, "read_frames", counted_read)
+    model = LlavaVidFlow(pretrained="flow-tiny", records=str(tmp_path))
+
+    def count(*_: Any) -> None:
+        nonlocal encoded
+        encoded += 1
+
+    model.model.model.vision_tower.register_forward_hook(count)
+    tasks = [
+        f"flowbench{arm}object_count"
+        for arm in ("_", "_flow_effective_", "_flow_effective_closed_", "_flow_random_1_")
+    ]
+    out = simple_evaluate(
+        model=model,
+        tasks=tasks,
+        limit=6,
+        task_manager=TaskManager(include_defaults=False, model_name=OURS),
+        batch_size=1,
+    )
+    assert len(out["samples"]) == 4
+    assert all(len(samples) == 6 for samples in out["samples"].values())
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == encoded
+    flows = {sample["record"]["flow"] for samples in out["samples"].values() for sample in samples}
+    assert flows == {"none", "effective", "effective_closed", "random:effective:seed1"}
