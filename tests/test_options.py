@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from lmms_flow.flow import Flow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.groups import find_groups
 from lmms_flow.harness.options import find_options, option_words, true_letter
+from lmms_flow.harness.questions import FORMS as FORMS_OF_OURS
+from lmms_flow.harness.questions import doc_to_text
 from tests.test_groups import KINDS, decoded, encode, prompt_of
 
 FORMS = ["({}) {}", "{}. {}", "{}: {}", "{}) {}"]
@@ -211,3 +214,65 @@ def test_an_ambiguous_list_is_an_error_where_it_is_named_and_only_there() -> Non
     with pytest.raises(SampleError, match="no options were recognised"):
         find_groups(prompt, user_text, doc, Flow.load("true_option:last"))
     assert find_groups(prompt, user_text, doc, Flow.load("video:question")).rule == "user text to its end"
+
+
+# The prompts of the five benchmarks, as lmms-eval's own tasks write them and as ours do
+
+QUESTION = {"question": "Which cup moves, (A) or the red cup?"}
+WORDED = ["the red cup", "it's A. Smith's", "the red cup, then it stops"]
+LETTERED = [f"{letter}. {words}" for letter, words in zip("ABC", WORDED, strict=True)]
+NUMBERED = {f"option{place}": (*WORDED, "N/A", "N/A")[place] for place in range(5)}
+STOCK: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "tvbench": ({"candidates": WORDED, "answer": WORDED[1]}, {}, "{}. {}"),
+    "mvbench": (
+        {"candidates": WORDED, "answer": WORDED[1]},
+        {"post_prompt": "Only give the best option.\n"},
+        "({}) {}",
+    ),
+    "tomato": ({"options": WORDED, "answer": 1}, {}, "{!r}: {!r}"),
+    "videomme": (
+        {"options": LETTERED, "answer": "B"},
+        {"post_prompt": "\nAnswer with the option's letter from the given choices directly."},
+        "{}. {}",
+    ),
+    "longvideobench": (
+        {**NUMBERED, "correct_choice": 1},
+        {
+            "pre_prompt": "",
+            "post_prompt": "Answer with the option's letter from the given choices directly.\n",
+        },
+        "{}. {}",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("benchmark", STOCK)
+def test_parts_of_the_stock_prompts(benchmark: str, kind: str) -> None:
+    fields, given, form = STOCK[benchmark]
+    doc = QUESTION | fields
+    utils = importlib.import_module(f"lmms_eval.tasks.{benchmark}.utils")
+    check_parts(getattr(utils, f"{benchmark}_doc_to_text")(doc, given), doc, form, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS_OF_OURS)
+def test_parts_of_our_prompts(form: str, kind: str) -> None:
+    doc: Any = QUESTION | {"candidates": WORDED, "answer_letter": "B"}
+    check_parts(doc_to_text(doc, {"form": form}), doc, FORMS_OF_OURS[form].option, kind)
+
+
+def check_parts(user_text: str, doc: dict[str, Any], form: str, kind: str) -> None:
+    prompt = encode(prompt_of(user_text), kind)
+    groups = find_groups(prompt, user_text, doc, Flow.load("true_option:last+false_options:last+stem:last"))
+    options = [form.format(letter, words) for letter, words in zip("ABC", WORDED, strict=True)]
+
+    def read(
+        name: str,
+    ) -> list[str]:  # a token that ends behind the option's last quote takes the comma with it
+        return [text.strip().rstrip(",") for text in decoded(prompt, groups, name, kind)]
+
+    assert read("stem") == [doc["question"]]
+    assert read("true_option") == [options[1]]
+    assert read("false_options") == [options[0], options[2]]
+    assert "".join(decoded(prompt, groups, "question", kind)).strip().endswith(options[2])
