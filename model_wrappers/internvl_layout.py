@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     InternVLConfig,
@@ -63,7 +64,7 @@ RENAMED = {
 }
 
 
-class ReleasedInternVL(InternVLForConditionalGeneration):
+class ReleasedInternVL(InternVLForConditionalGeneration):  # type: ignore[misc]
     """transformers' InternVL, as a class of its own to register what happens to its fused weights."""
 
 
@@ -92,10 +93,10 @@ class Transposed(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[frame, token, width] to [frame, token, hidden]."""
-        projected = self.projector(features)
-        side = int(projected.shape[1] ** 0.5)
-        grid = projected.unflatten(1, (side, side))
-        return grid.transpose(1, 2).flatten(1, 2)
+        projected: Tensor = self.projector(features)
+        count = projected.shape[1]
+        side = int(count**0.5)
+        return projected[:, torch.arange(count).view(side, side).T.flatten()]
 
 
 def load_released(
