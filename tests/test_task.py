@@ -237,6 +237,28 @@ def test_the_host_builds_chat_requests(loaded):
     assert request.metadata["lmms_flow"] is True
 
 
+def test_each_model_is_asked_in_its_own_form(loaded):
+    """The form follows the model's name, which the host hands to the task."""
+    from lmms_eval.tasks import TaskManager
+
+    doc = loaded["chat"].dataset["test"][0]
+    for model, ends, begun in (
+        ("llava_vid_flow", " \nOnly give the best option.", ["Best option:("]),
+        ("internvl_flow", " \nOnly give the best option.", ["Best option:("]),
+        (
+            "videollama3_flow",
+            "\nAnswer with the option's letter from the given choices directly and only give the "
+            "best option.",
+            [],
+        ),
+    ):
+        manager = TaskManager(include_defaults=False, model_name=model)
+        name = "flowbench_moving_direction"
+        user, *assistant = manager.load_task_or_group(name, "chat")[name].doc_to_messages(doc)
+        assert user["content"][1]["text"].endswith("(B) Right." + ends)
+        assert [message["content"][0]["text"] for message in assistant] == begun
+
+
 def test_the_host_builds_simple_requests(loaded):
     task = loaded["simple"]
     task.build_all_requests()
