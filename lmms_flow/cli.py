@@ -26,6 +26,18 @@ a flow in one line (docs/language.md has it whole):
 groups: system, video (frame.0, frame.1, ...), gap, question (stem, options, true_option, false_options), tail, last
 """
 
+COMPARE = """\
+Reads what lmms-eval wrote (--log_samples --output_path DIR), joins scores and records, and compares every arm with
+full attention of the same checkpoint, question by question. Ends with status 1 where samples failed, with 2 where runs
+can't be compared. docs/leaderboard.md says what each column means.
+"""
+
+COMPARE_EXAMPLES = """\
+  lmms-flow compare out                            to the terminal
+  lmms-flow compare out --output report.html       a page with figures, every test and every flipped question
+  lmms-flow compare a b --margin 0.01 --flips      two runs; is each difference within one point?
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status. A user's mistake is one line on stderr and status 2."""
@@ -87,15 +99,52 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("eval", help="lmms-eval with our tasks known and an honest exit status")
 
     compare = commands.add_parser(
-        "compare", help="one table and one figure of the arms in lmms-eval's output folders"
+        "compare",
+        help="a leaderboard of the arms in lmms-eval's output folders, with paired tests",
+        description=COMPARE,
+        epilog=COMPARE_EXAMPLES,
+        formatter_class=raw,
     )
     compare.add_argument(
-        "folders", nargs="+", metavar="DIR", help="what --output_path named, written with --log_samples"
+        "folders", nargs="+", metavar="DIR", help="what --output_path named, of one run or of many"
     )
     compare.add_argument(
-        "--figure", type=Path, metavar="FILE", help="where the figure goes (DIR/comparison.png)"
+        "--output",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write into this file, in the format of its ending: .html or .csv (everything), .md or .tex (what is "
+        "printed); may be repeated",
+    )
+    compare.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw accuracies with intervals (.png, .svg, .pdf)"
+    )
+    compare.add_argument(
+        "--records",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="where the records of stock tasks are, where the runs' --model_args don't lead there; may be repeated",
+    )
+    compare.add_argument(
+        "--margin",
+        type=float,
+        default=0.02,
+        help="the largest difference that counts as none, as a share (%(default)s)",
+    )
+    compare.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (%(default)s)")
+    compare.add_argument("--by-task", action="store_true", help="print the paired tests of each task as well")
+    compare.add_argument(
+        "--flips", action="store_true", help="print each question that was answered otherwise as well"
     )
     compare.add_argument("--allow-errors", action="store_true", help="exit with 0 although samples failed")
+    compare.add_argument(
+        "--allow-differences",
+        action="store_true",
+        help="compare although prompts, frames or data differ, and say so",
+    )
     compare.set_defaults(run=_compare)
     return parser
 
@@ -308,17 +357,30 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from .report.comparison import comparison_figure, comparison_table
-    from .report.runs import read_arms
+    from .report.compare import compare
+    from .report.rendering import for_terminal, width_of
 
-    arms = read_arms(args.folders)
+    comparison = compare(
+        args.folders,
+        records=args.records,
+        margin=args.margin,
+        seed=args.seed,
+        allow_differences=args.allow_differences,
+        outputs=args.output,
+        figure=args.figure,
+        by_task=args.by_task,
+        flips=args.flips,
+    )
     console = _console()
-    console.print(comparison_table(arms))
-    figure = comparison_figure(arms, args.figure or Path(args.folders[0]) / "comparison.png")
-    console.print(f"figure: {figure}")
-    errors = sum(arm.errors + arm.unreadable for arm in arms)
-    if errors and not args.allow_errors:
-        print(f"lmms-flow compare: {errors} samples failed; --allow-errors accepts that", file=sys.stderr)
+    for table in comparison.tables:
+        for part in for_terminal(table):
+            console.width = max(console.width, width_of(part, console))
+            console.print(part)
+    for file in comparison.files:
+        console.print(f"written: {file}")
+    if comparison.failures and not args.allow_errors:
+        line = f"{comparison.failures} samples failed; --allow-errors accepts that"
+        print(f"lmms-flow compare: {line}", file=sys.stderr)
         return 1
     return 0
 

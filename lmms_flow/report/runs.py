@@ -1,214 +1,238 @@
-"""Reads what lmms-eval wrote: the arms of one or many runs, with a record of every sample."""
+"""Reads what lmms-eval wrote: the arms of one or many runs, with the score and the record of every sample."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
 
-class ReportError(ValueError):
-    """Results that can't be compared; the message is one line."""
+from .arms import Arm, ReportError, ScoredSample
+from .logs import Run, find_runs, first_answer, read_lines, task_of
+from .records import Journal, Key, Record, arm_key, frames_of, is_arm, join, journal_folder, read_journal
+from .scores import category, find_metric, is_right
+
+__all__ = ["Reading", "ReportError", "read_arms", "read_runs"]
 
 
 @dataclass(frozen=True)
-class ScoredSample:
-    """One question under one arm. `correct` is None where it was not answered (an error or a skipped sample).
+class Reading:
+    """The arms of all runs, baselines first, and what was passed over."""
 
-    `status` is that of its record, or "unreadable" where the log holds none that can be read.
-    """
-
-    task: str
-    doc_id: int
-    doc_hash: str
-    prompt_hash: str
-    correct: bool | None
-    status: str
-    edges_kept: int = 0
-    edges_total: int = 0
-    seconds: float = 0.0
-    chance: float | None = None  # of guessing right; None where the options are not known
-
-
-@dataclass
-class Arm:
-    """Everything one checkpoint answered under one flow, from one number of frames and by one engine."""
-
-    checkpoint: str
-    flow: str
-    digest: str
-    engine: str
-    frames: int
-    samples: dict[tuple[str, int], ScoredSample] = field(default_factory=dict)
-
-    @property
-    def is_baseline(self) -> bool:
-        return self.flow == "none"
-
-    @property
-    def tasks(self) -> list[str]:
-        return sorted({task for task, _ in self.samples})
-
-    def answered(self, task: str | None = None) -> list[ScoredSample]:
-        """The samples that count, of one task or of all."""
-        return [s for s in self.samples.values() if s.correct is not None and task in (None, s.task)]
-
-    def chance(self, task: str | None = None) -> float:
-        """The mean accuracy of guessing, of one task or of all; nan where the options are not known."""
-        known = [sample.chance for sample in self.answered(task) if sample.chance is not None]
-        return sum(known) / len(known) if known else float("nan")
-
-    @property
-    def errors(self) -> int:
-        return sum(sample.status == "error" for sample in self.samples.values())
-
-    @property
-    def unreadable(self) -> int:
-        """Samples in the log without a record that can be read; they are not scored."""
-        return sum(sample.status == "unreadable" for sample in self.samples.values())
-
-    @property
-    def share_kept(self) -> float:
-        """Kept edges of all edges, over the answered samples."""
-        answered = self.answered()
-        total = sum(sample.edges_total for sample in answered)
-        return sum(sample.edges_kept for sample in answered) / total if total else float("nan")
-
-    @property
-    def seconds(self) -> float:
-        return sum(sample.seconds for sample in self.samples.values())
-
-
-def baseline_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
-    """What an arm is compared with: full attention of the same checkpoint, frames and engine where there is one.
-
-    Otherwise, and for full attention itself, it is the one with the most frames: a single frame against the video.
-    """
-    baselines = [other for other in arms if other.is_baseline and other.checkpoint == arm.checkpoint]
-    same = [other for other in baselines if (other.frames, other.engine) == (arm.frames, arm.engine)]
-    if same and same[0] is not arm:
-        return same[0]
-    best = max(baselines, key=lambda other: (other.frames, other.engine == arm.engine), default=None)
-    return None if best is arm else best
-
-
-def arm_names(arms: Sequence[Arm]) -> list[str]:
-    """The flow of each arm, with its number of frames and its engine where the arms differ in them."""
-    frames = len({arm.frames for arm in arms}) > 1
-    engines = len({arm.engine for arm in arms}) > 1
-    names = []
-    for arm in arms:
-        count = f"{arm.frames} frame{'' if arm.frames == 1 else 's'}"
-        names.append(", ".join([arm.flow, *([count] if frames else []), *([arm.engine] if engines else [])]))
-    return names
-
-
-def read_arms(folders: Sequence[str | Path]) -> list[Arm]:
-    """The arms in lmms-eval's output folders (`--log_samples --output_path DIR`), baselines first.
-
-    Of two runs of the same arm and task the later one counts. Raises ReportError where there is nothing to read, or
-    with file and line where a log is damaged.
-    """
-    files = [file for folder in folders for file in _sample_files(Path(folder))]
-    runs: dict[tuple[Path, str], list[Path]] = {}
-    for file in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-        runs.setdefault((file.parent, file.name.partition(_MARK)[0]), []).append(file)
-    arms: dict[tuple[str, str, str, int], Arm] = {}
-    for logs in runs.values():
-        _add_run(arms, logs)
-    if not arms:
-        where = ", ".join(str(folder) for folder in folders)
-        raise ReportError(
-            f"no sample logs of this package's tasks in {where}: run lmms-eval with --log_samples --output_path DIR"
-        )
-    return sorted(arms.values(), key=lambda arm: (arm.checkpoint, not arm.is_baseline, -arm.frames))
-
-
-_MARK = "_samples_"  # lmms-eval names its logs TIME_samples_TASK.jsonl
+    arms: list[Arm]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of a log, and what was run; `frames` is 0 where the sample failed."""
+    """One line of a log, and what was run."""
 
     sample: ScoredSample
-    flow: str
-    arm: tuple[str, str, str] | None  # checkpoint, digest, engine; None where the record can't be read
-    frames: int
+    key: Key | None  # None where the record can't be read
+    frames: int = 0  # 0 where they are not known
+    flow: str = ""
+    flow_name: str = ""
 
 
-def _add_run(arms: dict[tuple[str, str, str, int], Arm], logs: Sequence[Path]) -> None:
-    """The logs of one run. Its answered samples tell how many frames the failed ones would have had."""
-    rows = [row for file in logs for row in _rows(file)]
-    frames: dict[tuple[str, str, str], int] = {}
+def read_arms(folders: Sequence[str | Path], records: Sequence[str | Path] = ()) -> list[Arm]:
+    """The arms in lmms-eval's output folders, baselines first; see :func:`read_runs`."""
+    return read_runs(folders, records).arms
+
+
+def read_runs(folders: Sequence[str | Path], records: Sequence[str | Path] = ()) -> Reading:
+    """Reads lmms-eval's output folders (`--log_samples --output_path DIR`).
+
+    Of two runs of the same arm and task the later one counts. `records` are the folders in which the records of stock
+    tasks are looked up; where it is empty, those of the runs' own arguments are. Raises ReportError where there is
+    nothing to read, where records can't be told apart, or with file and line where a log is damaged.
+    """
+    arms: dict[tuple[Key, int], Arm] = {}
+    notes: list[str] = []
+    journal = lru_cache(maxsize=None)(read_journal)  # runs share folders
+    runs = find_runs(folders)
+    for run in tqdm(runs, desc="reading", unit="run", delay=2, leave=False):
+        rows: list[_Row] = []
+        for log in run.logs:
+            lines = list(read_lines(log))
+            has_records = any(isinstance(x.get("record"), dict) and "status" in x["record"] for x in lines)
+            metric = _metric(run, log, lines)
+            if has_records and (metric or not _answered(lines)):
+                rows += _own_rows(log, lines, metric)
+            elif metric:
+                found = _look_up(run, log, lines, records, journal)
+                rows += _stock_rows(run, log, lines, metric, found)
+            else:
+                notes.append(f"{log.name} is passed over: no metric of it says right or wrong")
+        _add_run(arms, run, rows)
+    if not arms:
+        where = ", ".join(str(folder) for folder in folders)
+        raise ReportError(
+            f"no sample logs that can be compared in {where}: run lmms-eval with --log_samples --output_path DIR"
+        )
+    return Reading(sorted(arms.values(), key=_order), notes)
+
+
+def _order(arm: Arm) -> tuple[object, ...]:
+    """Full attention first, then the sham, then the others as they were run."""
+    return arm.checkpoint, not arm.is_baseline, not arm.is_sham, -arm.frames
+
+
+def _metric(run: Run, log: Path, lines: Sequence[Mapping[str, Any]]) -> str | None:
+    """The metric by which the samples of a task are right or wrong; our own tasks have "accuracy"."""
+    if any("accuracy" in line and "record" in line for line in lines):
+        return "accuracy"
+    if not all(isinstance(line.get("doc_id"), int) for line in lines):
+        return None
+    return find_metric(lines, run.metrics(task_of(log)))
+
+
+def _answered(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a log with records has answers to score; one of an arm that was skipped has none."""
+    return any(is_arm(line.get("record")) and line["record"].get("status") == "ok" for line in lines)
+
+
+def _add_run(arms: dict[tuple[Key, int], Arm], run: Run, rows: Sequence[_Row]) -> None:
+    """Adds one run. In old logs, its answered samples tell how many frames the failed ones would have had."""
+    frames: dict[Key, int] = {}
     for row in rows:
-        if row.arm:
-            frames[row.arm] = max(row.frames, frames.get(row.arm, 0))
-    flows = {row.arm: row.flow for row in reversed(rows)}
+        if row.key:
+            frames[row.key] = max(row.frames, frames.get(row.key, 0))
+    homes = {row.sample.task: row.key for row in reversed(rows) if row.key}
     for row in rows:
-        key = row.arm or next(iter(frames), None)
+        key = row.key or homes.get(row.sample.task) or next(iter(frames), None)
         if key is None:
-            raise ReportError(f"{logs[0]}: none of this run's records can be read")
-        checkpoint, digest, engine = key
-        new = Arm(checkpoint, flows[key], digest, engine, frames[key])
-        arm = arms.setdefault((*key, frames[key]), new)
-        arm.samples[row.sample.task, row.sample.doc_id] = row.sample
+            raise ReportError(f"{run.logs[0]}: none of this run's records can be read")
+        number = row.frames or frames[key]
+        if (key, number) not in arms:
+            arms[key, number] = _new_arm(key, number, rows)
+        arms[key, number].samples[row.sample.task, row.sample.doc_id] = row.sample
 
 
-def _sample_files(folder: Path) -> Iterable[Path]:
-    if not folder.is_dir():
-        raise ReportError(f"{folder}: there is no such folder")
-    return folder.rglob(f"*{_MARK}*.jsonl")
+def _new_arm(key: Key, frames: int, rows: Sequence[_Row]) -> Arm:
+    checkpoint, digest, engine, protocol = key
+    said = next(row for row in rows if row.key == key)
+    return Arm(checkpoint, said.flow, digest, engine, frames, protocol, said.flow_name)
 
 
-def _rows(file: Path) -> list[_Row]:
-    """The samples in a log; none where no line holds a record, as in the logs of other tasks."""
-    lines = list(_lines(file))
-    records = [line["record"] for line in lines if isinstance(line.get("record"), dict)]
-    if not any("status" in record for record in records):
-        return []
-    rows = []
+def _look_up(
+    run: Run, log: Path, lines: Sequence[Mapping[str, Any]], records: Sequence[str | Path], journal: Any
+) -> Sequence[Record | None] | None:
+    """The records of a log without them; None where the model is none of ours and has none."""
+    if not run.is_ours:
+        return None
+    folders = journal_folder(run, records)
+    merged: dict[tuple[str, int], list[Record]] = {}
+    for folder in folders:
+        found: Journal = journal(folder)
+        for document, of_it in found.items():
+            merged.setdefault(document, []).extend(of_it)
+    return join(run, log, lines, merged, ", ".join(map(str, folders)) or "no folder that could be found")
+
+
+def _own_rows(log: Path, lines: Sequence[Mapping[str, Any]], metric: str | None) -> Iterator[_Row]:
+    """The samples of a task whose log holds the records: one of ours, or an arm of any task."""
+    known = next((line["record"] for line in lines if is_arm(line.get("record"))), None)
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(_row(line, file.stem.partition(_MARK)[2]))
+            home = _task(known) if known else task_of(log)
+            record = line.get("record")
+            if isinstance(record, dict) and is_arm(record):
+                value = line.get(metric) if metric else None
+                yield _row(line, record, _right(str(metric), value), category(value))
+            else:
+                lost = ScoredSample(
+                    home, int(line["doc_id"]), None, "unreadable", reason="no readable record"
+                )
+                yield _Row(lost, None)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ReportError(
-                f"{file}, line {number}: no sample of this package's tasks ({type(error).__name__}: {error})"
+                f"{log}, line {number}: no sample of this package's tasks ({type(error).__name__}: {error})"
             ) from None
-    return rows
 
 
-def _lines(file: Path) -> Iterable[Mapping[str, Any]]:
-    with file.open("rb") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                values = json.loads(line.decode())
-            except (ValueError, RecursionError):  # not UTF-8 is a ValueError as well
-                raise ReportError(f"{file}, line {number}: not JSON, the log is damaged") from None
-            if not isinstance(values, dict):
-                raise ReportError(f"{file}, line {number}: not a JSON object, this is no log of lmms-eval's")
-            yield values
+def _right(metric: str, value: Any) -> bool | None:
+    """Whether an answer is right; None where there is no score, as for one that failed."""
+    if value is None:
+        return None
+    right = is_right(metric, value)
+    if right is None:
+        raise ValueError(f"{metric} is {value!r}, neither right nor wrong")
+    return right
 
 
-def _row(line: Mapping[str, Any], task: str) -> _Row:
-    record = line.get("record")
-    if not isinstance(record, dict) or not record.get("flow_digest"):
-        return _Row(ScoredSample(task, int(line["doc_id"]), "", "", None, "unreadable"), "", None, 0)
-    accuracy = line.get("accuracy")
+def _stock_rows(
+    run: Run,
+    log: Path,
+    lines: Sequence[Mapping[str, Any]],
+    metric: str,
+    found: Sequence[Record | None] | None,
+) -> Iterator[_Row]:
+    """The samples of a task of the host's, with what was found of them in the journal."""
+    for place, line in enumerate(lines):
+        right = is_right(metric, line.get(metric))
+        kind = category(line.get(metric))
+        if found is None:
+            yield _row(line, _made_up(run, log, line, right), right, kind)
+        elif record := found[place]:
+            yield _row(line, record, right if record["status"] == "ok" else None, kind)
+        else:
+            reason = "no record with the answer that was logged"
+            yield _Row(
+                ScoredSample(task_of(log), int(line["doc_id"]), None, "unreadable", reason=reason), None
+            )
+
+
+def _made_up(run: Run, log: Path, line: Mapping[str, Any], right: bool | None) -> Record:
+    """What a record would say of a model that is none of ours: full attention, and nothing else is known."""
+    args = run.model_args
+    return {
+        "task": task_of(log),
+        "status": "error" if right is None else "ok",
+        "reason": "" if right is not None else "no score",
+        "flow": "none",
+        "checkpoint": args.get("pretrained") or args.get("model") or run.model or "unnamed model",
+        "engine": run.model,
+        "frames": (),
+    }
+
+
+def _text(value: object) -> str:
+    """A value as text that can be written: answers may hold half a surrogate pair."""
+    return "" if value is None else str(value).encode("utf-8", "replace").decode()
+
+
+def _task(record: Record) -> str:
+    return str(record.get("base") or record["task"])
+
+
+def _row(line: Mapping[str, Any], record: Record, correct: bool | None, kind: str = "") -> _Row:
     options = record.get("options")
+    shared = record.get("shared_milliseconds")
+    answer = record.get("answer")
     sample = ScoredSample(
-        task=str(record["task"]),
+        task=_task(record),
         doc_id=int(line["doc_id"]),
-        doc_hash=str(line.get("doc_hash", "")),
-        prompt_hash=str(line.get("input", "")),
-        correct=None if accuracy is None else bool(float(accuracy)),
+        correct=correct,
         status=str(record["status"]),
+        category=str(record.get("category") or kind),
+        reason=_text(record.get("reason")),
+        answer=first_answer(line) if answer is None else _text(answer),
+        target=_text(line.get("target")),
+        question=_text(line.get("input")),
+        prompt_digest=str(record.get("prompt_digest") or ""),
+        data_digest=str(record.get("data_digest") or ""),
+        frames=tuple(record.get("frames") or ()),
         edges_kept=int(record.get("edges_kept") or 0),
         edges_total=int(record.get("edges_total") or 0),
+        flops=record.get("flops"),
+        flops_full=record.get("flops_full"),
         seconds=float(record.get("milliseconds") or 0.0) / 1000,
+        shared_seconds=None if shared is None else float(shared) / 1000,
         chance=1 / len(options) if options else None,
     )
-    arm = (str(record["checkpoint"]), str(record["flow_digest"]), str(record.get("engine") or ""))
-    return _Row(sample, str(record["flow"]), arm, len(record.get("frames") or ()))
+    return _Row(
+        sample, arm_key(record), frames_of(record), str(record["flow"]), str(record.get("flow_name") or "")
+    )

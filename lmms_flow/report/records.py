@@ -1,0 +1,140 @@
+"""Records of samples: in our tasks' logs, and for stock tasks in the journal, where they are looked up.
+
+A stock task's log holds the score and the journal holds what was cut. They are joined by task, document and answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .arms import ReportError
+from .logs import Run, first_answer, task_of
+
+Record = Mapping[str, Any]
+Journal = Mapping[tuple[str, int], Sequence[Record]]  # by task and document, the latest last
+Key = tuple[str, str, str, str]  # checkpoint, digest, engine, protocol
+
+DEFAULT_FOLDER = "lmms_flow_records"
+
+
+def arm_key(record: Record) -> Key:
+    """Whose record it is, its number of frames aside. A flow that could not be bound has no digest but its text."""
+    digest = str(record.get("flow_digest") or "") or f"text {record['flow']}"
+    return (
+        str(record["checkpoint"]),
+        digest,
+        str(record.get("engine") or ""),
+        str(record.get("protocol") or ""),
+    )
+
+
+def frames_of(record: Record) -> int:
+    """How many frames were asked for; 0 where that is not known, as for failures in old logs."""
+    return int(record.get("num_frames") or 0) or len(record.get("frames") or ())
+
+
+def is_arm(record: object) -> bool:
+    """Whether a log's `record` is one of ours that tells its arm; a flow that could not be bound has no digest."""
+    return isinstance(record, dict) and bool(
+        record.get("flow_digest") or (record.get("flow") and record.get("status") != "ok")
+    )
+
+
+def read_journal(folder: Path) -> Journal:
+    """All records in a journal's folder. Damaged lines, and one that is still being written, are left out."""
+    entries: list[tuple[float, Record]] = []
+    for file in sorted(folder.glob("*.jsonl")):
+        entries += _entries(file)
+    found: dict[tuple[str, int], list[Record]] = {}
+    for _, record in sorted(entries, key=lambda entry: entry[0]):
+        found.setdefault((str(record["task"]), int(record["doc_id"])), []).append(record)
+    return found
+
+
+def _entries(file: Path) -> Iterator[tuple[float, Record]]:
+    with file.open("rb") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                record = entry["record"]
+                int(record["doc_id"]), arm_key(record), str(record["task"])
+                yield float(entry.get("time") or 0.0), record
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+
+
+def journal_folder(run: Run, named: Sequence[str | Path]) -> list[Path]:
+    """Where a run's records may lie: what the user names, else what its arguments say, else the default's places."""
+    if named:
+        missing = next((folder for folder in named if not Path(folder).is_dir()), None)
+        if missing is not None:
+            raise ReportError(f"--records {missing}: there is no such folder")
+        return [Path(folder) for folder in named]
+    name = run.model_args.get("records", DEFAULT_FOLDER)
+    if name.lower() == "none":
+        return []
+    places = [Path(name).expanduser()]
+    if not places[0].is_absolute():
+        places += [run.root / name, run.root.parent / name]
+    return [place for place in places if place.is_dir()][:1]
+
+
+def join(
+    run: Run, log: Path, lines: Sequence[Mapping[str, Any]], journal: Journal, where: str
+) -> list[Record | None]:
+    """The record of each line of a stock task's log; None where there is none with the answer that was logged.
+
+    Raises ReportError where there are none at all, or where they may be of several arms.
+    """
+    task = task_of(log)
+    by_arm: dict[tuple[Key, int], dict[int, Record]] = {}
+    unplaced: dict[Key, dict[int, Record]] = {}  # failed before their frames were counted
+    for place, line in enumerate(lines):
+        for record in journal.get((task, int(line["doc_id"])), ()):
+            if str(record.get("answer") or "").strip() != first_answer(line) or not _may_be(
+                record, task, run
+            ):
+                continue
+            key, frames = arm_key(record), frames_of(record)
+            (by_arm.setdefault((key, frames), {}) if frames else unplaced.setdefault(key, {}))[place] = record
+    for key, failed in unplaced.items():
+        for arm in [arm for arm in by_arm if arm[0] == key] or [(key, 0)]:
+            by_arm[arm] = failed | by_arm.get(arm, {})
+    if not by_arm:
+        raise ReportError(
+            f"{log}: none of its samples has a record in {where}; name the folder of its records with --records DIR"
+        )
+    most = max(map(len, by_arm.values()))
+    best = [arm for arm, records in by_arm.items() if len(records) == most]
+    if len(best) > 1:
+        raise ReportError(
+            f"{log}: its records in {where} may be of {len(best)} arms ({_told_apart(best)}); name the folder of "
+            "this run's own records with --records DIR"
+        )
+    return [by_arm[best[0]].get(place) for place in range(len(lines))]
+
+
+def _may_be(record: Record, task: str, run: Run) -> bool:
+    """Whether a record can be this run's by its arguments. An arm that is a task of its own has a flow of its own."""
+    args = run.model_args
+    of_its_own = record.get("base") not in (None, "", task)
+    frames = frames_of(record)
+    return (
+        (of_its_own or record.get("flow") == args.get("flow", "none"))
+        and args.get("pretrained", record["checkpoint"]) == record["checkpoint"]
+        and args.get("engine", record.get("engine")) == record.get("engine")
+        and (of_its_own or not frames or args.get("num_frames", str(frames)) == str(frames))
+    )
+
+
+def _told_apart(arms: Sequence[tuple[Key, int]]) -> str:
+    names = ("checkpoint", "flow digest", "engine", "protocol", "frames")
+    columns = zip(*((*key, frames) for key, frames in arms), strict=True)
+    return "; ".join(
+        f"{name} {', '.join(map(str, sorted(set(values))))}"
+        for name, values in zip(names, columns, strict=True)
+        if len(set(values)) > 1
+    )
