@@ -190,7 +190,9 @@ class SparseHooks(DenseHooks):
         return to_additive(keep, hidden.dtype) if self._additive else keep
 
     def _read_by_last(self, layer: int, columns: Tensor) -> Tensor:
-        """Which columns of the padded prompt the last prompt token reads; a random draw cuts single edges."""
+        """Which columns, of those that the plan says, the last prompt token reads: a random draw cuts single edges."""
+        if not any(each.draws for each in self._resolved):
+            return columns >= 0  # no mask is made, and held, for this
         assert self._positions is not None
         tokens = self._positions.keys.to(columns.device).gather(1, columns.clamp_min(0))
         beams = len(columns) // len(self._plans)

@@ -6,24 +6,34 @@ before them and one another causally: its keys are sliced out, and what is left 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ..flow import Blocks
 from ..flow.layout import merge
 from .decoder import decoder_layers
+from .flex import block_mask
 
 NAME = "lmms_flow_sdpa"
+# From how many keys on FlexAttention runs a layer that takes several strips, by device. A dense mask lost to strips at
+# every length (benchmarks/long.py).
+FLEX_FROM = {
+    "cpu": math.inf,  # strips won at each of 512 to 16,384 tokens, by 1.1 to 1.6 times, and need no compiler
+    "cuda": 16_384,  # not measured: where skipping edges begins to save much
+}
 CHUNK_ROWS = 256  # rows of one masked call on the CPU: a mask grows with the prompt, not with its square
 
 
@@ -87,8 +97,17 @@ def live_blocks(blocks: Blocks, entering: Iterable[int]) -> Blocks:
     for s in order:
         segments.append(range(end, end + len(blocks.segments[s])))
         end = segments[-1].stop
-    kept = [sum((blocks.kept[t] >> s & 1) << place for place, s in enumerate(order)) for t in order]
-    return Blocks(tuple(segments), tuple(kept))
+    runs = merge(range(s, s + 1) for s in order)
+    return Blocks(tuple(segments), tuple(_gather(blocks.kept[t], runs) for t in order))
+
+
+def _gather(bits: int, runs: tuple[range, ...]) -> int:
+    """The bits in these places of a bit set, side by side."""
+    gathered = place = 0
+    for run in runs:
+        gathered |= (bits >> run.start & ((1 << len(run)) - 1)) << place
+        place += len(run)
+    return gathered
 
 
 def strips_of(blocks: Blocks, entering: Iterable[int]) -> Strips:
@@ -97,24 +116,16 @@ def strips_of(blocks: Blocks, entering: Iterable[int]) -> Strips:
     found: list[Strip] = []
     at = 0
     while at < len(live.segments):
-        before = live.kept[at] & ~(1 << at)
+        itself, read, before = live.reads(at, at), live.kept[at], live.kept[at] & ~(1 << at)
         stop = at + 1
-        if live.reads(at, at):
-            while stop < len(live.segments) and _joins(live, at, stop, before):
-                stop += 1
-        else:  # rows that read the same keys and not one another
-            while stop < len(live.segments) and live.kept[stop] == before:
-                stop += 1
+        while stop < len(live.segments) and live.kept[stop] == read | itself << stop:
+            read = live.kept[stop]
+            stop += 1
         keys = merge(live.segments[s] for s in range(at) if before >> s & 1)
         rows = range(live.segments[at].start, live.segments[stop - 1].stop)
-        found.append(Strip(rows, keys, live.reads(at, at)))
+        found.append(Strip(rows, keys, itself))
         at = stop
     return Strips(tuple(found), live)
-
-
-def _joins(live: Blocks, first: int, segment: int, before: int) -> bool:
-    """Whether a segment reads what the strip from `first` on reads before itself, the whole strip, and itself."""
-    return live.kept[segment] == before | sum(1 << s for s in range(first, segment + 1))
 
 
 def strip_attention(
@@ -128,12 +139,28 @@ def strip_attention(
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out, None
     kwargs.pop("is_causal", None)
+    if takes_flex(attention_mask, query.device):
+        mask = block_mask(attention_mask.blocks, attention_mask.skipped, query.device)
+        out, _ = flex_attention_forward(module, query, key, value, mask, **kwargs)
+        return out, None
+    return attend_in_strips(module, query, key, value, attention_mask, **kwargs), None
+
+
+def takes_flex(strips: Strips, device: torch.device) -> bool:
+    """Whether FlexAttention runs this layer, in one kernel, and not one kernel a strip."""
+    num_keys = strips.blocks.segments[-1].stop
+    long = num_keys >= FLEX_FROM.get(device.type, math.inf) and len(strips.of_queries) > 1
+    return long and (device.type == "cpu" or find_spec("triton") is not None)  # what it is compiled with
+
+
+def attend_in_strips(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, strips: Strips, **kwargs: Any
+) -> Tensor:
+    """Attention over slices of the sequence, [batch, row, head, width]."""
     parts = []
-    for strip in attention_mask.of_queries:
+    for strip in strips.of_queries:
         keys, values = (_slices(states, strip.keys) for states in (key, value))
-        rows = query[
-            :, :, strip.rows.start - attention_mask.skipped : strip.rows.stop - attention_mask.skipped
-        ]
+        rows = query[:, :, strip.rows.start - strips.skipped : strip.rows.stop - strips.skipped]
         for part, num_keys, mask in _calls(strip, query.device):
             out, _ = sdpa_attention_forward(
                 module,
@@ -145,7 +172,7 @@ def strip_attention(
                 **kwargs,
             )
             parts.append(out)
-    return torch.cat(parts, dim=1), None
+    return torch.cat(parts, dim=1)
 
 
 def _calls(strip: Strip, device: torch.device) -> Iterator[tuple[range, int, Tensor | None]]:
@@ -154,12 +181,19 @@ def _calls(strip: Strip, device: torch.device) -> Iterator[tuple[range, int, Ten
     if not strip.before or not strip.reads_itself or num_rows == 1:
         yield range(num_rows), num_keys, None
     elif device.type == "cuda":  # flash attention knows this triangle by its shape
-        yield range(num_rows), num_keys, causal_lower_right(num_rows, num_keys)
+        yield range(num_rows), num_keys, _triangle_by_shape(num_rows, num_keys)
     else:
         for start in range(0, num_rows, CHUNK_ROWS):
             part = range(start, min(start + CHUNK_ROWS, num_rows))
             read = num_keys - num_rows + part.stop
             yield part, read, _triangle(len(part), read, device)
+
+
+def _triangle_by_shape(rows: int, keys: int) -> Tensor:
+    """The same as `_triangle` without its pairs. Its sizes are set later: made with them, it would allocate them."""
+    bias = causal_lower_right(1, 1)
+    bias.seq_len_q, bias.seq_len_kv = rows, keys
+    return bias
 
 
 def _triangle(rows: int, keys: int, device: torch.device) -> Tensor:
