@@ -148,7 +148,7 @@ def longvideobench(rows: Any) -> Any:
             end=None,
             question=row["question"],
             candidates=[str(text) for text in options.values()],
-            answer_letter=LETTERS[list(options).index(right)] if right in options else "",
+            answer_letter=LETTERS[list(options).index(right)] if right in options else str(right),
             family=row["question_category"],
             pair=None,
         )
@@ -173,10 +173,10 @@ def _existing(paths: Iterable[Path]) -> str:
 
 
 def _letter_of(answer: str, candidates: Sequence[str]) -> str:
-    """The letter of the candidate that the answer repeats, the first of several; "" where there is none."""
+    """The letter of the candidate that the answer repeats, the first of several; the answer itself where none does."""
     words = [" ".join(text.casefold().split()) for text in (answer, *candidates)]
-    return LETTERS[words.index(words[0], 1) - 1] if words[0] in words[1:] else ""
+    return LETTERS[words.index(words[0], 1) - 1] if words[0] in words[1:] else answer.strip()
 
 
 def _letter_at(place: int, candidates: Sequence[str]) -> str:
-    return LETTERS[place] if 0 <= place < len(candidates) else ""
+    return LETTERS[place] if 0 <= place < len(candidates) else str(place)
