@@ -20,6 +20,7 @@ class ModelArguments:
     pretrained: str = ""  # repository id or folder; empty: the wrapper's default checkpoint
     revision: str = "main"  # of the repository
     flow: str = "none"  # what is cut, in the one-line language, a preset's name or a .yaml file
+    flow_digest: str = ""  # what the flow's digest must be: for a file that might be edited
     engine: str = "sparse"  # how the cut is run: "sparse", or "dense", the reference
     attn_implementation: str = "sdpa"  # or "eager"
     dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU

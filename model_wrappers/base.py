@@ -24,6 +24,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
 from lmms_flow.flow import Flow, FlowError
 from lmms_flow.harness.errors import RunError, SampleError, SkippedSampleError
+from lmms_flow.harness.host_cache import refuse_what_it_would_hide
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.read_ahead import Clip, ReadAhead
@@ -62,6 +63,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             self._limit_threads()
             num_layers = len(decoder_layers(find_decoder(self.model)))
             self.flows = Flows(self.flow, self.checkpoint, num_layers)
+            self._check_digest(self.flows.own.bound.digest)
             self._check()
         except Exception as error:  # the host would end with exit status 0
             expected = isinstance(error, (FlowError, OSError, ValueError, ImportError))
@@ -163,6 +165,14 @@ class FlowModel(lmms):  # type: ignore[misc]
             self._device = accelerator.device
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise FlowError(f"device={self.args.device}: this machine has no GPU that torch can use")
+
+    def _check_digest(self, digest: str) -> None:
+        if self.args.flow_digest not in ("", digest):
+            raise FlowError(
+                f"flow {self.flow.text!r} has the digest {digest}, and flow_digest={self.args.flow_digest} was given: "
+                "the flow is not the one that was meant"
+            )
+        refuse_what_it_would_hide(self.flow.text, digest, self.args.flow_digest, self.args.on_error)
 
     def _limit_threads(self) -> None:
         """A small model on a CPU runs on one thread: threads that wait for one another cost more than they save.

@@ -29,9 +29,14 @@ def load(text: str | os.PathLike[str], checkpoint: str | None = None) -> Flow:
     written = os.fspath(text) if isinstance(text, os.PathLike) else text
     if not isinstance(written, str):
         raise FlowError(f"a flow is a text or a path, not {written!r}")
-    if written.lower().endswith((".yaml", ".yml")):
+    if is_file(written):
         return _load_file(Path(written), checkpoint)
     return parse(written, checkpoint)
+
+
+def is_file(text: str) -> bool:
+    """Whether a flow is written as the path of a file."""
+    return text.lower().endswith((".yaml", ".yml"))
 
 
 def parse(text: str, checkpoint: str | None = None) -> Flow:

@@ -22,6 +22,7 @@ from typing import Any
 
 from lmms_eval.api.task import ConfigurableMessagesTask
 
+from lmms_flow.flow.language import is_file
 from lmms_flow.harness import plugin
 from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.questions import read_record, total
@@ -147,7 +148,7 @@ def _as_dict(metadata: Any) -> dict[str, Any]:
 def _identity(flow: str) -> str:
     """What tells two meanings of one text apart: the file's contents, the version that knows the presets."""
     contents = ""
-    if flow.endswith((".yaml", ".yml")):
+    if is_file(flow):
         try:
             contents = Path(flow).read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:

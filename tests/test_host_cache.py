@@ -1,0 +1,127 @@
+"""lmms-eval's own cache, `--use_cache`: nothing old is served, and what is unchanged is not run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+
+from lmms_flow.harness import plugin
+from lmms_flow.harness.errors import RunError
+from lmms_flow.model_wrappers.answering import Answerer
+
+TASK = "flowbench_object_count"
+OURS = "llava_vid_flow"
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples the model itself was asked for, call by call."""
+    calls: list[int] = []
+    own = Answerer.answer
+
+    def counted(self: Any, samples: Any) -> Any:
+        calls.append(len(samples))
+        return own(self, samples)
+
+    monkeypatch.setattr(Answerer, "answer", counted)
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin.make_tasks_known()
+    monkeypatch.chdir(tmp_path)
+
+
+def evaluate(
+    cache: str | None = "cache", *, task: str = TASK, include: str | None = None, **arguments: str
+) -> Any:
+    """One run as the command line starts it; records=none, so that only the host's cache could answer."""
+    given = {"pretrained": "flow-tiny", "records": "none", "device": "cpu", **arguments}
+    return simple_evaluate(
+        model=OURS,
+        model_args=",".join(f"{name}={value}" for name, value in given.items()),
+        tasks=[task],
+        limit=3,
+        use_cache=cache,
+        task_manager=TaskManager(include_path=include, include_defaults=False, model_name=OURS),
+    )
+
+
+def said(out: Any) -> list[Any]:
+    """What was answered under which flow, without what a clock says."""
+    (samples,) = out["samples"].values()
+    records = [dict(sample["record"]) for sample in samples]
+    for record in records:
+        record.pop("milliseconds"), record.pop("shared_milliseconds")
+    return records
+
+
+def write_flow(rule: str) -> None:
+    Path("cut.yaml").write_text(json.dumps({"name": "cut", "cut": [rule]}))
+
+
+def test_what_is_unchanged_is_not_run_again(answered: list[int]) -> None:
+    first = said(evaluate(flow="video:last"))
+    assert sum(answered) == 3
+    assert said(evaluate(flow="video:last")) == first
+    assert sum(answered) == 3, "the second run was served"
+
+
+def test_another_flow_in_the_arguments_is_run(answered: list[int]) -> None:
+    for flow in ("none", "video:last", "none"):
+        assert {record["flow"] for record in said(evaluate(flow=flow))} == {flow}
+    assert sum(answered) == 6
+
+
+def test_a_flow_file_needs_its_digest_in_the_arguments(answered: list[int]) -> None:
+    write_flow("video:last")
+    with pytest.raises(RunError, match="add flow_digest=[0-9a-f]{12} to --model_args") as error:
+        evaluate(flow="cut.yaml")
+    digest = str(error.value).partition("flow_digest=")[2][:12]
+    assert {record["flow_digest"] for record in said(evaluate(flow="cut.yaml", flow_digest=digest))} == {
+        digest
+    }
+    write_flow("video:question")
+    with pytest.raises(RunError, match=f"flow_digest={digest} was given: the flow is not the one"):
+        evaluate(flow="cut.yaml", flow_digest=digest)
+    assert sum(answered) == 3
+    fresh = said(evaluate(None, flow="cut.yaml"))
+    assert {record["flow_digest"] for record in fresh} != {digest}
+
+
+def test_an_edited_flow_file_of_a_task_is_run_again(answered: list[int], tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text(
+        "task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTask\n"
+        f"base: {TASK}\nflow: {tmp_path}/cut.yaml\n"
+    )
+    digests = []
+    for rule in ("video:last", "video:last", "video:question"):
+        write_flow(rule)
+        digests.append(
+            {record["flow_digest"] for record in said(evaluate(task="mine", include=f"{tmp_path}/tasks"))}
+        )
+    assert digests[0] == digests[1] != digests[2]
+    assert sum(answered) == 6, "run, served, run"
+
+
+def test_failed_answers_are_not_to_be_kept(answered: list[int]) -> None:
+    with pytest.raises(RunError, match="would keep the empty answers"):
+        evaluate(on_error="record")
+    assert len(said(evaluate(None, on_error="record"))) == 3
+
+
+def test_a_flow_in_the_task_and_another_in_the_arguments_is_refused(answered: list[int]) -> None:
+    arm = "flowbench_flow_blind_object_count"
+    with pytest.raises(
+        RunError, match=f"task {arm} carries the flow 'blind' and --model_args the flow 'sham'"
+    ):
+        evaluate(None, task=arm, flow="sham")
+    assert not answered
+    assert {record["flow"] for record in said(evaluate(None, task=arm, flow="blind"))} == {"blind"}
