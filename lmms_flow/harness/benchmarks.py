@@ -42,18 +42,9 @@ def tvbench(rows: Any) -> Any:
     def read(numbered: tuple[int, Mapping[str, Any]]) -> Question:
         index, row = numbered
         places = (folder / base / sub for sub in sub_folders for base in ("video", "videos", "data", ""))
-        clipped = sub_task in CLIPPED
-        return Question(
-            id=f"{sub_task}-{index}",
-            video=_existing(place / row["video"] for place in places),
-            start=row["start"] if clipped else None,
-            end=row["end"] if clipped else None,
-            question=row["question"],
-            candidates=list(row["candidates"]),
-            answer_letter=_letter_of(row["answer"], row["candidates"]),
-            family=sub_task,
-            pair=None,
-        )
+        bounds = (row.get("start"), row.get("end")) if sub_task in CLIPPED else (None, None)
+        video = _existing(place / row["video"] for place in places)
+        return _of_sub_task(row, sub_task, index, video, *bounds)
 
     return dataset(enumerate(rows), read)
 
@@ -70,17 +61,7 @@ def mvbench(rows: Any) -> Any:
 
     def read(numbered: tuple[int, Mapping[str, Any]]) -> Question:
         index, row = numbered
-        return Question(
-            id=f"{sub_task}-{index}",
-            video=_existing(place / row["video"] for place in places),
-            start=None,
-            end=None,
-            question=row["question"],
-            candidates=list(row["candidates"]),
-            answer_letter=_letter_of(row["answer"], row["candidates"]),
-            family=sub_task,
-            pair=None,
-        )
+        return _of_sub_task(row, sub_task, index, _existing(place / row["video"] for place in places))
 
     return dataset(enumerate(rows), read)
 
@@ -154,6 +135,29 @@ def longvideobench(rows: Any) -> Any:
         )
 
     return dataset(rows, read)
+
+
+def _of_sub_task(
+    row: Mapping[str, Any],
+    sub_task: str,
+    index: int,
+    video: str,
+    start: float | None = None,
+    end: float | None = None,
+) -> Question:
+    """A row of TVBench or MVBench: the answer repeats a candidate, and rows have no ids."""
+    candidates = [str(text) for text in row["candidates"]]
+    return Question(
+        id=f"{sub_task}-{index}",
+        video=video,
+        start=start,
+        end=end,
+        question=row["question"],
+        candidates=candidates,
+        answer_letter=_letter_of(str(row["answer"]), candidates),
+        family=sub_task,
+        pair=None,
+    )
 
 
 def clips_folder(name: str) -> Path:
