@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.cli import main
 from lmms_flow.engine import find_decoder, intervene, keep_masks
+from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine import vision_count as vision_module
 from lmms_flow.engine.ledger import Ledger, decoder_shape, ledger, ledger_of
 from lmms_flow.engine.vision_count import counting_vision
@@ -164,10 +165,26 @@ def test_long_frames_and_a_long_question() -> None:
         check(ledger(model, flow, layout), measured, flow.name)
     shape = decoder_shape(model)
     whole, chunks = (
-        ledger_of(shape, "cross_frame", layout, setting=Setting(chunks=c)).flow for c in (False, True)
+        ledger_of(shape, "cross_frame", layout, setting=Setting(device=d)).flow for d in ("cuda", "cpu")
     )
     assert whole.attention > chunks.attention > chunks.attention_by_edges
     assert whole.attention_by_edges == chunks.attention_by_edges
+
+
+def test_blocks_of_flex_attention_are_counted_by_what_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a layer runs in FlexAttention, a block of 128 x 128 pairs is computed if one of them is kept."""
+    monkeypatch.setattr(strips_module, "FLEX_FROM", {"cpu": 1024})
+    layout = prompt_layout(system=20, frames=4, tokens_per_frame=250, gap=3, question=70, tail=5)
+    shape = DecoderShape.gated(
+        layers=1, width=8, mlp_width=8, heads=2, kv_heads=2, head_width=4, vocabulary=9
+    )
+    counted = ledger_of(shape, "cross_frame+last:last", layout, setting=Setting(device="cpu"))
+    mask = keep_masks("cross_frame+last:last", layout, 1)[0]
+    padded = torch.nn.functional.pad(mask, (0, -len(mask) % 128, 0, -len(mask) % 128))
+    blocks = padded.unflatten(1, (-1, 128)).unflatten(0, (-1, 128)).any(dim=(1, 3))
+    # The first layer is left whole, so that all rows are there.
+    assert counted.flow.layers[0].pairs == int(blocks.sum()) * 128**2
+    assert counted.flow.layers[0].edges == int(mask.sum())
 
 
 def test_windows_of_attention_are_followed() -> None:

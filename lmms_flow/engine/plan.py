@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import torch
+
 from ..flow import Blocks, ResolvedFlow
-from .strips import CHUNK_ROWS, Strip, Strips, strips_of
+from .flex import BLOCK, kept_pairs
+from .strips import CHUNK_ROWS, Strip, Strips, strips_of, takes_flex
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,15 @@ class RowPlan:
             for s in self.strips(layer).strips
         )
 
-    def num_pairs(self, layer: int, chunks: bool) -> int:
-        """The pairs of one head that a layer's strips compute; a causal kernel computes its whole square.
+    def num_pairs(self, layer: int, device: torch.device) -> int:
+        """The pairs of one head that a layer's kernels compute where it runs in strips, or in FlexAttention's blocks.
 
-        `chunks`: whether a strip with rows before it runs in chunks of rows, as it does away from CUDA.
+        A causal kernel computes its whole square, and FlexAttention every block of which a pair is kept.
         """
-        return sum(_pairs(strip, CHUNK_ROWS if chunks else None) for strip in self.strips(layer).strips)
+        strips = self.strips(layer)
+        if takes_flex(strips, device):
+            return int((kept_pairs(strips.blocks) > 0).sum()) * BLOCK**2
+        return sum(_pairs(strip, in_chunks=device.type != "cuda") for strip in strips.strips)
 
     def rows(self, layer: int) -> tuple[int, ...]:
         """The prompt tokens that enter a layer (from 1), ascending; `last` is always the last of them."""
@@ -76,10 +82,10 @@ def _strips(blocks: Blocks, entering: frozenset[int]) -> Strips:
     return strips_of(blocks, entering)
 
 
-def _pairs(strip: Strip, chunk_rows: int | None) -> int:
-    """The pairs of one head in the kernel calls of a strip; later chunks read more of its keys."""
+def _pairs(strip: Strip, in_chunks: bool) -> int:
+    """The pairs of one head in the kernel calls of a strip; of its chunks, the later ones read more of its keys."""
     rows, keys = len(strip.rows), sum(map(len, strip.keys))
-    if chunk_rows is None or not (strip.before and strip.reads_itself):
+    if not (in_chunks and strip.before and strip.reads_itself):
         return rows * keys
-    ends = [*range(chunk_rows, rows, chunk_rows), rows]
+    ends = [*range(CHUNK_ROWS, rows, CHUNK_ROWS), rows]
     return sum((end - start) * (keys - rows + end) for start, end in zip([0, *ends], ends, strict=False))

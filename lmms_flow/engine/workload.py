@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..flow import ResolvedFlow
@@ -20,7 +21,7 @@ class Setting:
     """What of a model decides how a flow is run on it. The defaults are those of most models of transformers."""
 
     sdpa: bool = True  # its attention; otherwise eager, which adds masks to the scores
-    chunks: bool = False  # whether strips run in chunks of rows, as they do away from CUDA
+    device: str = "cuda"  # the type: long prompts and strips run otherwise on a CPU
     drops_rows: bool = True  # whether the sparse engine may drop rows
     undropped: int = 1  # layers that it leaves whole
     keeps_one: bool = True  # whether the head runs on the last row alone
@@ -33,7 +34,7 @@ class Setting:
         keeps_one = "logits_to_keep" in inspect.signature(model.forward).parameters
         return cls(
             sdpa=attention_implementation(decoder) != "eager",
-            chunks=not any(weight.is_cuda for weight in decoder.parameters()),
+            device=next(decoder.parameters()).device.type,
             drops_rows=keeps_one and not has_windows(decoder),
             undropped=max(1, _layers_with_visual_features(model)),
             keeps_one=keeps_one,
@@ -73,20 +74,19 @@ class Workload:
             else:
                 rows, edges, cached = whole, kept, self._reach(number)
             strips = self._takes_strips(number)
-            pairs = self.plan.num_pairs(number, self.setting.chunks) if strips else rows**2
+            pairs = self.plan.num_pairs(number, torch.device(self.setting.device)) if strips else rows**2
             yield rows, edges, pairs, cached
 
     def mask_bytes(self, bytes_each: int) -> int:
         """What the hooks hold when the prefill is over, beside the masks that the model makes itself.
 
-        A mask [query, key] has a byte an entry; joined with the model's own it takes that one's type.
+        A mask [query, key] has a byte an entry; joined with the model's own it takes that one's type. Strips need none
+        of the prompt's: on a CPU they share a triangle of some hundred rows, which is left out here.
         """
         if not self.resolved.bound.flow.needs_masks:
             return 0
-        numbers = range(1, self.resolved.bound.num_layers + 1)
-        masked = [
-            n for n in numbers if self._is_masked(n) and not self._drops(n) and not self._takes_strips(n)
-        ]
+        numbers = [n for n in range(1, self.resolved.bound.num_layers + 1) if not self._takes_strips(n)]
+        masked = [n for n in numbers if self._is_masked(n) and not self._drops(n)]
         # The prompt's mask serves later steps as well; a random control's differ in every layer and are not kept.
         prompt = [] if self.resolved.draws else [n for n in numbers if self._drops(n)] + masked
         joined = {(self._cuts(n), self.setting.window(n)): self._own_entry(n, bytes_each) for n in masked}
