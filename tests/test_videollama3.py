@@ -154,6 +154,8 @@ def test_video_features(clips: list[str], tmp_path: Path) -> None:
 def test_answers_without_a_flow(tied: bool, clips: list[str], tmp_path: Path) -> None:
     """The likeliest token each time: the checkpoint's own sampling and its penalty for repetitions are left out."""
     weights = videollama3(tmp_path, tied=tied)
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 50.0}))
     model = load(tmp_path)
     (record,) = answers(model, [messages(clips[0])], GREEDY)
     ids, beside = model.chat.encode(model.chat.render(messages(clips[0])), frames_of(clips[0]))
