@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +23,10 @@ from lmms_flow.engine import vision_count as vision_module
 from lmms_flow.engine.ledger import Ledger, decoder_shape, ledger, ledger_of
 from lmms_flow.engine.vision_count import counting_vision
 from lmms_flow.engine.workload import Setting
-from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway, Preset
+from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway, Preset, find_preset
 from lmms_flow.flow.layout import prompt_layout
 from lmms_flow.flow.shapes import SHAPES, DecoderShape, llava_next_video_shape
-from lmms_flow.report.costs import flops, known_shape
+from lmms_flow.report.costs import flops, known_shape, mebibytes
 from tests.layouts import random_layout
 from tests.models import FAMILIES, VIDEO_FAMILIES, tiny
 
@@ -466,3 +467,17 @@ def test_every_preset_has_sizes(preset: Preset) -> None:
     shape = known_shape(preset.checkpoints[0])
     assert shape is not None
     assert shape.decoder.num_layers == preset.layers
+
+
+@pytest.mark.parametrize("name", [f"{preset}{form}" for preset in SHAPES for form in ("", "-closed")])
+def test_the_docs_give_the_ledgers_figures(name: str) -> None:
+    found = find_preset(name)
+    assert found is not None
+    preset, shape = found[0], SHAPES[found[0].name]
+    counted = ledger_of(shape.decoder, name, preset.layout(), vision=shape.vision.flops(8))
+    flow, full = counted.flow, counted.full
+    cells = [f"`{name}`", flops(counted.flops_full), flops(counted.flops)]
+    ratios = (counted.flops_full / counted.flops, full.flops / flow.flops, counted.bound)
+    cells += [f"{ratio:.2f}" for ratio in ratios]
+    cells.append(f"{mebibytes(flow.cache_bytes)} of {mebibytes(full.cache_bytes)}")
+    assert f"| {' | '.join(cells)} |" in (Path(__file__).parents[1] / "docs/engine.md").read_text()
