@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from lmms_flow.engine import Baseline, VisionPasses, intervene, one_vision_pass
+from lmms_flow.engine.ledger import ledger
+from lmms_flow.engine.vision_count import VisionCount, counting_vision
 from lmms_flow.flow import FlowError, ResolvedFlow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.generation import cut_at_stops, generation_arguments
@@ -53,6 +55,31 @@ class Asked:
     resolved: ResolvedFlow | None
 
 
+@dataclass
+class _Encoding:
+    """What the vision pass of a batch took."""
+
+    seconds: float = 0.0
+    flops: int = 0
+
+
+class _Vision:
+    """The vision passes of one answer: an arm that is served from another's pass has the same cost in its record."""
+
+    def __init__(self, passes: VisionPasses, counted: VisionCount) -> None:
+        self.passes, self._counted = passes, counted
+        self._known: dict[tuple[int, ...], _Encoding] = {}
+
+    @contextmanager
+    def of(self, questions: Sequence[Prepared]) -> Iterator[_Encoding]:
+        """Inside the block a batch of these questions runs; what is yielded is right after it."""
+        encoding = self._known.setdefault(tuple(map(id, questions)), _Encoding())
+        seconds, flops = self.passes.seconds, self._counted.flops
+        yield encoding
+        encoding.seconds += self.passes.seconds - seconds
+        encoding.flops += self._counted.flops - flops
+
+
 class Answerer:
     """Answers batches of samples with a model. `with_baseline` are the questions that have a full-attention arm."""
 
@@ -82,10 +109,11 @@ class Answerer:
             except (SampleError, FlowError) as error:
                 failure = error if isinstance(error, SampleError) else SampleError(str(error))
                 outcomes[place] = Outcome.failed(failure)
-        with one_vision_pass(self.model) as passes:
+        with counting_vision(self.model) as counted, one_vision_pass(self.model) as passes:
+            vision = _Vision(passes, counted)
             baselines = self._baselines(asked)
             for batch in _batches(asked):
-                for one, outcome in zip(batch, self._generate(batch, baselines, passes), strict=True):
+                for one, outcome in zip(batch, self._generate(batch, baselines, vision), strict=True):
                     outcomes[one.place] = outcome
         return [outcomes[place] for place in range(len(samples))]
 
@@ -112,7 +140,7 @@ class Answerer:
         frames = None if clip is None else self.reader.take(clip)
         prompt, tensors = self.chat.prompt(text, frames)
         user_text = _user_text(sample.messages)
-        letters = tuple(option.letter for option in find_options(user_text.strip()))
+        letters = tuple(option.letter for option in find_options(user_text.strip(), sample.doc))
         return Prepared(prompt, tensors, frames, user_text, letters, time.perf_counter() - start)
 
     # Running
@@ -133,42 +161,40 @@ class Answerer:
 
     @torch.inference_mode()
     def _generate(
-        self, batch: Sequence[Asked], baselines: Mapping[int, Baseline], passes: VisionPasses
+        self, batch: Sequence[Asked], baselines: Mapping[int, Baseline], vision: _Vision
     ) -> list[Outcome]:
         inputs = self._inputs([one.question for one in batch])
         gen_kwargs = batch[0].sample.gen_kwargs
         baseline = baselines.get(id(batch[0].question)) if len(batch) == 1 else None
-        if baseline is not None and batch[0].resolved is not None and not baseline.states:
-            with baseline.recording(self.model):  # its full-attention arm was answered by an earlier run
-                self.model(**inputs, use_cache=True, logits_to_keep=1)
-        encoding, start = passes.seconds, time.perf_counter()
-        with self._under(batch, baseline):
-            out = self.model.generate(
-                **inputs,
-                **generation_arguments(gen_kwargs),
-                pad_token_id=self.chat.pad_token_id,
-                return_dict_in_generate=True,
-                output_logits=True,
+        with vision.of([one.question for one in batch]) as encoding:
+            if baseline is not None and batch[0].resolved is not None and not baseline.states:
+                with baseline.recording(self.model):  # its full-attention arm was answered by an earlier run
+                    self.model(**inputs, use_cache=True, logits_to_keep=1)
+            start, encoded_before = time.perf_counter(), vision.passes.seconds
+            with self._under(batch, baseline):
+                out = self.model.generate(
+                    **inputs,
+                    **generation_arguments(gen_kwargs),
+                    pad_token_id=self.chat.pad_token_id,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                )
+            beams = len(out.logits[0]) // len(batch)
+            probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
+            seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
+        answers = self.chat.tokenizer.batch_decode(
+            out.sequences[: len(batch), inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        return [
+            Outcome.ok(
+                cut_at_stops(answer, gen_kwargs).strip(),
+                options={letter: self._probability(letter, row) for letter in one.question.letters},
+                milliseconds=round(1000 * seconds / len(batch), 3),
+                shared_milliseconds=round(1000 * (one.question.seconds + encoding.seconds / len(batch)), 3),
+                **self._details(one, encoding.flops // len(batch)),
             )
-        beams = len(out.logits[0]) // len(batch)
-        probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
-        seconds = (time.perf_counter() - start - (passes.seconds - encoding)) / len(batch)
-        outcomes = []
-        for row, one in enumerate(batch):
-            answer = self.chat.tokenizer.decode(
-                out.sequences[row, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-            )
-            shared = one.question.seconds + passes.seconds / max(1, len(batch))
-            details = {
-                "options": {
-                    letter: self._probability(letter, probabilities[row]) for letter in one.question.letters
-                },
-                "milliseconds": round(1000 * seconds, 3),
-                "shared_milliseconds": round(1000 * shared, 3),
-                **self._details(one),
-            }
-            outcomes.append(Outcome.ok(cut_at_stops(answer, gen_kwargs).strip(), **details))
-        return outcomes
+            for one, answer, row in zip(batch, answers, probabilities, strict=True)
+        ]
 
     def _under(self, batch: Sequence[Asked], baseline: Baseline | None) -> AbstractContextManager[Any]:
         """What the batch runs in: its flow, or the recording of what other arms go on from."""
@@ -192,16 +218,20 @@ class Answerer:
         tokens = [vocabulary[form] for form in (letter, f"▁{letter}", f"Ġ{letter}") if form in vocabulary]
         return float(probabilities[tokens].sum())
 
-    def _details(self, one: Asked) -> dict[str, Any]:
-        """The fields of a sample's record that depend on its prompt."""
+    def _details(self, one: Asked, vision: int) -> dict[str, Any]:
+        """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
         num_tokens = len(one.question.prompt.input_ids)
         full = one.arm.bound.num_layers * num_tokens * (num_tokens + 1) // 2
         kept, total = one.resolved.kept_edges() if one.resolved else (full, full)
         empty = one.resolved.empty if one.resolved else ()
+        layout = num_tokens if one.groups is None else one.groups.layout
+        cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
         return {
             "frames": one.question.frames.indices if one.question.frames else (),
             "edges_kept": kept,
             "edges_total": total,
+            "flops": cost.flops,
+            "flops_full": cost.flops_full,
             "groups_rule": one.groups.rule if one.groups else "",
             "notes": tuple(f"{rule} cuts nothing here: a group is empty" for rule in empty),
             "category": str(one.sample.doc.get("family") or "") if one.sample.is_ours else "",

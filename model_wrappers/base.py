@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar, NoReturn
@@ -241,14 +241,19 @@ class FlowModel(lmms):  # type: ignore[misc]
         video = None if clip is None else [file_identity(clip.path)["size"], clip.start, clip.end]
         return digest([document, video])[:16]
 
-    def _fields(self, task: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    def _fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> dict[str, Any]:
         """What every record of a request says."""
+        num_frames = int(metadata.get("num_frames") or self.args.num_frames)
+        if sample is not None:
+            with suppress(SampleError):
+                clip = self.clip(sample)
+                num_frames = clip.num_frames if clip else 0
         fields = {
             "engine": self.args.engine,
             "checkpoint": self.checkpoint,
             "base": str(metadata.get("base") or task),
             "protocol": str(metadata.get("protocol") or "stock"),
-            "num_frames": int(metadata.get("num_frames") or self.args.num_frames),
+            "num_frames": num_frames,
         }
         try:
             arm = self.flows.of(task, metadata)

@@ -228,7 +228,7 @@ def fake_flow_class():
                 answer=self.answer,
                 journal=journal,
                 on_error=self.on_error,
-                fields=lambda task, metadata: {"flow": "video:last", "flow_digest": "d1"},
+                fields=lambda task, metadata, sample: {"flow": "video:last", "flow_digest": "d1"},
             )
             return answer_loop.run(requests, self.task_dict)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,9 +69,9 @@ class Model:
         return [name for batch in self.batches for name in batch]
 
 
-def said(**values: object) -> Callable[[str, Mapping[str, object]], dict[str, object]]:
+def said(**values: object) -> Callable[..., dict[str, object]]:
     """The same fields in every record."""
-    return lambda task, metadata: values
+    return lambda task, metadata, sample: values
 
 
 def make_loop(model: Model, **arguments: object) -> RequestLoop:

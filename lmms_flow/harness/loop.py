@@ -72,7 +72,8 @@ class RequestLoop:
         journal: None keeps nothing.
         batch_size: of questions.
         on_error: ``raise`` ends the run at the first failed sample, ``record`` goes on without its answer.
-        fields: what every record of a request says, failed ones included, by its task and metadata.
+        fields: what every record of a request says, failed ones included, by its task and metadata, and by the
+            sample itself where the task could make one.
         ahead: told of the samples that will soon be asked for, so that their videos can be read meanwhile.
 
     Either of the first two may raise :class:`SampleError` or :class:`FlowError` for a sample that can't be answered.
@@ -84,7 +85,7 @@ class RequestLoop:
     batch_size: int = 1
     on_error: Literal["raise", "record"] = "raise"
     rank: int = 0
-    fields: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = lambda task, metadata: {}
+    fields: Callable[[str, Mapping[str, Any], Sample | None], Mapping[str, Any]] = lambda *_: {}
     ahead: Callable[[list[Sample]], None] = lambda samples: None
     served: int = field(default=0, init=False)
     _ended: dict[str, Counter[str]] = field(default_factory=dict, init=False)  # status -> task -> how many
@@ -164,7 +165,7 @@ class RequestLoop:
             key = self.key(sample) + (f"-{repeat}" if repeat else "")
         except (SampleError, FlowError) as error:
             failed = Outcome.failed(_as_sample_error(error, metadata))
-            fields = self.fields(task, metadata)
+            fields = self.fields(task, metadata, sample)
             record = failed.record(task, doc_id, sample.id if sample else str(doc_id), fields)
             return _Failed(index, record, takes_records(metadata))
         except Exception as error:
@@ -187,7 +188,7 @@ class RequestLoop:
         else:
             records = [
                 outcome.record(
-                    sample.task, sample.doc_id, sample.id, self.fields(sample.task, sample.metadata)
+                    sample.task, sample.doc_id, sample.id, self.fields(sample.task, sample.metadata, sample)
                 )
                 for sample, outcome in zip(step.samples, self._outcomes(step.samples), strict=True)
             ]
@@ -244,7 +245,7 @@ class RequestLoop:
         """Says once that answers in the journal belong to a flow of the same text and another meaning."""
         if self.journal is None:
             return
-        own = self.fields(sample.task, sample.metadata)
+        own = self.fields(sample.task, sample.metadata, sample)
         flow, now = own.get("flow", ""), own.get("flow_digest", "")
         for digest, text in self.journal.other_flows(sample.task, sample.doc_id, now).items():
             if text == flow and not self._stale[digest]:
