@@ -89,17 +89,13 @@ def test_runs_of_other_frames_another_engine_or_protocol_are_arms_of_their_own(t
     write_log(tmp_path / "b", "none", [False] * 3 + [None], num_frames=1)
     write_log(tmp_path / "c", "video:last", [True, True, False, None])
     arms = read_arms([tmp_path])
-    assert arm_names(arms) == [
-        "none (full attention), 8 frames",
-        "none (single frame), 1 frame",
-        "video:last, 8 frames",
-    ]
+    assert arm_names(arms) == ["none (full attention)", "none (single frame)", "video:last"]
     assert [len(arm.samples) for arm in arms] == [4, 4, 4]  # one that failed stays with its run
     assert [baseline_of(arm, arms) for arm in arms] == [None, arms[0], arms[0]]
     write_log(tmp_path / "d", "video:last", [True] * 4, num_frames=1, engine="sparse")
     write_log(tmp_path / "e", "none", [True] * 4, num_frames=1, engine="sparse")
     arms = read_arms([tmp_path])
-    assert arm_names(arms)[-1] == "video:last, 1 frame, sparse"
+    assert arm_names(arms)[-2:] == ["video:last, dense", "video:last, 1 frame, sparse"]
     baseline = baseline_of(arms[-1], arms)
     assert baseline is not None
     assert (baseline.flow, baseline.frames, baseline.engine) == ("none", 1, "sparse")
@@ -107,7 +103,7 @@ def test_runs_of_other_frames_another_engine_or_protocol_are_arms_of_their_own(t
     arms = read_arms([tmp_path])
     blind = next(arm for arm in arms if arm.flow == "blind")
     assert baseline_of(blind, arms) is None
-    assert arm_names(arms)[arms.index(blind)] == "blind (no video), 8 frames, dense, stock protocol"
+    assert arm_names(arms)[arms.index(blind)] == "blind (no video), dense, stock protocol"
 
 
 def test_an_arm_on_other_frames_than_every_baseline_has_none(tmp_path: Path) -> None:
@@ -115,6 +111,41 @@ def test_an_arm_on_other_frames_than_every_baseline_has_none(tmp_path: Path) -> 
     write_log(tmp_path / "b", "blind", [True], num_frames=4)
     baseline, blind = read_arms([tmp_path])
     assert baseline_of(blind, [baseline, blind]) is None
+    assert arm_names([baseline, blind]) == ["none (full attention), 8 frames", "blind (no video), 4 frames"]
+
+
+def test_a_baseline_answered_the_same_questions(tmp_path: Path) -> None:
+    write_log(tmp_path / "a", "none", [True], "bench_one", num_frames=8)
+    write_log(tmp_path / "b", "none", [True], "bench_two", num_frames=24)
+    write_log(tmp_path / "c", "none", [True], "bench_one", num_frames=1)
+    arms = read_arms([tmp_path])
+    baseline = baseline_of(arms[-1], arms)
+    assert baseline is not None
+    assert (arms[-1].frames, baseline.frames) == (1, 8)
+
+
+def test_pathways_stand_beside_their_controls(tmp_path: Path) -> None:
+    flows = [
+        "blind",
+        "cross_frame",
+        "mirrored:effective",
+        "random:effective:seed1",
+        "effective",
+        "sham",
+        "none",
+    ]
+    for number, flow in enumerate(flows):
+        write_log(tmp_path / str(number), flow, [True])
+    order = [arm.flow for arm in read_arms([tmp_path])]
+    assert order == [
+        "none",
+        "sham",
+        "effective",
+        "random:effective:seed1",
+        "mirrored:effective",
+        "cross_frame",
+        "blind",
+    ]
 
 
 def test_old_logs_tell_frames_by_those_that_were_read(tmp_path: Path) -> None:
@@ -148,7 +179,7 @@ def test_names_say_what_tells_arms_apart_and_nothing_else(tmp_path: Path) -> Non
         "mine.yaml, digest digest-mine.yaml",
         "mine.yaml, digest after editing",
     }
-    assert sham_of(arms[2], arms) is arms[1]
+    assert sham_of(arms[-1], arms) is arms[1]
     assert sham_of(arms[1], arms) is None
 
 
@@ -192,6 +223,21 @@ def test_a_record_that_cannot_be_read_costs_itself_and_is_counted(
     assert (accuracy(arm).total, arm.count("error"), arm.count("unreadable")) == (2, 0, 2)
     assert main(["compare", str(tmp_path)]) == 1
     assert "2 samples have no record that can be read" in capsys.readouterr().out
+
+
+def test_what_is_unreadable_in_an_arms_log_is_of_that_arm(tmp_path: Path) -> None:
+    write_log(tmp_path, "none", [True, True], "flowbench_count")
+    file = write_log(
+        tmp_path, "blind", [True, True, True], "flowbench_flow_blind_count", base="flowbench_count"
+    )
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[0]["record"] = {"status": "error", "reason": "the sample's record can't be read"}
+    del rows[1]["accuracy"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    baseline, blind = read_arms([tmp_path])
+    assert (accuracy(baseline).total, baseline.count("unreadable")) == (2, 0)
+    assert (accuracy(blind).total, blind.count("unreadable")) == (1, 2)
+    assert blind.flow == "blind"
 
 
 @pytest.mark.parametrize(

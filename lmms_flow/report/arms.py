@@ -178,20 +178,34 @@ def sham_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
     return next(same, None)
 
 
+# Pathways stand beside their controls; "" is any other flow.
+ORDER = ("none", "sham", "effective", "random:", "mirrored:", "", "blind")
+
+
+def order_of(arm: Arm) -> tuple[object, ...]:
+    """The place of an arm among others: by checkpoint, full attention first, then as in ORDER."""
+    named = (place for place, start in enumerate(ORDER) if start and arm.flow.startswith(start))
+    return arm.checkpoint, next(named, ORDER.index("")), -arm.frames
+
+
 REMARKS = {"none": "full attention", "sham": "nothing cut", "blind": "no video"}
 
 
 def arm_names(arms: Sequence[Arm]) -> list[str]:
     """The flow of each arm as it was written, with a remark, and with what else tells the arms apart.
 
-    Frames, engine and protocol are named where the arms differ in them, the digest where nothing else differs.
+    Frames, engine and protocol are named where the arms differ in them (a single frame has its name for it), the digest
+    where nothing else differs.
     """
-    frames = len({arm.frames for arm in arms}) > 1
+    frames = len({arm.frames for arm in arms if arm.frames > 1}) > 1
+    single = len({arm.frames for arm in arms}) > 1
     engines = len({arm.engine for arm in arms}) > 1
     protocols = len({arm.protocol for arm in arms}) > 1
     names = []
     for arm in arms:
-        count = f"{arm.frames} frame{'' if arm.frames == 1 else 's'}" if frames and arm.frames else ""
+        count = f"{arm.frames} frames" if frames and arm.frames > 1 else ""
+        if arm.frames == 1 and single and not arm.is_baseline:
+            count = "1 frame"
         protocol = f"{arm.protocol} protocol" if protocols and arm.protocol else ""
         parts = [arm.flow + _remark(arm), count, arm.engine if engines else "", protocol]
         names.append(", ".join(part for part in parts if part))

@@ -1,0 +1,136 @@
+"""The lines of a log as scored samples, each with the arm that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .arms import ReportError, ScoredSample
+from .logs import Run, first_answer, task_of
+from .records import Key, Record, arm_key, frames_of, is_arm
+from .scores import category, is_right
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a log, and what was run."""
+
+    sample: ScoredSample
+    key: Key | None  # None where no record of the log can be read
+    frames: int = 0  # 0 where they are not known
+    flow: str = ""
+    flow_name: str = ""
+
+
+def own_rows(log: Path, lines: Sequence[Mapping[str, Any]], metric: str | None) -> Iterator[Row]:
+    """The samples of a task whose log holds the records: one of ours, or an arm of any task.
+
+    Raises ReportError with file and line for a line that is no sample.
+    """
+    known = next((line["record"] for line in lines if is_arm(line.get("record"))), None)
+    for number, line in enumerate(lines, 1):
+        try:
+            record = line.get("record")
+            if isinstance(record, dict) and is_arm(record):
+                value = line.get(metric) if metric else None
+                yield _row(line, record, _right(str(metric), value), category(value))
+            else:
+                yield _unreadable(log, line, known, "no record that can be read")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ReportError(
+                f"{log}, line {number}: no sample of this package's tasks ({type(error).__name__}: {error})"
+            ) from None
+
+
+def stock_rows(
+    run: Run,
+    log: Path,
+    lines: Sequence[Mapping[str, Any]],
+    metric: str,
+    found: Sequence[Record | None] | None,
+) -> Iterator[Row]:
+    """The samples of a task of the host's, with what was found of them in the journal."""
+    known = next(filter(None, found or ()), None)
+    for place, line in enumerate(lines):
+        right = is_right(metric, line.get(metric))
+        kind = category(line.get(metric))
+        if found is None:
+            yield _row(line, _made_up(run, log), right, kind)
+        elif record := found[place]:
+            yield _row(line, record, right if record["status"] == "ok" else None, kind)
+        else:
+            yield _unreadable(log, line, known, "no record with the answer that was logged")
+
+
+def _unreadable(log: Path, line: Mapping[str, Any], known: Record | None, reason: str) -> Row:
+    """A sample of which only its number is known; it is of the arm of the log's other samples."""
+    task = _task(known) if known else task_of(log)
+    lost = ScoredSample(task, int(line["doc_id"]), None, "unreadable", reason=reason)
+    return Row(lost, arm_key(known), frames_of(known)) if known else Row(lost, None)
+
+
+def _right(metric: str, value: Any) -> bool | None:
+    """Whether an answer is right; None where there is no score, as for one that failed."""
+    if value is None:
+        return None
+    right = is_right(metric, value)
+    if right is None:
+        raise ValueError(f"{metric} is {value!r}, neither right nor wrong")
+    return right
+
+
+def _made_up(run: Run, log: Path) -> Record:
+    """What a record would say of a model that is none of ours: full attention, and nothing else is known."""
+    args = run.model_args
+    return {
+        "task": task_of(log),
+        "status": "ok",
+        "flow": "none",
+        "checkpoint": args.get("pretrained") or args.get("model") or run.model or "unnamed model",
+        "engine": run.model,
+        "frames": (),
+    }
+
+
+def _text(value: object) -> str:
+    """A value as text that can be written: answers may hold half a surrogate pair."""
+    return "" if value is None else str(value).encode("utf-8", "replace").decode()
+
+
+def _task(record: Record) -> str:
+    return str(record.get("base") or record["task"])
+
+
+def _row(line: Mapping[str, Any], record: Record, correct: bool | None, kind: str = "") -> Row:
+    options = record.get("options")
+    shared = record.get("shared_milliseconds")
+    answer = record.get("answer")
+    status, reason = str(record["status"]), _text(record.get("reason"))
+    if status == "ok" and correct is None:
+        status, reason = "unreadable", "no score"
+    sample = ScoredSample(
+        task=_task(record),
+        doc_id=int(line["doc_id"]),
+        correct=correct,
+        status=status,
+        category=str(record.get("category") or kind),
+        reason=reason,
+        answer=first_answer(line) if answer is None else _text(answer),
+        target=_text(line.get("target")),
+        question=_text(line.get("input")),
+        prompt_digest=str(record.get("prompt_digest") or ""),
+        data_digest=str(record.get("data_digest") or ""),
+        frames=tuple(record.get("frames") or ()),
+        edges_kept=int(record.get("edges_kept") or 0),
+        edges_total=int(record.get("edges_total") or 0),
+        flops=record.get("flops"),
+        flops_full=record.get("flops_full"),
+        seconds=float(record.get("milliseconds") or 0.0) / 1000,
+        shared_seconds=None if shared is None else float(shared) / 1000,
+        chance=1 / len(options) if options else None,
+    )
+    return Row(
+        sample, arm_key(record), frames_of(record), str(record["flow"]), str(record.get("flow_name") or "")
+    )
