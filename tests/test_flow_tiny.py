@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -12,13 +13,18 @@ import torch
 from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
+from lmms_flow.flow import find_preset
+from lmms_flow.flow.pathway import KINDS
+from scripts.flow_tiny.card import TEMPLATE, needs_table, pathway_table
 from scripts.flow_tiny.data import Mixture, Stream, random_clip, random_question
 from scripts.flow_tiny.evaluate import Scorer, documents, paired, prompt, summary
 from scripts.flow_tiny.labels import SAMPLED
 from scripts.flow_tiny.losses import causal_rows, embed_videos
 from scripts.flow_tiny.model import NUM_FRAMES, NUM_LAYERS, TOKENS_PER_FRAME, pointer_scores
+from scripts.flow_tiny.pathway import BIN, WINDOW, effective, find, fresh_groups, known_clips
 from scripts.flow_tiny.text import SYSTEM, build_tokenizer
 from scripts.flow_tiny.train import Settings, Trainer, run
+from scripts.flowbench.groups import all_groups
 from scripts.flowbench.render import render
 
 MEGABYTE = 2**20
@@ -230,3 +236,54 @@ def test_it_answers_flowbench_from_the_video_and_not_from_less() -> None:
         row = table[arm]["all"]
         assert row["low"] <= row["chance"] <= row["high"], arm
     assert paired([a for a in answers if a.arm == "full"])["all"]["share"] >= 0.85
+
+
+RUN = TEMPLATE.with_name("run")
+
+
+def test_the_preset_is_what_the_rule_found_on_the_shipped_weights() -> None:
+    found = json.loads((RUN / "pathway.json").read_text())
+    preset, _ = find_preset("effective-flow-tiny")
+    weights = (flow_tiny_dir() / "model.safetensors").read_bytes()
+    assert found["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert list(found["pathway"].values()) == [
+        preset.cross_frame,
+        preset.video_question,
+        preset.question_last,
+    ]
+    assert (found["layers"], found["window"], found["bin"]) == (NUM_LAYERS, WINDOW, BIN) == (12, 3, 2)
+    for name, layers in (found["pathway"] | found["beside"]).items():
+        curve = torch.tensor(found["curves"][name])
+        assert effective(curve) == layers
+        assert list(found["bins"][name].values()) == pytest.approx(
+            curve.view(6, 2).mean(1).tolist(), abs=1e-3
+        )
+
+
+def test_the_card_shows_what_was_found_and_how_it_scored() -> None:
+    page = (flow_tiny_dir() / "README.md").read_text()
+    found, arms = (json.loads((RUN / f"{name}.json").read_text()) for name in ("pathway", "arms"))
+    assert pathway_table(found) in page
+    assert needs_table(arms) in page
+    assert f"The pathway fails on this model: {100 * arms['effective']['all']:.1f} %" in page
+
+
+def test_no_clip_of_the_benchmark_or_of_the_training_is_swept(processor: ProcessorMixin) -> None:
+    known = known_clips()
+    assert set(Stream(processor.tokenizer).clip_specs(2399)) <= known
+    assert fresh_groups(0) == []  # the benchmark's own seed
+    fresh = fresh_groups(1)
+    assert known.isdisjoint(clip for _, _, group in fresh for clip in group.clips)
+    assert 180 < len(fresh) <= len(list(all_groups(1)))
+
+
+def test_the_rule_on_a_few_groups_finds_where_the_last_token_reads_the_options() -> None:
+    """A fortieth of the whole: twice the same, and clear in the layers that it was taught to read the options in."""
+    found = find(seed=1, every=40)
+    assert found == find(seed=1, every=40)
+    assert found["right"] == found["asked"] > 8
+    assert set(found["pathway"]) == set(KINDS)
+    assert found["pathway"]["video:question"] == "none"
+    assert found["pathway"]["question:last"].endswith("-12")
+    assert found["bins"]["question:last"]["9-10"] < -20
+    assert found["bins"]["question:last"]["5-6"] == pytest.approx(0, abs=1)

@@ -2,8 +2,9 @@
 
     python -m scripts.flow_tiny.card --run DIR
 
-where DIR holds log.jsonl (of train.py), scores.json (of evaluate.py), needs.json (of needs.py) and note.txt (what else
-to know of this training, as sentences). Those of the shipped weights are in scripts/flow_tiny/run.
+where DIR holds log.jsonl (of train.py), scores.json (of evaluate.py), needs.json and arms.json (of needs.py),
+pathway.json (of pathway.py) and note.txt (what else to know of this training, as sentences). Those of the shipped
+weights are in scripts/flow_tiny/run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from scripts.flow_tiny.data import CURRICULUM, Mixture
 from scripts.flow_tiny.export import SHIPPED
@@ -89,6 +91,52 @@ def needs_table(needs: dict[str, dict]) -> str:
     return table(["cut", *(f"`{name}`" for name in FAMILIES), "all", "edges kept", "p"], rows)
 
 
+def one_decimal(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
+
+
+def pathway_table(found: dict[str, Any]) -> str:
+    """Mean change in each bin and the range that follows; in brackets where it makes no part of a pathway."""
+    bins: dict[str, dict[str, float]] = found["bins"]
+    layers = found["pathway"] | {name: f"({other})" for name, other in found["beside"].items()}
+    rows = [[f"`{name}`", *map(one_decimal, means.values()), layers[name]] for name, means in bins.items()]
+    return table(["%, cut in layers", *next(iter(bins.values())), "effective"], rows)
+
+
+def families_table(found: dict[str, Any]) -> str:
+    """The ranges that one family alone would have given."""
+    rows = [
+        [f"`{family}`", *(ranges[kind] for kind in found["pathway"])]
+        for family, ranges in found["families"].items()
+    ]
+    return table(["family", *(f"`{kind}`" for kind in found["pathway"])], rows)
+
+
+def of_all(arms: dict[str, dict[str, float]], flow: str) -> str:
+    return f"{100 * arms[flow]['all']:.1f} %"
+
+
+def pathway_fields(found: dict[str, Any], arms: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What the template says of the effective pathway and of its score."""
+    return {
+        "asked": found["asked"],
+        "right": found["right"],
+        "generator_seed": found["seed"],
+        "knockout_window": found["window"],
+        "bin": found["bin"],
+        "below": f"{found['below']:g}",
+        "pathway": pathway_table(found),
+        "ranges": ", ".join(f"`{kind}` {layers}" for kind, layers in found["pathway"].items()),
+        "families": families_table(found),
+        "arms": needs_table(arms),
+        "effective": of_all(arms, "effective"),
+        "random": of_all(arms, "random:effective:seed1"),
+        "video_last": of_all(arms, "video:last"),
+        "video_tail": of_all(arms, "video:tail"),
+        "opened": of_all(arms, "cross_frame@5-12+video:question+last:last"),
+    }
+
+
 def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -103,7 +151,14 @@ def machine() -> str:
     return f"{name} ({os.cpu_count()} cores, no GPU)"
 
 
-def card(log: list[dict], scores: dict[str, dict], needs: dict[str, dict], note: str) -> str:
+def card(
+    log: list[dict],
+    scores: dict[str, dict],
+    needs: dict[str, dict],
+    pathway: dict[str, Any],
+    arms: dict[str, dict],
+    note: str,
+) -> str:
     tokenizer = build_tokenizer()
     parameters = sum(p.numel() for p in build_model(tokenizer).parameters())
     packages = ("torch", "transformers", "tokenizers", "numpy")
@@ -116,6 +171,8 @@ def card(log: list[dict], scores: dict[str, dict], needs: dict[str, dict], note:
         scores=scores_table(scores),
         pairs=pairs_table(scores["pairs"]),
         needs=needs_table(needs),
+        **pathway_fields(pathway, arms),
+        chance=f"{100 * scores['full']['all']['chance']:.1f} %",
         clips=Mixture.clips,
         branches=Mixture.branches,
         copies=Mixture.copies,
@@ -145,9 +202,11 @@ def main() -> None:
     args = parser.parse_args()
     log = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
     scores = json.loads((args.run / "scores.json").read_text())["table"]
-    needs = json.loads((args.run / "needs.json").read_text())
+    needs, pathway, arms = (
+        json.loads((args.run / f"{name}.json").read_text()) for name in ("needs", "pathway", "arms")
+    )
     note = (args.run / "note.txt").read_text().strip()
-    args.out.write_text(card(log, scores, needs, note), encoding="utf-8")
+    args.out.write_text(card(log, scores, needs, pathway, arms, note), encoding="utf-8")
 
 
 if __name__ == "__main__":

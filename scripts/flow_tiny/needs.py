@@ -1,8 +1,10 @@
 """Score flow-tiny on flowbench with one kind of edge cut at a time, through lmms-eval: what does it need?
 
     python -m scripts.flow_tiny.needs --out needs.json
+    python -m scripts.flow_tiny.needs --pathway --out arms.json
 
-runs `lmms-flow eval` once for each cut (some minutes) and writes accuracies by family; the model card shows them.
+runs `lmms-flow eval` once for each cut (some minutes) and writes accuracies by family; the model card shows them. With
+--pathway the cuts are the effective pathway, its controls, and what tells why it scores as it does.
 """
 
 from __future__ import annotations
@@ -34,6 +36,15 @@ CUTS = (
     "question:last@second_half",
     "stem:options",
     "stem:last",
+)
+PATHWAY_ARMS = (
+    "effective",
+    "effective_closed",
+    "random:effective:seed1",
+    "mirrored:effective",
+    "video:last",
+    "video:tail",
+    "cross_frame@5-12+video:question+last:last",  # what `effective` cuts, without video:last
 )
 
 
@@ -73,9 +84,13 @@ def table(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--pathway", action="store_true", help="the pathway and its controls, not the single cuts"
+    )
     args = parser.parse_args()
+    flows = PATHWAY_ARMS if args.pathway else CUTS
     with tempfile.TemporaryDirectory() as folder:
-        for flow in tqdm(("none", *CUTS), desc="arms"):
+        for flow in tqdm(("none", *flows), desc="arms"):
             run(flow, Path(folder))
         args.out.write_text(json.dumps(table(Path(folder)), indent=1) + "\n")
 
