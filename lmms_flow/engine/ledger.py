@@ -89,7 +89,7 @@ class Ledger:
         return self.full.flops / (self.flow.linear + self.flow.attention_by_edges + self.flow.head)
 
 
-_known: WeakKeyDictionary[nn.Module, tuple[DecoderShape, Setting]] = WeakKeyDictionary()
+_shapes: WeakKeyDictionary[nn.Module, DecoderShape] = WeakKeyDictionary()
 
 
 def ledger(
@@ -99,13 +99,12 @@ def ledger(
 
     `layout` may be a number of tokens under `none`, which needs no groups. `vision` are the FLOPs of the vision tower,
     from `counting_vision`. A prompt is counted on its own: padding in a batch and work that arms share are not in it.
-    The first call reads the model's sizes, and a layout that was seen costs microseconds. Raises FlowError where the
-    flow does not fit.
+    The first call reads the model's sizes, a new layout takes milliseconds, and one that was seen well below one.
+    Raises FlowError where the flow does not fit.
     """
-    if model not in _known:
-        _known[model] = decoder_shape(model), Setting.of(model)
-    shape, setting = _known[model]
-    return ledger_of(shape, flow, layout, engine, vision=vision, setting=setting)
+    if model not in _shapes:
+        _shapes[model] = decoder_shape(model)
+    return ledger_of(_shapes[model], flow, layout, engine, vision=vision, setting=Setting.of(model))
 
 
 def ledger_of(
