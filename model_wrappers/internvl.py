@@ -14,7 +14,7 @@ from .chat import Messages, VideoChat
 from .image_chat import ImageChat, clip_image_processor, own_template
 from .internvl_layout import image_size, load_released, tokens_per_frame
 from .paper_prompt import paper_template
-from .released import load_tokenizer
+from .tokenizer import load_tokenizer
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 IMAGE = f"<img>{IMAGE_TOKEN}</img>"  # what frames stand in: the marks are no part of the video
@@ -59,7 +59,7 @@ class InternvlChat(ImageChat):
     def __init__(
         self, source: str, values: dict[str, Any], hub: dict[str, Any], loading: dict[str, Any]
     ) -> None:
-        tokenizer = load_tokenizer(source, hub)
+        tokenizer = load_tokenizer(source, hub, by_files=True)
         vocabulary = tokenizer.get_vocab()
         if IMAGE_TOKEN not in vocabulary:
             raise FlowError(f"the checkpoint's tokenizer has no token {IMAGE_TOKEN}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from .image_chat import ImageChat, clip_image_processor, own_template
 from .paper_prompt import paper_template
+from .tokenizer import load_tokenizer
 
 PAPER_TEMPLATE = paper_template(user=" USER: ", assistant=" ASSISTANT:", video="<image>\n")
 
@@ -42,7 +43,7 @@ class PooledLlava(ImageChat):
     ) -> None:
         config = LlavaConfig.from_dict({**values, "model_type": "llava"})
         model = LlavaForConditionalGeneration.from_pretrained(source, config=config, **loading)
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+        tokenizer = load_tokenizer(source, hub)
         vision = config.vision_config
         side = vision.image_size // vision.patch_size
         shape = values.get("pooling_shape") or (0, side // 2, side // 2)

@@ -9,18 +9,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from lmms_flow.flow import FlowError
 
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
 BUFFERS = ("rotary_emb.inv_freq",)  # computed, not learnt; old checkpoints hold them
 SHOWN = 3  # of the weights that an error names
-
-
-def load_tokenizer(source: str, hub: Mapping[str, Any]) -> Any:
-    """The tokenizer by its own files: a configuration that only released code can read is not asked for."""
-    return AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **hub)
 
 
 def known_fields(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lmms_flow.harness.video import Frames
 from .base import FlowModel
 from .chat import Messages, VideoChat
 from .image_chat import own_template
-from .released import load_tokenizer
+from .tokenizer import load_tokenizer
 from .videollama3_layout import MERGED, is_released, load_videollama3
 
 TOKENS_PER_FRAME = 144  # at most, 28 x 28 pixels each: the paper's budget of 8 x 144 for 8 frames
@@ -58,7 +58,7 @@ class VideoLlama3Chat(VideoChat):
     ) -> None:
         model = load_videollama3(source, values, loading)
         model.generation_config.repetition_penalty = None  # an answer is the likeliest token, as in the paper
-        tokenizer = load_tokenizer(source, hub)
+        tokenizer = load_tokenizer(source, hub, by_files=True)
         token = str(tokenizer.convert_ids_to_tokens(model.config.video_token_id))
         super().__init__(model, tokenizer, video_token=token)
         own = None if is_released(values) else own_template(source, tokenizer, hub["revision"])

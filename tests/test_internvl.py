@@ -324,6 +324,15 @@ def test_dense_equals_sparse(
             assert other[place].answer == record.answer
 
 
+@pytest.mark.parametrize("model_args", [{"dtype": "bfloat16"}, {"device_map": "auto"}, {"num_frames": 3}])
+def test_other_ways_to_run_under_a_flow(model_args: dict[str, Any], paper: Path, clips: list[str]) -> None:
+    for engine in ("dense", "sparse"):
+        model = load(paper, flow="cross_frame+video:last@2-", engine=engine, **model_args)
+        (record,) = answers(model, [messages(clips[0])])
+        assert record.status == "ok", record.reason
+        assert len(record.frames) == model_args.get("num_frames", 8)
+
+
 def test_longer_answers_of_a_batch(paper: Path, clips: list[str]) -> None:
     conversations = [
         messages(clips[0]),

@@ -320,6 +320,15 @@ def test_logits_of_the_positions_that_are_asked_for(paper: Path, clips: list[str
     assert torch.allclose(model.model(**inputs, logits_to_keep=some).logits, native[:, some], atol=1e-5)
 
 
+@pytest.mark.parametrize("model_args", [{"dtype": "bfloat16"}, {"device_map": "auto"}, {"num_frames": 3}])
+def test_other_ways_to_run_under_a_flow(model_args: dict[str, Any], paper: Path, clips: list[str]) -> None:
+    for engine in ("dense", "sparse"):
+        model = load(paper, flow="cross_frame+video:last@2-", engine=engine, **model_args)
+        (record,) = answers(model, [messages(clips[0])])
+        assert record.status == "ok", record.reason
+        assert len(record.frames) == model_args.get("num_frames", 8)
+
+
 def test_longer_answers_of_a_batch(paper: Path, clips: list[str]) -> None:
     text_only = [{"role": "user", "content": [{"type": "text", "text": "Question: What?"}]}]
     conversations = [messages(clips[0]), messages(clips[1], candidates=["Left", "Right", "Up"]), text_only]
