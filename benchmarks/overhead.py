@@ -1,4 +1,4 @@
-"""What lmms-flow adds to a run: at the start of lmms-eval, for each sample on the host, and in the masked prefill.
+"""What lmms-flow adds to a run: at the start of lmms-eval, for each sample on the host, in memory and to the prefill.
 
     python benchmarks/overhead.py [--json FILE] [--width 512] [--layers 8] [--repeats 7]
 
@@ -10,6 +10,7 @@ paper's prompt of 1,267 tokens with random weights.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -25,9 +26,13 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoTokenizer
 
-from lmms_flow.engine import intervene
-from lmms_flow.flow import PRESETS, Flow, prompt_layout
+from lmms_flow import assets
+from lmms_flow.engine import RowPlan, intervene
+from lmms_flow.flow import PRESETS, Flow
+from lmms_flow.harness.groups import EncodedPrompt, find_groups
+from lmms_flow.model_wrappers.paper_prompt import PAPER_SYSTEM
 
 STEADY_IMPORT = "import lmms_eval.models"
 
@@ -65,21 +70,60 @@ def plugin_milliseconds() -> float:
 
 
 def planning_milliseconds(repeats: int) -> float:
-    """Resolving the paper's 7B pathway on prompts of ever new lengths: no sample finds another's work."""
-    flow = Flow.load("effective-llava-next-7b")
-    lengths = iter(range(20, 20 + repeats + 1))
+    """Finding the groups, resolving the closed 7B pathway and planning its rows, for ever new questions."""
+    flow = Flow.load("effective-llava-next-7b-closed")
+    tokenizer = AutoTokenizer.from_pretrained(assets.flow_tiny_dir())
+    questions = iter(range(repeats + 1))
 
     def plan() -> None:
-        layout = prompt_layout(
-            system=53, frames=8, tokens_per_frame=144, gap=5, question=next(lengths), tail=15
+        words = " ".join(["left"] * (next(questions) + 1))
+        user = (
+            f"Question: Which way does it go?\nOptions:\n(A) {words}\n(B) right \nOnly give the best option."
         )
-        flow.bind(32).resolve(layout).kept_edges()
+        resolved = flow.bind(32).resolve(find_groups(paper_prompt(tokenizer, user), user, {}, flow).layout)
+        plan = RowPlan(resolved, 1)
+        for layer in range(1, 33):
+            plan.rows(layer), plan.rows_read_by_last(layer), plan.strips(layer)
 
     return milliseconds(plan, repeats)
 
 
-def prefill_milliseconds(width: int, layers: int, repeats: int) -> dict[str, float]:
-    """One prefill of a Llama-like decoder under each flow, in turn within one run: medians."""
+def paper_prompt(tokenizer: Any, user: str) -> EncodedPrompt:
+    """A prompt of the paper's form around 8 frames of 144 tokens, from a tokenizer's offsets."""
+    text = f"{PAPER_SYSTEM}\n USER: <image>\n USER: {user} ASSISTANT:Best option:("
+    out = tokenizer(text, return_offsets_mapping=True)
+    ids, offsets = list(out["input_ids"]), [tuple(pair) for pair in out["offset_mapping"]]
+    at, count = ids.index(tokenizer.convert_tokens_to_ids("<image>")), 8 * 144
+    frames = tuple(range(start, start + 144) for start in range(at, at + count, 144))
+    spread = (*offsets[:at], *[offsets[at]] * count, *offsets[at + 1 :])
+    tokens = (*ids[:at], *[ids[at]] * count, *ids[at + 1 :])
+    return EncodedPrompt(text, tokens, spread, range(at, at + count), frames)
+
+
+def mask_mebibytes() -> dict[str, float]:
+    """Boolean tensors that are alive behind a prefill of 32 layers of the paper's 7B prompt, and a decoded token."""
+    model, layout = decoder(64, 32), PRESETS[0].layout()
+    tokens = torch.randint(512, (1, layout.num_tokens))
+    held = {}
+    for name in ("effective-llava-next-7b", "effective-llava-next-7b-closed", "blind", "cross_frame@1-16"):
+        before = boolean_bytes()
+        with intervene(model, name, layout), torch.inference_mode():
+            model.generate(
+                input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=2, do_sample=False
+            )
+            held[f"masks held, {name}, MiB"] = (boolean_bytes() - before) / 2**20
+    return held
+
+
+def boolean_bytes() -> int:
+    """Of all boolean tensors that are alive."""
+    gc.collect()
+    masks = [each for each in gc.get_objects() if type(each) is torch.Tensor and each.dtype == torch.bool]
+    return sum({mask.data_ptr(): mask.untyped_storage().nbytes() for mask in masks}.values())
+
+
+def decoder(width: int, layers: int) -> Any:
+    """A Llama with random weights, SDPA attention."""
     config = transformers.LlamaConfig(
         vocab_size=512,
         hidden_size=width,
@@ -87,9 +131,15 @@ def prefill_milliseconds(width: int, layers: int, repeats: int) -> dict[str, flo
         num_hidden_layers=layers,
         num_attention_heads=max(1, width // 64),
         num_key_value_heads=max(1, width // 64),
+        eos_token_id=None,
     )
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM._from_config(config, attn_implementation="sdpa").eval()
+    return transformers.LlamaForCausalLM._from_config(config, attn_implementation="sdpa").eval()
+
+
+def prefill_milliseconds(width: int, layers: int, repeats: int) -> dict[str, float]:
+    """One prefill of a Llama-like decoder under each flow, in turn within one run: medians."""
+    model = decoder(width, layers)
     layout = PRESETS[0].layout()
     tokens = torch.randint(512, (1, layout.num_tokens))
     third = max(1, layers // 3)
@@ -123,7 +173,8 @@ def main() -> None:
     stock = prefill["stock, no mask"]
     figures: dict[str, float] = {
         "plug-in at the start of lmms-eval, ms": plugin_milliseconds(),
-        "resolving a flow on one prompt, ms": planning_milliseconds(30),
+        "groups, resolving and planning of one prompt, ms": planning_milliseconds(30),
+        **mask_mebibytes(),
         **{f"prefill, {name}, ms": value for name, value in prefill.items()},
         **{
             f"prefill, {name}, against stock": value / stock

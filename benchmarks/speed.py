@@ -3,8 +3,9 @@
     python benchmarks/speed.py [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--repeats 5]
 
 The prompt is the paper's 7B prompt (1,267 tokens), the decoder a Llama with random weights. The peers are the stock
-model with SDPA and no mask (prefill), and one masked SDPA forward a knockout and window (sweep; timed on a middle
-window of each knockout, in turn with the sweep). Figures are medians of ratios: more than 1 is faster than the peer.
+model with SDPA and no mask (prefill and decoding), the same arms in a run each (arms), and one masked SDPA forward a
+knockout and window (sweep; timed on a middle window of each knockout, in turn with the sweep). Figures are medians of
+ratios: more than 1 is faster than the peer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
+from transformers import DynamicCache
 
-from lmms_flow.engine import intervene, sweep
+from lmms_flow.engine import Baseline, intervene, sweep
 from lmms_flow.flow import PRESETS, Flow, Layout
 
 # name: width, MLP width, layers, heads
@@ -37,6 +39,7 @@ SHAPES = {
     "13b": (5120, 13824, 40, 40),
 }
 SWEEP = ("video:question", "video:last", "question:last", "last:last")
+ARMS = ("cross_frame@first_half", "cross_frame@second_half", "blind", "effective-llava-next-7b-closed")
 
 
 def decoder(shape: str, device: str, dtype: torch.dtype) -> Any:
@@ -76,6 +79,59 @@ def prefill_ratio(model: Any, flow: str, layout: Layout, device: str, repeats: i
 
     once("none"), once(flow)
     pairs = [(once("none"), once(flow)) for _ in tqdm(range(repeats), desc=f"prefill, {flow}", leave=False)]
+    return statistics.median(a for a, _ in pairs), statistics.median(a / b for a, b in pairs)
+
+
+def decoding_ratio(
+    model: Any, flow: str, layout: Layout, device: str, repeats: int, steps: int = 32
+) -> tuple[float, float]:
+    """(stock seconds a token, median of stock over sparse) of greedy decoding behind the prompt."""
+    tokens = torch.randint(512, (1, layout.num_tokens), device=device)
+
+    def once(text: str) -> float:
+        with intervene(model, text, layout), torch.inference_mode():
+            out = model(input_ids=tokens, logits_to_keep=1, past_key_values=DynamicCache())
+
+            def decode() -> None:
+                last = out.logits[:, -1].argmax(-1, keepdim=True)
+                for _ in range(steps):
+                    step = model(input_ids=last, past_key_values=out.past_key_values, logits_to_keep=1)
+                    last = step.logits[:, -1].argmax(-1, keepdim=True)
+
+            return seconds(decode, device) / steps
+
+    once("none"), once(flow)
+    pairs = [(once("none"), once(flow)) for _ in tqdm(range(repeats), desc=f"decoding, {flow}", leave=False)]
+    return statistics.median(a for a, _ in pairs), statistics.median(a / b for a, b in pairs)
+
+
+def arms_ratio(
+    model: Any, flows: Sequence[str], layout: Layout, device: str, repeats: int
+) -> tuple[float, float]:
+    """(seconds of one run each, median of that over one run in which they go on from full attention's states)."""
+    tokens = torch.randint(512, (1, layout.num_tokens), device=device)
+    resolved = [Flow.load(flow).bind(model.config.num_hidden_layers).resolve(layout) for flow in flows]
+
+    def prefill(flow: str, baseline: Baseline | None) -> None:
+        with intervene(model, flow, layout, baseline=baseline):
+            model(input_ids=tokens, logits_to_keep=1, past_key_values=DynamicCache())
+
+    def apart() -> None:
+        for flow in ("none", *flows):
+            prefill(flow, None)
+
+    def together() -> None:
+        baseline = Baseline.for_flows(resolved)
+        with baseline.recording(model):
+            prefill("none", None)
+        for flow in flows:
+            prefill(flow, baseline)
+
+    with torch.inference_mode():
+        pairs = [
+            (seconds(apart, device), seconds(together, device))
+            for _ in tqdm(range(repeats), desc="arms", leave=False)
+        ]
     return statistics.median(a for a, _ in pairs), statistics.median(a / b for a, b in pairs)
 
 
@@ -133,6 +189,17 @@ def main() -> None:
                 seven,
                 *prefill_ratio(model, name, PRESETS[0].layout(), args.device, args.repeats),
             )
+        closed = "effective-llava-next-7b-closed"
+        row(
+            f"decoding, {closed}",
+            seven,
+            *decoding_ratio(model, closed, PRESETS[0].layout(), args.device, args.repeats),
+        )
+        row(
+            f"arms, none {' '.join(ARMS)}",
+            seven,
+            *arms_ratio(model, ARMS, PRESETS[0].layout(), args.device, args.repeats),
+        )
         if small:
             model = decoder("small-512", args.device, dtype)
         for knockouts in (SWEEP, (*SWEEP, "cross_frame")):

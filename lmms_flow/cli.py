@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"lmms-flow {args.command}: {where}{error.strerror or error}", file=sys.stderr)
     except SystemExit as stop:  # a model that could not be loaded says so in its own line
-        print(f"lmms-flow {args.command}: {str(stop.code).removeprefix('lmms_flow: ')}", file=sys.stderr)
+        if not isinstance(stop.code, str):
+            raise
+        print(f"lmms-flow {args.command}: {stop.code.removeprefix('lmms_flow: ')}", file=sys.stderr)
         return 1
     return 2
 
@@ -348,7 +350,7 @@ def _verify(args: argparse.Namespace) -> int:
         )
     model_manifests()
     model = get_model(args.model).create_from_arg_string(args.model_args)
-    checks = self_check(model.model)
+    checks = self_check(model.model, engine=model.args.engine)
     table = Table("check", "passed", "detail", title=f"{args.model}, {model.checkpoint}")
     for check in checks:
         table.add_row(check.name, "yes" if check.passed else "NO", check.detail)

@@ -10,11 +10,13 @@ import torch
 
 from lmms_flow.engine import RowPlan, find_decoder, intervene
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway
+from lmms_flow.flow.presets import Preset
 from tests.layouts import random_layout
 from tests.models import FAMILIES, join, tiny
 
 TOLERANCE = 1e-5  # relative to the largest magnitude, fp32
 EAGER_ONLY = ("gemma2",)
+PAPER_PRESETS = [preset for preset in PRESETS if preset.from_paper]
 
 
 def flows(closed_too: bool = True) -> Iterator[Flow]:
@@ -73,6 +75,26 @@ def test_sparse_equals_dense_in_prefill_and_decoding(family: str, attention: str
             assert worst < TOLERANCE, f"{flow.text}: {worst:.1e}"
             assert torch.equal(dense[1].sequences, sparse[1].sequences), flow.text
     print(f"{family}, {attention}: largest relative difference {worst:.1e}")
+
+
+@pytest.mark.parametrize("preset", PAPER_PRESETS, ids=lambda preset: preset.name)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen2_5_vl"])
+def test_the_papers_pathways_and_sixteen_tokens(family: str, preset: Preset) -> None:
+    """Each preset at its own depth, released and closed, and a random control; alone and in a batch of four."""
+    model, make_inputs = tiny(family, layers=preset.layers, attn_implementation="sdpa")
+    prompts = [make_inputs(frames=4, system=9 + i, tail=3 + i, seed=i) for i in range(4)]
+    single, batch = prompts[0], join(prompts)
+    worst = 0.0
+    for text in (preset.name, f"{preset.name}-closed", f"random:{preset.name}:seed1"):
+        flow = Flow.load(text)
+        for tensors, layouts in ((single.tensors, single.layout), (batch, [p.layout for p in prompts])):
+            dense = run(model, tensors, flow, layouts, "dense", new=16)
+            sparse = run(model, tensors, flow, layouts, "sparse", new=16)
+            steps = zip((dense[0], *dense[1].logits), (sparse[0], *sparse[1].logits), strict=True)
+            worst = max(worst, *(difference(a, b) for a, b in steps))
+            assert worst < TOLERANCE, f"{flow.text}: {worst:.1e}"
+            assert torch.equal(dense[1].sequences, sparse[1].sequences), flow.text
+    print(f"{family}, {preset.name}: largest relative difference {worst:.1e}")
 
 
 def test_sixteen_tokens_on_random_layouts() -> None:

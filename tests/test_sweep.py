@@ -123,7 +123,8 @@ def test_out_of_memory_is_tried_again_in_halves(monkeypatch: pytest.MonkeyPatch)
         return enter(self)
 
     monkeypatch.setattr(ForkWalk, "__enter__", scarce)
-    halves = sweep(model, prompt.tensors, prompt.layout, KNOCKOUTS, window=3)
+    with pytest.warns(UserWarning, match="ran out of memory: its forks are run in smaller chunks"):
+        halves = sweep(model, prompt.tensors, prompt.layout, KNOCKOUTS, window=3)
     torch.testing.assert_close(halves.probabilities, whole.probabilities, rtol=1e-5, atol=0)
 
 

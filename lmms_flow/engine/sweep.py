@@ -7,6 +7,7 @@ baseline's keys and values below its first row and its own above. Exact: each nu
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -116,11 +117,16 @@ def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk
             )
         logits: Tensor = out.logits[0, -len(chunk) - 1 :]
         return logits.float()
-    except torch.cuda.OutOfMemoryError:
+    except torch.OutOfMemoryError:
         if len(chunk) == 1:
             raise
-    torch.cuda.empty_cache()
+    # Out of the handler: its exception holds the tensors that did not fit.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     half = len(chunk) // 2
+    warnings.warn(
+        "a sweep ran out of memory: its forks are run in smaller chunks (max_memory sets them)", stacklevel=3
+    )
     first, second = (_walk(model, decoder, inputs, part) for part in (chunk[:half], chunk[half:]))
     return torch.cat([first, second[1:]])
 
