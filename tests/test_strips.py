@@ -125,6 +125,22 @@ def test_the_triangle_that_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(isinstance(bias, CausalBias) and bias.untyped_storage().nbytes() <= 8 for bias in biases)
 
 
+def test_a_mask_grows_with_the_prompt_and_not_with_its_square() -> None:
+    """A strip of 19,000 rows on a CPU: each call's mask is that of its rows, and all are parts of a few MiB."""
+    covered: list[int] = []
+    strip = strips_module.Strip(range(1000, 20_000), (range(700),), reads_itself=True)
+    for part, num_keys, mask in strips_module._calls(strip, torch.device("cpu")):
+        assert mask is not None
+        assert num_keys == 700 + part.stop
+        last = torch.ones(len(part), len(part), dtype=torch.bool).tril()
+        assert mask[0, 0, :, : -len(part)].all()
+        assert torch.equal(mask[0, 0, :, -len(part) :], last)
+        assert mask.shape == (1, 1, len(part), num_keys)
+        assert mask.untyped_storage().nbytes() <= strips_module.CHUNK_ROWS * 2**15
+        covered += part
+    assert covered == list(range(19_000))
+
+
 def held_masks() -> int:
     """The bytes of all boolean tensors that are alive."""
     gc.collect()
