@@ -188,6 +188,20 @@ def test_blocks_of_flex_attention_are_counted_by_what_they_keep(monkeypatch: pyt
     assert counted.flow.layers[0].edges == int(mask.sum())
 
 
+def test_layers_that_take_visual_features_are_whole() -> None:
+    """No row is dropped in the first layers of a model that adds visual features between them."""
+    model, make_inputs = tiny("qwen3_vl", attn_implementation="sdpa")
+    model.config.vision_config.deepstack_visual_indexes = [0, 1]  # as the engine reads it
+    prompt = make_inputs(frames=4)
+    with torch.no_grad(), counting_vision(model) as seen:
+        model(**prompt.tensors)
+    measured = prefill(model, prompt.tensors, Flow.load("blind"), prompt.layout, "sparse")
+    counted = ledger(model, "blind", prompt.layout, vision=seen.flops)
+    check(counted, measured, "blind")
+    rows = [layer.rows for layer in counted.flow.layers]
+    assert rows[0] == rows[1] > rows[2] == rows[3]
+
+
 def test_windows_of_attention_are_followed() -> None:
     """Mistral's sliding window: its layers have masks of their own, and caches of the window's length."""
     config = transformers.MistralConfig(
