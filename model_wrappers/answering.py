@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lmms_flow.engine import Baseline, VisionPasses, intervene, one_vision_pass
-from lmms_flow.engine.ledger import ledger
-from lmms_flow.engine.vision_count import VisionCount, counting_vision
+from lmms_flow.engine import (
+    Baseline,
+    VisionCount,
+    VisionPasses,
+    counting_vision,
+    intervene,
+    ledger,
+    one_vision_pass,
+)
 from lmms_flow.flow import FlowError, ResolvedFlow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.generation import cut_at_stops, generation_arguments
@@ -241,13 +247,19 @@ class Answerer:
 
 
 def _batches(asked: Sequence[Asked]) -> list[list[Asked]]:
-    """What runs in one call: one flow, one way to generate, one number of frames; full attention first."""
+    """What runs in one call: one flow, one way to generate, one number of frames.
+
+    Arms on the same frames follow one another, since only the last vision pass is kept; full attention first.
+    """
     batches: dict[Any, list[Asked]] = {}
-    for one in sorted(asked, key=lambda one: (one.arm.flow.needs_masks, one.place)):
-        frames = one.question.frames
-        key = (one.arm.bound.digest, digest(one.sample.gen_kwargs), len(frames.indices) if frames else 0)
+    for one in sorted(asked, key=lambda one: (_num_frames(one), one.arm.flow.needs_masks, one.place)):
+        key = (_num_frames(one), one.arm.bound.digest, digest(one.sample.gen_kwargs))
         batches.setdefault(key, []).append(one)
     return list(batches.values())
+
+
+def _num_frames(one: Asked) -> int:
+    return len(one.question.frames.indices) if one.question.frames else 0
 
 
 def _user_text(messages: Messages) -> str:

@@ -110,10 +110,10 @@ def _run(probe: _Probe) -> list[Check]:
 
 @torch.no_grad()
 def _compare_engines(model: nn.Module, probe: _Probe) -> list[Check]:
-    """Logits of the last prompt token and of one decoded after it, by both engines; video rows are dropped on the way."""
+    """Logits of the last prompt token and of one decoded after it, by both engines, with the video's rows dropped."""
     runs = {(flow, engine): _logits(model, probe, flow, engine) for flow, engine in _COMPARED}
-    # The engines may differ by rounding, of which masked kernels alone make some. What goes wrong where rows are dropped
-    # (positions, a cache of another kind) is not of that size.
+    # The engines may differ by rounding, of which masked kernels alone make some. What goes wrong where rows are
+    # dropped (positions, a cache of another kind) is not of that size.
     tolerance = 1e-3 if probe.clean.dtype == torch.float32 else 0.05
     checks = []
     for stage, name in enumerate(("prefill", "decoding")):

@@ -44,7 +44,7 @@ class SparseHooks(DenseHooks):
         self._takes_strips = takes_strips
         # The host reads the prompt's length off the first layer's cache, and some models add visual features
         # between the first layers: no row may be missing there.
-        self._whole = max(1, _layers_with_visual_features(model))
+        self._whole = max(1, layers_with_visual_features(model))
         self._plans = [RowPlan(each, self._whole) for each in resolved]
         self._branch = branch_of(baseline, resolved, self._whole)
         self._taken: Branch | None = None  # the branch, in a forward that takes it
@@ -250,7 +250,7 @@ class SparseHooks(DenseHooks):
         return prune
 
 
-def _layers_with_visual_features(model: nn.Module) -> int:
+def layers_with_visual_features(model: nn.Module) -> int:
     """How many of the first decoder layers a model adds visual features to (Qwen3-VL's deepstack)."""
     vision = getattr(getattr(model, "config", None), "vision_config", None)
     return len(getattr(vision, "deepstack_visual_indexes", None) or ())

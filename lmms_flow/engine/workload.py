@@ -13,7 +13,7 @@ from torch import nn
 from ..flow import ResolvedFlow
 from .decoder import attention_implementation, decoder_layers, find_decoder
 from .plan import RowPlan
-from .sparse import _layers_with_visual_features, has_windows
+from .sparse import has_windows, layers_with_visual_features
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Setting:
             sdpa=attention_implementation(decoder) != "eager",
             device=next(decoder.parameters()).device.type,
             drops_rows=keeps_one and not has_windows(decoder),
-            undropped=max(1, _layers_with_visual_features(model)),
+            undropped=max(1, layers_with_visual_features(model)),
             keeps_one=keeps_one,
             windows=layer_windows(decoder),
         )
