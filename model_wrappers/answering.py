@@ -169,21 +169,18 @@ class Answerer:
     def _generate(
         self, batch: Sequence[Asked], baselines: Mapping[int, Baseline], vision: _Vision
     ) -> list[Outcome]:
-        inputs = self._inputs([one.question for one in batch])
         gen_kwargs = batch[0].sample.gen_kwargs
+        inputs = self._inputs([one.question for one in batch])
+        generation = {**generation_arguments(gen_kwargs), "pad_token_id": self.chat.pad_token_id}
         baseline = baselines.get(id(batch[0].question)) if len(batch) == 1 else None
         with vision.of([one.question for one in batch]) as encoding:
             if baseline is not None and batch[0].resolved is not None and not baseline.states:
                 with baseline.recording(self.model):  # its full-attention arm was answered by an earlier run
-                    self.model(**inputs, use_cache=True, logits_to_keep=1)
+                    self.model.generate(**inputs, **{**generation, "max_new_tokens": 1})
             start, encoded_before = time.perf_counter(), vision.passes.seconds
             with self._under(batch, baseline):
                 out = self.model.generate(
-                    **inputs,
-                    **generation_arguments(gen_kwargs),
-                    pad_token_id=self.chat.pad_token_id,
-                    return_dict_in_generate=True,
-                    output_logits=True,
+                    **inputs, **generation, return_dict_in_generate=True, output_logits=True
                 )
             beams = len(out.logits[0]) // len(batch)
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
