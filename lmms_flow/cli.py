@@ -315,26 +315,16 @@ def _flows(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
+    from .harness.arms import index_of
     from .harness.plugin import tasks_folder
 
     folder = tasks_folder()
     if not args.list:
         print(folder)
         return 0
-    for name in task_names(folder):
+    for name in sorted(index_of(folder)):
         print(name)
     return 0
-
-
-def task_names(folder: Path) -> list[str]:
-    """The names of the tasks and groups in a folder of lmms-eval YAMLs."""
-    names = []
-    for file in sorted(folder.rglob("*.yaml")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key in ("task", "group") and value.strip():
-                names.append(value.strip())
-    return sorted(names)
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -101,6 +101,7 @@ FAMILIES = ("action_antonym", "moving_direction", "action_sequence", "scene_tran
         ({"base": "flowbench_object_count", "flow": "blind", "num_frames": "many"}, "a whole number from 1"),
         ({"base": "flowbench_object_count", "flow": "gone.yaml"}, "gone.yaml: the file can't be read"),
         ({"base": "flowbench_flow_blind_object_count", "flow": "sham"}, "name the task behind it"),
+        ({"base": "flowbench_flow_blind", "flow": "sham"}, "name the group behind it"),
     ],
 )
 def test_a_mistake_in_the_four_lines_is_one_line(tmp_path: Path, lines: dict, says: str) -> None:

@@ -197,6 +197,18 @@ def test_tasks_prints_a_folder_that_lmms_eval_can_include(capsys: pytest.Capture
     assert (Path(out.strip()) / "flowbench" / "flowbench.yaml").is_file()
     _, out, _ = run(capsys, "tasks", "--list")
     assert set(out.split()) >= TASKS
+    assert "tvbench_flow_effective_action_antonym" in out.split()
+
+
+def test_the_list_of_tasks_is_what_lmms_eval_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    from lmms_eval.tasks import TaskManager
+
+    from lmms_flow.harness import plugin
+
+    plugin.make_tasks_known()
+    _, out, _ = run(capsys, "tasks", "--list")
+    found = TaskManager(include_defaults=False, model_name="llava_vid_flow")
+    assert out.split() == found.all_tasks
 
 
 @pytest.mark.parametrize("command", ["", "show", "flows", "tasks", "verify", "compare", "eval"])

@@ -36,7 +36,7 @@ class VisionPasses:
 
         @functools.wraps(encode)  # `generate` reads off its signature what it takes
         def encode_once(*args: Any, **kwargs: Any) -> Any:
-            given = (args, kwargs)
+            given = (args, {key: value for key, value in kwargs.items() if value is not None})
             kept = self._kept.get(name)
             if kept is not None and _same(kept[0], given):
                 self.saved += 1

@@ -10,7 +10,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
+
+import yaml
 
 Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
 MADE = "lmms_flow_config"  # where an entry of the index has its configuration, in the place of a file
@@ -114,6 +117,27 @@ def sub_task(task: str, base: str) -> str:
     return task.removeprefix(base).lstrip("_") or task
 
 
+def index_of(folder: Path) -> Index:
+    """The tasks and groups in a folder of YAMLs, with the arms that are made of them; without lmms-eval."""
+    index: Index = {}
+    configs: dict[str, Mapping[str, Any]] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Names)
+        name = config.get("group") if isinstance(config.get("task"), list) else config.get("task")
+        if isinstance(name, str):
+            index[name] = {"type": "group" if name == config.get("group") else "task", "task": -1}
+            configs[name] = config
+    add_arms(index, lambda name: configs.get(name) or index[name][MADE])
+    return index
+
+
+class _Names(yaml.SafeLoader):
+    """Reads lmms-eval's YAMLs and leaves the functions that they name alone."""
+
+
+_Names.add_constructor("!function", lambda loader, node: str(node.value))
+
+
 def _is_group(index: Index, name: str) -> bool:
     return name in index and index[name]["type"] in ("group", "tag")
 
@@ -123,9 +147,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _task(name: str, base: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    from lmms_flow.harness.flow_task import FlowTask
-
-    return {"task": name, "class": FlowTask, "base": base, **settings}
+    return {"task": name, "base": base, **settings}
 
 
 def _entry(kind: str, config: Mapping[str, Any], aggregated_like: str | None = None) -> dict[str, Any]:
@@ -138,6 +160,10 @@ def made_config(index: Index, name: str, read: ReadConfig) -> dict[str, Any] | N
     if MADE not in entry:
         return None
     config = copy.deepcopy(dict(entry[MADE]))
+    if entry["type"] == "python_task":
+        from lmms_flow.harness.flow_task import FlowTask  # imports lmms-eval's tasks, which takes seconds
+
+        config["class"] = FlowTask
     if entry["aggregated_like"]:
         aggregation = read(entry["aggregated_like"]).get("aggregate_metric_list")
         config |= {"aggregate_metric_list": aggregation} if aggregation else {}

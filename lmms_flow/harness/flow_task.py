@@ -60,6 +60,10 @@ class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
             raise RunError(f"task {self.name}: it has no {'flow' if self.base else 'base'}; {line}")
         if self.base not in manager.task_index:
             raise RunError(f"task {self.name}: there is no task {self.base!r} to be its base")
+        if manager.task_index[self.base]["type"] in ("group", "tag"):
+            raise RunError(
+                f"task {self.name}: its base {self.base!r} is a group of arms; name the group behind it"
+            )
         if self.num_frames is not None and (not isinstance(self.num_frames, int) or self.num_frames < 1):
             raise RunError(f"task {self.name}: num_frames is a whole number from 1, not {self.num_frames!r}")
         if manager.model_name and not _runs_flows(manager.model_name):

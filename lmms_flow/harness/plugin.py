@@ -86,7 +86,8 @@ def _patch(module: ModuleType) -> None:
     The arms of our benchmarks have no files: they are added to the index, and ``_get_config`` knows them.
     """
     manager_class = module.TaskManager
-    original, from_file = manager_class.initialize_tasks, manager_class._get_config
+    original = manager_class.initialize_tasks
+    from_file: Any = getattr(manager_class, "_get_config", None)
     if getattr(original, _MARK, False):
         return
 
@@ -99,7 +100,9 @@ def _patch(module: ModuleType) -> None:
         if _for_all_models or (isinstance(model, str) and model in MODELS):
             include_path = _with_ours(include_path)
         index = original(self, include_path=include_path, include_defaults=include_defaults)
-        add_arms(index, lambda name: module.utils.load_yaml_config(index[name]["yaml_path"], mode="simple"))
+        if from_file is not None:
+            read_yaml = module.utils.load_yaml_config
+            add_arms(index, lambda name: read_yaml(index[name]["yaml_path"], mode="simple"))
         return index
 
     def _get_config(self: Any, name: str) -> Any:
@@ -109,7 +112,8 @@ def _patch(module: ModuleType) -> None:
     setattr(initialize_tasks, _MARK, True)
     initialize_tasks.__doc__ = original.__doc__
     manager_class.initialize_tasks = initialize_tasks
-    manager_class._get_config = _get_config
+    if from_file is not None:
+        manager_class._get_config = _get_config
 
 
 def _with_ours(include_path: str | Sequence[str] | None) -> list[str]:
