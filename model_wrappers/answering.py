@@ -83,7 +83,9 @@ class _Vision:
         seconds, flops = self.passes.seconds, self._counted.flops
         yield encoding
         encoding.seconds += self.passes.seconds - seconds
-        encoding.flops += self._counted.flops - flops
+        encoding.flops = (
+            encoding.flops or self._counted.flops - flops
+        )  # of one pass, if another batch came between
 
 
 class Answerer:
@@ -244,12 +246,12 @@ class Answerer:
 
 
 def _batches(asked: Sequence[Asked]) -> list[list[Asked]]:
-    """What runs in one call: one flow, one way to generate, one number of frames.
+    """What runs in one call: one number of frames, one flow, one way to generate.
 
-    Arms on the same frames follow one another, since only the last vision pass is kept; full attention first.
+    Arms that share a vision pass follow one another, full attention first: the others go on from it.
     """
     batches: dict[Any, list[Asked]] = {}
-    for one in sorted(asked, key=lambda one: (_num_frames(one), one.arm.flow.needs_masks, one.place)):
+    for one in sorted(asked, key=lambda one: (-_num_frames(one), one.arm.flow.needs_masks, one.place)):
         key = (_num_frames(one), one.arm.bound.digest, digest(one.sample.gen_kwargs))
         batches.setdefault(key, []).append(one)
     return list(batches.values())

@@ -161,33 +161,34 @@ def test_leaves_of_groups_of_groups_and_tags() -> None:
     assert list(leaves(index, lambda name: {"task": ["some", {"task": "c"}]}, "all")) == ["a", "b", "c"]
 
 
-def test_four_arms_decode_and_encode_each_clip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full attention, both pathways and a random control over one family of flowbench, in one run."""
+@pytest.mark.parametrize("single_frame", [False, True], ids=["four arms", "and a single frame"])
+def test_four_arms_decode_and_encode_each_clip_once(
+    single_frame: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full attention, both pathways and a random control over one family of flowbench, in one run.
+
+    A single frame is another clip, read and encoded once on its own; it must not come between the others.
+    """
     from lmms_eval.evaluator import simple_evaluate
 
     from lmms_flow.harness import read_ahead
     from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 
-    decoded: Counter[str] = Counter()
-    encoded = 0
+    decoded: Counter[tuple[str, int]] = Counter()
+    encoded: list[int] = []  # frames
     own_read = read_ahead.read_frames
 
-    def counted_read(path: str, *rest: Any) -> Any:
-        decoded[path] += 1
-        return own_read(path, *rest)
+    def counted_read(path: str, num_frames: int, *rest: Any) -> Any:
+        decoded[path, num_frames] += 1
+        return own_read(path, num_frames, *rest)
 
     monkeypatch.setattr(read_ahead, "read_frames", counted_read)
     model = LlavaVidFlow(pretrained="flow-tiny", records=str(tmp_path))
-
-    def count(*_: Any) -> None:
-        nonlocal encoded
-        encoded += 1
-
-    model.model.model.vision_tower.register_forward_hook(count)
-    tasks = [
-        f"flowbench{arm}object_count"
-        for arm in ("_", "_flow_effective_", "_flow_effective_closed_", "_flow_random_1_")
-    ]
+    model.model.model.vision_tower.register_forward_hook(
+        lambda tower, pixels, out: encoded.append(out.last_hidden_state.shape[0])
+    )
+    arms = ["_", "_flow_effective_", "_flow_effective_closed_", "_flow_random_1_"]
+    tasks = [f"flowbench{arm}object_count" for arm in arms + single_frame * ["_flow_single_frame_"]]
     out = simple_evaluate(
         model=model,
         tasks=tasks,
@@ -195,9 +196,18 @@ def test_four_arms_decode_and_encode_each_clip_once(tmp_path: Path, monkeypatch:
         task_manager=TaskManager(include_defaults=False, model_name=OURS),
         batch_size=1,
     )
-    assert len(out["samples"]) == 4
-    assert all(len(samples) == 6 for samples in out["samples"].values())
+    assert [len(samples) for samples in out["samples"].values()] == [6] * len(tasks)
     assert set(decoded.values()) == {1}
-    assert len(decoded) == encoded
-    flows = {sample["record"]["flow"] for samples in out["samples"].values() for sample in samples}
-    assert flows == {"none", "effective", "effective_closed", "random:effective:seed1"}
+    clips = Counter(frames for _, frames in decoded)
+    assert clips == {8: 6} | ({1: 6} if single_frame else {})
+    assert Counter(encoded) == clips
+    records = [sample["record"] for samples in out["samples"].values() for sample in samples]
+    assert {record["flow"] for record in records} == {
+        "none",
+        "effective",
+        "effective_closed",
+        "random:effective:seed1",
+    }
+    assert len(
+        {(record["num_frames"], record["flops_full"]) for record in records if record["doc_id"] == 0}
+    ) == (1 + single_frame)
