@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lmms_flow.cli import FLOW_TINY_PROMPT, main
+from lmms_flow.cli import main
+from lmms_flow.flow import preset_of
 
 TASKS = {"flowbench", "flowbench_action_antonym", "flowbench_object_count"}
+
+FLOW_TINY_PROMPT = preset_of("flow-tiny").prompt
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -150,7 +153,7 @@ def test_show_draws_a_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path
         (("show", "none", "--model", "effective-llava-nxt-7b"), "did you mean 'effective-llava-next-7b'"),
         (
             ("show", "none", "--model", "0"),
-            "a checkpoint of one, flow-tiny nor a number of layers such as 24",
+            "a checkpoint of one nor a number of layers such as 24",
         ),
         (("show", "effective", "--model", "24"), "no pathway is known"),
         (
