@@ -28,10 +28,10 @@ from .decoder import decoder_layers
 from .flex import block_mask
 
 NAME = "lmms_flow_sdpa"
-# From how many keys on FlexAttention runs a layer that takes several strips, by device. A dense mask is in no row: strips
+# From how many keys on FlexAttention runs a layer that takes several strips, by device. A dense mask has no row: strips
 # were faster at every length that was measured, 512 to 16,384 tokens (benchmarks/long.py).
 FLEX_FROM = {
-    "cpu": math.inf,  # strips were 1.1 to 1.4 times faster from 1,267 to 8,192 tokens, and as fast at both ends
+    "cpu": math.inf,  # strips were 1.1 to 1.4 times faster from 1,267 tokens on, as fast at 512
     "cuda": 16_384,  # not measured: where skipping edges is known to save much
 }
 # Rows of one masked call on a CPU, so that a mask grows with the prompt and not with its square; 64 to 1,024 rows took
