@@ -83,9 +83,8 @@ class _Vision:
         seconds, flops = self.passes.seconds, self._counted.flops
         yield encoding
         encoding.seconds += self.passes.seconds - seconds
-        encoding.flops = (
-            encoding.flops or self._counted.flops - flops
-        )  # of one pass, if another batch came between
+        if not encoding.flops:  # a pass that runs again costs the same
+            encoding.flops = self._counted.flops - flops
 
 
 class Answerer:
