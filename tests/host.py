@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.hub import Hub
 
@@ -36,7 +37,25 @@ def run_cli(
     args: Sequence[str], env: Environment, *, cwd: Path, program: str = "lmms-eval", timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """`lmms-eval ...` or `lmms-flow ...` as installed beside this Python, in a folder without our sources."""
-    command = [str(Path(sys.executable).with_name(program)), *args]
     return subprocess.run(
-        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+        _command(program, args),
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
+
+
+def start_cli(
+    args: Sequence[str], env: Environment, *, cwd: Path, program: str = "lmms-eval", output: Any
+) -> subprocess.Popen[str]:
+    """The same, not waited for; `output` takes what it prints."""
+    return subprocess.Popen(
+        _command(program, args), env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _command(program: str, args: Sequence[str]) -> list[str]:
+    return [str(Path(sys.executable).with_name(program)), *args]
