@@ -238,7 +238,6 @@ class Answerer:
             "flops_full": cost.flops_full,
             "groups_rule": one.groups.rule if one.groups else "",
             "notes": tuple(f"{rule} cuts nothing here: a group is empty" for rule in empty),
-            "category": str(one.sample.doc.get("family") or "") if one.sample.is_ours else "",
             "prompt_digest": digest(one.question.prompt.text)[:16],
             "data_digest": self.owner.data_digest(one.sample),
         }

@@ -243,8 +243,9 @@ class FlowModel(lmms):  # type: ignore[misc]
 
     def _fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> dict[str, Any]:
         """What every record of a request says."""
-        num_frames = int(metadata.get("num_frames") or self.args.num_frames)
+        num_frames, category = int(metadata.get("num_frames") or self.args.num_frames), ""
         if sample is not None:
+            category = str(sample.doc.get("family") or "") if sample.is_ours else ""
             with suppress(SampleError):
                 clip = self.clip(sample)
                 num_frames = clip.num_frames if clip else 0
@@ -252,6 +253,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             "engine": self.args.engine,
             "checkpoint": self.checkpoint,
             "base": str(metadata.get("base") or task),
+            "category": category,
             "protocol": str(metadata.get("protocol") or "stock"),
             "num_frames": num_frames,
         }
