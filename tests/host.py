@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.hub import Hub
 
@@ -59,3 +62,13 @@ def start_cli(
 
 def _command(program: str, args: Sequence[str]) -> list[str]:
     return [str(Path(sys.executable).with_name(program)), *args]
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Processes that were started in a folder, whoever their parent is."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(folder):
+                found.append(process)
+    return found

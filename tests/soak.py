@@ -117,7 +117,7 @@ def written(folder: Path) -> dict[str, bytes]:
 def _lasting(content: bytes) -> bytes:
     """`\\"` as in a record that is a string inside a sample log."""
     keys = "|".join((*RESULT_KEYS, *RECORD_KEYS))
-    content = re.sub(rf'(\\?"(?:{keys})\\?": )("[^"]*"|[0-9.e-]+)'.encode(), rb"\1-", content)
+    content = re.sub(rf'(\\?"(?:{keys})\\?": )("[^"]*"|[0-9.e-]+)'.encode(), rb"\1null", content)
     return ADDRESS.sub(b"", content)
 
 

@@ -1,25 +1,23 @@
-"""The leaderboard of the bundled model on the bundled benchmark: in one go, killed and started again, and on two ranks."""
+"""The leaderboard of the bundled model: in one go, killed and started again, and on two ranks."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from lmms_flow.harness.arms import ARMS
-from lmms_flow.harness.journal import read_journal
 from tests import soak
-from tests.host import Environment, host_env, run_cli, start_cli
+from tests.host import Environment, host_env, processes_in, run_cli, start_cli
 from tests.hub import Hub
 
 pytestmark = pytest.mark.host
@@ -117,3 +115,77 @@ def test_a_killed_leaderboard_ends_as_an_undisturbed_one(
 
 
 SEED = 3  # one kill before the first answer, two among the answers
+
+
+# On two ranks
+
+LAUNCH = ["--nproc_per_node", "2", "-m", "lmms_eval", *soak.ARGUMENTS]
+
+
+@dataclass(frozen=True)
+class KilledRank:
+    """What became of a run on two ranks of which the second was killed while it answered."""
+
+    folder: Path
+    status: int
+    left: list[psutil.Process]  # processes that outlived the launcher
+
+
+@pytest.fixture(scope="module")
+def rank_env(env: Environment) -> Environment:
+    """`accelerate launch --cpu` would run one process."""
+    return env | {"ACCELERATE_USE_CPU": "true"}
+
+
+@pytest.fixture(scope="module")
+def killed_rank(rank_env: Environment, tmp_path_factory: pytest.TempPathFactory) -> KilledRank:
+    folder = tmp_path_factory.mktemp("ranks")
+    with (folder / "log").open("w") as log:
+        launcher = start_cli(LAUNCH, rank_env, cwd=folder, program="torchrun", output=log)
+        deadline = time.monotonic() + 300
+        while not list(folder.glob(f"{soak.RECORDS}/*.rank1.jsonl")):
+            assert launcher.poll() is None, (folder / "log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (second,) = (
+            rank for rank in psutil.Process(launcher.pid).children() if rank.environ().get("RANK") == "1"
+        )
+        second.send_signal(signal.SIGKILL)
+        status = launcher.wait(timeout=120)
+    return KilledRank(folder, status, processes_in(folder))
+
+
+def test_a_killed_rank_ends_the_run(killed_rank: KilledRank) -> None:
+    assert killed_rank.status != 0
+    assert killed_rank.left == []
+    assert not list(killed_rank.folder.glob("out/**/*_results.json"))
+    assert 0 < soak.answers(killed_rank.folder) < soak.SAMPLES
+
+
+def test_two_ranks_give_what_one_process_gives(
+    killed_rank: KilledRank, board: Board, rank_env: Environment
+) -> None:
+    """They go on from the killed run's records."""
+    folder = killed_rank.folder
+    done = run_cli(LAUNCH, rank_env, cwd=folder, program="torchrun", timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert soak.answered_twice(folder) == []
+    ranks_of = defaultdict(set)
+    for journal in (folder / soak.RECORDS).glob("*.jsonl"):
+        for line in journal.read_text().splitlines():
+            record = json.loads(line)["record"]
+            ranks_of[record["base"], record["doc_id"]].add(journal.suffixes[0])
+    assert Counter(map(frozenset, ranks_of.values())) == {
+        frozenset({".rank0"}): QUESTIONS // 2,
+        frozenset({".rank1"}): QUESTIONS // 2,
+    }, "the arms of a question are answered by one rank"
+    one, two = soak.written(board.folder), soak.written(folder)
+    assert one.keys() == two.keys()
+    for name in one.keys() - {"results.json"}:
+        assert sorted(one[name].splitlines()) == sorted(two[name].splitlines()), name
+    assert numbers(one["results.json"]) == numbers(two["results.json"])
+
+
+def numbers(results: bytes) -> dict[str, Any]:
+    """What was scored, of how many."""
+    return {key: json.loads(results)[key] for key in ("results", "groups", "n-samples", "versions")}
