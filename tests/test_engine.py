@@ -17,11 +17,11 @@ import transformers
 from torch import Tensor
 from transformers import AttentionInterface
 
+from lmms_flow import engine
 from lmms_flow.engine import (
     UnsupportedModelError,
     decoder_layers,
     find_decoder,
-    intervene,
     keep_masks,
     require_self_check,
     self_check,
@@ -30,6 +30,7 @@ from lmms_flow.flow import Flow, FlowError, Layout
 from tests.layouts import random_layout
 from tests.models import FAMILIES, FIRST_TEXT_TOKEN, TEXT_FAMILIES, VOCABULARY, Prompt, join, tiny
 
+intervene = functools.partial(engine.intervene, engine="dense")  # this file is about the reference
 LAYERS = 4
 PATHWAY = 'pathway: {cross_frame: 1-2, "video:question": 1-3, "question:last": 3-4}'
 FLOWS = [
