@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .flow import FlowError
 from .flow.errors import nearest
+from .harness.plugin import MODELS
 
 LANGUAGE = """\
 a flow in one line (docs/language.md has it whole):
@@ -88,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="shows that a cut reaches every layer of your checkpoint")
     verify.add_argument(
-        "--model", default="llava_vid_flow", help="the model's name in lmms-eval (%(default)s)"
+        "--model",
+        default="llava_vid_flow",
+        help=f"the model's name in lmms-eval: {', '.join(MODELS)} (%(default)s)",
     )
     verify.add_argument("--model_args", default="", help="as for lmms-eval, such as pretrained=flow-tiny")
     verify.set_defaults(run=_verify)
@@ -178,7 +181,7 @@ def _verify(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from .engine import self_check
-    from .harness.plugin import MODELS, model_manifests
+    from .harness.plugin import model_manifests
     from .report.showing import make_console
 
     if args.model not in MODELS:

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from ..flow import find_preset, preset_of
+from ..flow.presets import UNVALIDATED
+
 
 class ReportError(ValueError):
     """Results that can't be compared; the message is one line."""
@@ -219,12 +222,16 @@ def arm_names(arms: Sequence[Arm]) -> list[str]:
 def _remark(arm: Arm) -> str:
     if arm.is_baseline and arm.frames == 1:
         return " (single frame)"
-    if _is_closed(arm):
+    if _is_unvalidated(arm):
         return " (unvalidated)"
     return f" ({REMARKS[arm.flow]})" if arm.flow in REMARKS else ""
 
 
-def _is_closed(arm: Arm) -> bool:
-    """Whether a closed pathway is meant, which nobody has scored on the paper's checkpoints yet."""
-    words = [word for text in (arm.flow, arm.flow_name) for word in re.split(r"[+:]", text)]
-    return any(word.endswith(("_closed", "-closed")) for word in words)
+def _is_unvalidated(arm: Arm) -> bool:
+    """Whether a closed pathway is meant that nobody has scored on its checkpoint yet."""
+    words = [word for text in (arm.flow_name, arm.flow) for word in re.split(r"[+:]", text)]
+    closed = [word for word in words if word.endswith(("_closed", "-closed"))]
+    if not closed:
+        return False
+    found = next((preset[0] for preset in map(find_preset, closed) if preset), preset_of(arm.checkpoint))
+    return found is None or UNVALIDATED in found.scored_by(closed=True)
