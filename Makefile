@@ -1,9 +1,12 @@
 # make quickstart   set up .venv, run the bundled model on the bundled benchmark under four arms, compare them
+# make leaderboard  the same with all twelve arms
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
+# make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
 # make lint         ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/quickstart
+KILLS ?= 20
 ARMS ?= flowbench flowbench_flow_cross_frame_first_half flowbench_flow_cross_frame_second_half flowbench_flow_blind
 COMMA := ,
 TASKS = $(subst $(eval) ,$(COMMA),$(strip $(ARMS)))
@@ -11,7 +14,7 @@ BIN = $(VENV)/bin
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: quickstart test test-host lint format clean
+.PHONY: quickstart leaderboard test test-host soak lint format clean
 
 quickstart: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
@@ -19,11 +22,18 @@ quickstart: $(VENV)/.installed
 	  --tasks $(TASKS) --log_samples --output_path $(OUT)/results --verbosity WARNING
 	@$(BIN)/lmms-flow compare $(OUT)/results --output $(OUT)/report.html --figure $(OUT)/comparison.png
 
+leaderboard: ARMS = flowbench_flow_leaderboard
+leaderboard: OUT = out/leaderboard
+leaderboard: quickstart
+
 test: $(VENV)/.installed
 	$(TEST) -m "not host" $(PYTEST_ARGS)
 
 test-host: $(VENV)/.installed
 	$(TEST) -m host $(PYTEST_ARGS)
+
+soak: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(KILLS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
