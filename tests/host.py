@@ -6,7 +6,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ def start_cli(
     return subprocess.Popen(
         _command(program, args), env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, text=True
     )
+
+
+def wait_until(
+    condition: Callable[[], Any], process: subprocess.Popen[str], *, every: float = 0.01, timeout: float = 300
+) -> None:
+    """Returns when the condition holds or the process has ended; one that does neither is killed: TimeoutError."""
+    deadline = time.monotonic() + timeout
+    while process.poll() is None and not condition():
+        if time.monotonic() > deadline:
+            process.kill()
+            raise TimeoutError(f"{process.args}: nothing for {timeout} s")
+        time.sleep(every)
 
 
 def _command(program: str, args: Sequence[str]) -> list[str]:

@@ -15,12 +15,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from lmms_flow.harness.journal import read_journal
-from tests.host import Environment, host_env, run_cli, start_cli
+from tests.host import Environment, host_env, run_cli, start_cli, wait_until
 from tests.hub import serve
 
 ARMS = 12
@@ -64,39 +66,43 @@ def answers(folder: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in folder.glob(f"{RECORDS}/*.jsonl"))
 
 
-def kill_at_random(folder: Path, env: Environment, *, kills: int, start: float, seed: int) -> list[Kill]:
+def kill_at_random(folder: Path, env: Environment, *, kills: int, start: float, seed: int) -> Iterator[Kill]:
     """Starts the leaderboard in `folder` and kills it at a random moment, until that was done `kills` times.
 
     One in four moments is a time before the first new answer (`start`: seconds that an undisturbed run took to its
     first), the others are a number of answers, so that all `kills` come before the last answer.
     """
     random = Random(seed)
-    done: list[Kill] = []
-    while len(done) < kills:
+    done = 0
+    while done < kills:
         had = answers(folder)
         wanted, seconds = had, random.uniform(0, start)
-        early = random.random() < 0.25
-        if not early:
-            wanted += random.randint(1, max(1, 2 * (SAMPLES - had) // (kills - len(done) + 1)))
+        if random.random() >= 0.25:
+            wanted += random.randint(1, max(1, 2 * (SAMPLES - had) // (kills - done + 1)))
             seconds = random.choice(
                 (0, random.uniform(0, 0.4))
             )  # among its lines, or while the next is computed
         begin = time.monotonic()
         process = start_cli(ARGUMENTS, env, cwd=folder, output=subprocess.DEVNULL)
-        while process.poll() is None and answers(folder) < wanted:
-            time.sleep(0.0002)
+        wait_until(partial(_has, folder, wanted), process, every=0.0002)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
-            done.append(Kill(answers(folder), time.monotonic() - begin))
-    return done
+        status = process.wait()
+        if status == -signal.SIGKILL:
+            done += 1
+            yield Kill(answers(folder), time.monotonic() - begin)
+        elif status:
+            raise RuntimeError(f"the leaderboard in {folder} ended by itself, with status {status}")
 
 
 def seconds_to_the_first_answer(folder: Path, process: subprocess.Popen[str]) -> float:
     begin = time.monotonic()
-    while process.poll() is None and not answers(folder):
-        time.sleep(0.05)
+    wait_until(partial(_has, folder, 1), process)
     return time.monotonic() - begin
+
+
+def _has(folder: Path, wanted: int) -> bool:
+    return answers(folder) >= wanted
 
 
 def answered_twice(folder: Path) -> list[tuple[str, int]]:
@@ -141,15 +147,15 @@ def main() -> int:
         start = seconds_to_the_first_answer(undisturbed, process)
         statuses = [process.wait()]
         print(f"undisturbed: {answers(undisturbed)} answers, the first after {start:.1f} s")
-        done = kill_at_random(killed, env, kills=args.kills, start=start, seed=args.seed)
-        for kill in done:
+        between = 0
+        for kill in kill_at_random(killed, env, kills=args.kills, start=start, seed=args.seed):
+            between += kill.between_arms
             print(f"killed after {kill.seconds:.1f} s, {kill.answers} of {SAMPLES} answers on the disk")
         statuses.append(run_cli(ARGUMENTS, env, cwd=killed).returncode)
         twice, differing = answered_twice(killed), differences(undisturbed, killed)
         complete = answers(undisturbed) == answers(killed) == SAMPLES
-    between = sum(kill.between_arms for kill in done)
     print(
-        f"{len(done)} kills (seed {args.seed}), {between} of them between the arms of a question; exit statuses "
+        f"{args.kills} kills (seed {args.seed}), {between} of them between the arms of a question; exit statuses "
         f"{statuses}; answered twice: {len(twice)}; files that differ: {', '.join(differing) or 'none'}"
     )
     return int(any(statuses) or bool(twice) or bool(differing) or not complete)

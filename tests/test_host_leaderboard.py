@@ -6,7 +6,6 @@ import csv
 import json
 import signal
 import subprocess
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,13 @@ import pytest
 
 from lmms_flow.harness.arms import ARMS
 from tests import soak
-from tests.host import Environment, host_env, processes_in, run_cli, start_cli
+from tests.host import Environment, host_env, processes_in, run_cli, start_cli, wait_until
 from tests.hub import Hub
 
 pytestmark = pytest.mark.host
 
 QUESTIONS = soak.FAMILIES * soak.LIMIT
+SEED = 3  # of three kills: one before the first answer, two among the answers
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def test_no_answer_flips_where_nothing_is_cut(
 def test_a_killed_leaderboard_ends_as_an_undisturbed_one(
     board: Board, env: Environment, tmp_path: Path
 ) -> None:
-    kills = soak.kill_at_random(tmp_path, env, kills=3, start=board.start, seed=SEED)
+    kills = list(soak.kill_at_random(tmp_path, env, kills=3, start=board.start, seed=SEED))
     before = kills[-1].answers
     assert 0 < before < soak.SAMPLES, kills
     done = run_cli(soak.ARGUMENTS, env, cwd=tmp_path, timeout=600)
@@ -112,9 +112,6 @@ def test_a_killed_leaderboard_ends_as_an_undisturbed_one(
     assert soak.answers(tmp_path) == soak.SAMPLES
     assert soak.answered_twice(tmp_path) == []
     assert soak.differences(board.folder, tmp_path) == []
-
-
-SEED = 3  # one kill before the first answer, two among the answers
 
 
 # On two ranks
@@ -142,11 +139,8 @@ def killed_rank(rank_env: Environment, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("ranks")
     with (folder / "log").open("w") as log:
         launcher = start_cli(LAUNCH, rank_env, cwd=folder, program="torchrun", output=log)
-        deadline = time.monotonic() + 300
-        while not list(folder.glob(f"{soak.RECORDS}/*.rank1.jsonl")):
-            assert launcher.poll() is None, (folder / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: list(folder.glob(f"{soak.RECORDS}/*.rank1.jsonl")), launcher)
+        assert launcher.poll() is None, (folder / "log").read_text()[-3000:]
         (second,) = (
             rank for rank in psutil.Process(launcher.pid).children() if rank.environ().get("RANK") == "1"
         )
