@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -56,8 +55,10 @@ class Kill:
         return self.answers % ARMS != 0
 
 
-def soak_env(env: Environment) -> Environment:
-    """lmms-eval lists a task's metrics in the order of a set of strings, which Python shuffles at every start."""
+def in_one_order(env: Environment) -> Environment:
+    """lmms-eval lists a task's metrics in the order of a set of strings, which Python shuffles at every start: runs
+    whose files are compared start alike, those that are killed do not.
+    """
     return env | {"PYTHONHASHSEED": "0"}
 
 
@@ -73,36 +74,41 @@ def kill_at_random(folder: Path, env: Environment, *, kills: int, start: float, 
     first), the others are a number of answers, so that all `kills` come before the last answer.
     """
     random = Random(seed)
-    done = 0
-    while done < kills:
-        had = answers(folder)
-        wanted, seconds = had, random.uniform(0, start)
+    while kills:
+        seconds, new = random.uniform(0, start), 0
         if random.random() >= 0.25:
-            wanted += random.randint(1, max(1, 2 * (SAMPLES - had) // (kills - done + 1)))
-            seconds = random.choice(
-                (0, random.uniform(0, 0.4))
-            )  # among its lines, or while the next is computed
-        begin = time.monotonic()
-        process = start_cli(ARGUMENTS, env, cwd=folder, output=subprocess.DEVNULL)
-        wait_until(partial(_has, folder, wanted), process, every=0.0002)
+            new = random.randint(1, max(1, 2 * (SAMPLES - answers(folder)) // (kills + 1)))
+            # Among the lines of one question, or while the next is computed.
+            seconds = random.choice((0, random.uniform(0, 0.4)))
+        killed = _kill_at(folder, env, new, seconds)
+        if killed is not None:
+            kills -= 1
+            yield killed
+
+
+def _kill_at(folder: Path, env: Environment, new: int, seconds: float) -> Kill | None:
+    """Kills a run some seconds after its so many-th new answer; where that is none, before its first new answer.
+
+    None if it was done before. RuntimeError if it failed.
+    """
+    had, begin = answers(folder), time.monotonic()
+    process = start_cli(ARGUMENTS, env, cwd=folder, output=subprocess.DEVNULL)
+    if new:
+        wait_until(lambda: answers(folder) >= had + new, process, every=0.0002)
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        status = process.wait()
-        if status == -signal.SIGKILL:
-            done += 1
-            yield Kill(answers(folder), time.monotonic() - begin)
-        elif status:
-            raise RuntimeError(f"the leaderboard in {folder} ended by itself, with status {status}")
+    else:
+        wait_until(lambda: time.monotonic() > begin + seconds or answers(folder) > had, process)
+    process.send_signal(signal.SIGKILL)
+    status = process.wait()
+    if status not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"the leaderboard in {folder} ended by itself, with status {status}")
+    return Kill(answers(folder), time.monotonic() - begin) if status else None
 
 
 def seconds_to_the_first_answer(folder: Path, process: subprocess.Popen[str]) -> float:
     begin = time.monotonic()
-    wait_until(partial(_has, folder, 1), process)
+    wait_until(lambda: answers(folder), process)
     return time.monotonic() - begin
-
-
-def _has(folder: Path, wanted: int) -> bool:
-    return answers(folder) >= wanted
 
 
 def answered_twice(folder: Path) -> list[tuple[str, int]]:
@@ -139,11 +145,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments (the time)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, serve(Path(name)) as hub:
-        env = soak_env(host_env(hub, Path(name, "home")))
+        env = host_env(hub, Path(name, "home"))
         undisturbed, killed = Path(name, "undisturbed"), Path(name, "killed")
         undisturbed.mkdir()
         killed.mkdir()
-        process = start_cli(ARGUMENTS, env, cwd=undisturbed, output=subprocess.DEVNULL)
+        process = start_cli(ARGUMENTS, in_one_order(env), cwd=undisturbed, output=subprocess.DEVNULL)
         start = seconds_to_the_first_answer(undisturbed, process)
         statuses = [process.wait()]
         print(f"undisturbed: {answers(undisturbed)} answers, the first after {start:.1f} s")
@@ -151,7 +157,7 @@ def main() -> int:
         for kill in kill_at_random(killed, env, kills=args.kills, start=start, seed=args.seed):
             between += kill.between_arms
             print(f"killed after {kill.seconds:.1f} s, {kill.answers} of {SAMPLES} answers on the disk")
-        statuses.append(run_cli(ARGUMENTS, env, cwd=killed).returncode)
+        statuses.append(run_cli(ARGUMENTS, in_one_order(env), cwd=killed).returncode)
         twice, differing = answered_twice(killed), differences(undisturbed, killed)
         complete = answers(undisturbed) == answers(killed) == SAMPLES
     print(

@@ -35,14 +35,14 @@ class Board:
 
 @pytest.fixture(scope="module")
 def env(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return soak.soak_env(host_env(hub, tmp_path_factory.mktemp("home")))
+    return host_env(hub, tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
 def board(env: Environment, tmp_path_factory: pytest.TempPathFactory) -> Board:
     folder = tmp_path_factory.mktemp("undisturbed")
     with (folder / "log").open("w") as log:
-        process = start_cli(soak.ARGUMENTS, env, cwd=folder, output=log)
+        process = start_cli(soak.ARGUMENTS, soak.in_one_order(env), cwd=folder, output=log)
         start = soak.seconds_to_the_first_answer(folder, process)
         assert process.wait(timeout=600) == 0, (folder / "log").read_text()[-3000:]
     return Board(folder, start)
@@ -106,7 +106,7 @@ def test_a_killed_leaderboard_ends_as_an_undisturbed_one(
     kills = list(soak.kill_at_random(tmp_path, env, kills=3, start=board.start, seed=SEED))
     before = kills[-1].answers
     assert 0 < before < soak.SAMPLES, kills
-    done = run_cli(soak.ARGUMENTS, env, cwd=tmp_path, timeout=600)
+    done = run_cli(soak.ARGUMENTS, soak.in_one_order(env), cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{before} of {soak.SAMPLES} answers are from the journal" in done.stdout + done.stderr
     assert soak.answers(tmp_path) == soak.SAMPLES
@@ -161,7 +161,7 @@ def test_two_ranks_give_what_one_process_gives(
 ) -> None:
     """They go on from the killed run's records."""
     folder = killed_rank.folder
-    done = run_cli(LAUNCH, rank_env, cwd=folder, program="torchrun", timeout=600)
+    done = run_cli(LAUNCH, soak.in_one_order(rank_env), cwd=folder, program="torchrun", timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert soak.answered_twice(folder) == []
     ranks_of = defaultdict(set)
