@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from loguru import logger
 from torch import Tensor
 
 from lmms_flow.engine import (
@@ -97,11 +98,11 @@ class Answerer:
 
     def announce(self, samples: Iterable[Sample]) -> None:
         """Starts to read the videos of samples that will be asked for soon."""
+        clips = set()
         for sample in samples:
-            try:
-                clip = self.owner.clip(sample)
-            except SampleError:
-                continue  # it is told when the sample is asked for
+            with suppress(SampleError):  # it is told when the sample is asked for
+                clips.add((sample.question, self.owner.clip(sample)))
+        for _, clip in sorted(clips, key=str):
             if clip is not None:
                 self.reader.announce(clip)
 
@@ -119,7 +120,7 @@ class Answerer:
         with counting_vision(self.model) as counted, one_vision_pass(self.model) as passes:
             vision = _Vision(passes, counted)
             baselines = self._baselines(asked)
-            for batch in _batches(asked):
+            for batch in _batches(asked, one_by_one=self.owner.args.batch_size == 1):
                 for one, outcome in zip(batch, self._generate(batch, baselines, vision), strict=True):
                     outcomes[one.place] = outcome
         return [outcomes[place] for place in range(len(samples))]
@@ -143,12 +144,12 @@ class Answerer:
         return Asked(place, sample, question, arm, groups, arm.bound.resolve(groups.layout))
 
     def _prepare(self, text: str, clip: Clip | None, sample: Sample) -> Prepared:
+        frames, reading = (None, 0.0) if clip is None else self.reader.take(clip)
         start = time.perf_counter()
-        frames = None if clip is None else self.reader.take(clip)
         prompt, tensors = self.chat.prompt(text, frames)
         user_text = _user_text(sample.messages)
         letters = tuple(option.letter for option in find_options(user_text.strip(), sample.doc))
-        return Prepared(prompt, tensors, frames, user_text, letters, time.perf_counter() - start)
+        return Prepared(prompt, tensors, frames, user_text, letters, reading + time.perf_counter() - start)
 
     # Running
 
@@ -158,13 +159,12 @@ class Answerer:
         Which they are depends on the run's requests and not on which of them are still to be answered: a run that was
         killed goes on with the same numbers.
         """
-        if self.owner.args.engine != "sparse" or self.owner.args.batch_size > 1:
-            return {}
         flows: dict[int, list[ResolvedFlow]] = {}
         for one in asked:
-            if one.resolved is not None and one.sample.question in self.with_baseline:
+            if one.resolved is not None and self.owner.goes_on_from_baseline(one.sample, self.with_baseline):
                 flows.setdefault(id(one.question), []).append(one.resolved)
-        return {question: Baseline.for_flows(resolved) for question, resolved in flows.items()}
+        baselines = {question: Baseline.for_flows(resolved) for question, resolved in flows.items()}
+        return {question: baseline for question, baseline in baselines.items() if baseline.layers}
 
     @torch.inference_mode()
     def _generate(
@@ -179,7 +179,7 @@ class Answerer:
                 with baseline.recording(self.model):  # its full-attention arm was answered by an earlier run
                     self.model.generate(**inputs, **{**generation, "max_new_tokens": 1})
             start, encoded_before = time.perf_counter(), vision.passes.seconds
-            with self._under(batch, baseline):
+            with self._under(batch, baseline), _seeded(batch, gen_kwargs):
                 out = self.model.generate(
                     **inputs, **generation, return_dict_in_generate=True, output_logits=True
                 )
@@ -199,6 +199,16 @@ class Answerer:
             )
             for one, answer, row in zip(batch, answers, probabilities, strict=True)
         ]
+
+    def _record(self, baseline: Baseline, inputs: Mapping[str, Tensor]) -> Baseline | None:
+        """Records a baseline whose full-attention arm was answered by an earlier run; None if memory is too short."""
+        try:
+            with baseline.recording(self.model):
+                self.model(**inputs, use_cache=True, logits_to_keep=1)
+        except torch.OutOfMemoryError:
+            logger.warning("out of memory for full attention: the arm runs on its own")
+            return None
+        return baseline
 
     def _under(self, batch: Sequence[Asked], baseline: Baseline | None) -> AbstractContextManager[Any]:
         """What the batch runs in: its flow, or the recording of what other arms go on from."""
@@ -243,16 +253,30 @@ class Answerer:
         }
 
 
-def _batches(asked: Sequence[Asked]) -> list[list[Asked]]:
+def _batches(asked: Sequence[Asked], one_by_one: bool) -> list[list[Asked]]:
     """What runs in one call: one number of frames, one flow, one way to generate.
 
     Arms that share a vision pass follow one another, full attention first: the others go on from it.
     """
     batches: dict[Any, list[Asked]] = {}
     for one in sorted(asked, key=lambda one: (-_num_frames(one), one.arm.flow.needs_masks, one.place)):
-        key = (_num_frames(one), one.arm.bound.digest, digest(one.sample.gen_kwargs))
+        like = (_num_frames(one), one.arm.bound.digest, digest(one.sample.gen_kwargs))
+        key = one.place if one_by_one else like
         batches.setdefault(key, []).append(one)
     return list(batches.values())
+
+
+@contextmanager
+def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """A sampled answer depends on its question and on nothing that ran before it."""
+    if not generation_arguments(gen_kwargs)["do_sample"]:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(
+            int(digest([[one.question.prompt.text, one.sample.repeat] for one in batch])[:12], 16)
+        )
+        yield
 
 
 def _num_frames(one: Asked) -> int:

@@ -7,7 +7,9 @@ docs/adding-a-model.md.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -24,7 +26,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
 from lmms_flow.flow import Flow, FlowError
 from lmms_flow.harness.errors import RunError, SampleError, SkippedSampleError
-from lmms_flow.harness.host_cache import refuse_what_it_would_hide
+from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.read_ahead import Clip, ReadAhead
@@ -92,9 +94,10 @@ class FlowModel(lmms):  # type: ignore[misc]
             journal = Journal(self.args.records, rank=self._rank)
             logger.info(f"records of this run are in {journal.folder}")
         with ReadAhead() as reader, journal or nullcontext():
-            answerer = Answerer(self, reader, self._with_baseline(requests))
+            with_baseline = self._with_baseline(requests)
+            answerer = Answerer(self, reader, with_baseline)
             loop = RequestLoop(
-                key=self._key,
+                key=lambda sample: self._key(sample, with_baseline),
                 answer=answerer.answer,
                 journal=journal,
                 batch_size=self.args.batch_size,
@@ -103,18 +106,31 @@ class FlowModel(lmms):  # type: ignore[misc]
                 fields=self._fields,
                 ahead=answerer.announce,
             )
-            return list(loop.run(requests, self.task_dict))
+            answers = list(loop.run(requests, self.task_dict))
+        refuse_missing_clips(loop.missing_clips)
+        return answers
 
     def _with_baseline(self, requests: list[Any]) -> frozenset[QuestionId]:
         """The questions that some request asks under full attention, from the model's number of frames."""
         found = set()
         for request in requests:
-            _, _, _, doc_id, task, split = request.args
+            _, _, gen_kwargs, doc_id, task, split = request.args
             metadata = request.metadata or {}
             text = metadata.get("flow") or self.flow.text
-            if text == "none" and not metadata.get("num_frames"):
+            if (
+                text == "none"
+                and not metadata.get("num_frames")
+                and int(gen_kwargs.get("num_beams") or 1) == 1
+            ):
                 found.add(question_of(task, split, doc_id, metadata))
         return frozenset(found)
+
+    def goes_on_from_baseline(self, sample: Sample, with_baseline: frozenset[QuestionId]) -> bool:
+        """Whether an arm goes on from the full attention of its question, by what the run asks for."""
+        alone = self.args.engine == "sparse" and self.args.batch_size == 1
+        beams = int(sample.gen_kwargs.get("num_beams") or 1)
+        same = not sample.metadata.get("num_frames") and beams == 1
+        return alone and same and sample.question in with_baseline
 
     def _check(self, requests: list[Any] = ()) -> None:  # type: ignore[assignment]
         """Shows once, before the first flow is run, that cuts reach this model."""
@@ -284,10 +300,15 @@ class FlowModel(lmms):  # type: ignore[misc]
         commit = getattr(self.model.config, "_commit_hash", None)
         here = (weight.detach() for weight in self.model.parameters() if not weight.is_meta)  # not offloaded
         marks = [float(weight.flatten()[:1024].float().sum()) for weight in here]
-        return f"{self.checkpoint}@{commit or self.args.revision}:{digest(marks)}"
+        settings = [self.model.config, getattr(self.model, "generation_config", None), *self.chat.settings]
+        told = [part.to_dict() if hasattr(part, "to_dict") else None for part in settings]
+        return f"{self.checkpoint}@{commit or self.args.revision}:{digest([marks, _plain(told), self.vocabulary])}"
 
-    def _key(self, sample: Sample) -> str:
+    def _key(self, sample: Sample, with_baseline: frozenset[QuestionId] = frozenset()) -> str:
         clip = self.clip(sample)
+        arm = self.flows.of(sample.task, sample.metadata)
+        # The last digits of an arm tell whether it went on from full attention's states.
+        off_baseline = arm.flow.needs_masks and self.goes_on_from_baseline(sample, with_baseline)
         return sample_key(
             task=sample.task,
             document=sample.doc,
@@ -295,14 +316,20 @@ class FlowModel(lmms):  # type: ignore[misc]
             videos=[] if clip is None else [{**asdict(clip), **file_identity(clip.path)}],
             gen_kwargs=sample.gen_kwargs,
             checkpoint=self._weights,
-            flow_digest=self.flows.of(sample.task, sample.metadata).bound.digest,
-            runtime=self._runtime,
+            flow_digest=arm.bound.digest,
+            runtime=self._runtime | ({"baseline": True} if off_baseline else {}),
         )
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
         """Token to id."""
         return dict(self.chat.tokenizer.get_vocab())
+
+
+def _plain(settings: Any) -> str:
+    """Settings as text, without where they were loaded from."""
+    text = json.dumps(settings, default=str, sort_keys=True)
+    return re.sub(r'"(_name_or_path|name_or_path|_commit_hash)": [^,}]*', "", text)
 
 
 __all__ = ["FlowModel", "ModelArguments", "VideoChat"]

@@ -14,6 +14,7 @@ from lmms_flow.harness.groups import EncodedPrompt
 from lmms_flow.harness.video import Frames
 
 Messages = Sequence[Mapping[str, Any]]
+PROCESSORS = ("image_processor", "video_processor")  # parts of a processor
 
 
 class VideoChat:
@@ -28,6 +29,14 @@ class VideoChat:
         self.tokenizer: Any = getattr(processor, "tokenizer", processor)
         # What stands for the video in a rendered prompt, once.
         self.video_token: str = video_token or processor.video_token
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What changes an answer beside the weights: processors with a `to_dict`."""
+        parts = (self.processor, *(getattr(self.processor, name, None) for name in PROCESSORS))
+        return tuple(
+            part for part in (*parts, getattr(self, "image_processor", None)) if hasattr(part, "to_dict")
+        )
 
     def render(self, messages: Messages) -> str:
         """The prompt as text, with the placeholder where the video goes."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from lmms_eval.tasks import TaskManager
 
+from lmms_flow.assets import flowbench_dir
 from lmms_flow.harness import plugin
 from lmms_flow.harness.arms import ARMS, BENCHMARKS, add_arms, leaves, made_config, sub_task
 from lmms_flow.harness.errors import RunError
@@ -152,6 +153,82 @@ def test_a_users_task_is_never_replaced() -> None:
     assert made_config(index, "flowbench", lambda name: {}) is None
 
 
+def test_arms_with_data_of_their_own_do_not_share_it(tmp_path: Path) -> None:
+    """In whichever order they are loaded."""
+    other = f"{{data_files: {{test: {flowbench_dir()}/action_antonym.jsonl}}}}"
+    for name, extra in (("a", ""), ("b", f"dataset_kwargs: {other}\n")):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"task: {name}\nclass: !function lmms_flow.harness.flow_task.FlowTask\n"
+            f"base: flowbench_object_count\nflow: blind\n{extra}"
+        )
+    for order in (["a", "b"], ["b", "a"]):
+        made = TaskManager(include_path=str(tmp_path), include_defaults=False, model_name=OURS)
+        tasks = made.load_task_or_group(order, "chat")
+        families = {name: tasks[name].dataset["test"][0]["family"] for name in order}
+        assert families == {"a": "object_count", "b": "action_antonym"}
+
+
+def test_arms_of_one_base_load_its_data_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    loaded: list[str] = []
+    own = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: (loaded.append(k["path"]), own(*a, **k))[1])
+    made = TaskManager(include_defaults=False, model_name=OURS)
+    made.load_task_or_group(["flowbench_flow_blind_object_count", "flowbench_flow_sham_object_count"], "chat")
+    assert len(loaded) == 1
+
+
+def test_a_base_that_filters_answers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "task: base\noutput_type: generate_until\ndataset_path: json\n"
+        "filter_list: [{name: first, filter: [{function: take_first}]}]\n"
+    )
+    with pytest.raises(RunError, match="filters answers before it scores them"):
+        load("mine", yaml_task(tmp_path, base="base", flow="video:last"))
+
+
+def test_an_arm_that_asks_in_its_own_way_is_not_the_papers_protocol(tmp_path: Path) -> None:
+    lines = {"base": "flowbench_object_count", "flow": "video:last"}
+    (task,) = load("mine", yaml_task(tmp_path, **lines)).values()
+    assert task.config.metadata["protocol"] == "paper"
+    own = "!function lmms_flow.harness.questions.doc_to_visual"
+    (task,) = load("mine", yaml_task(tmp_path, **lines, doc_to_visual=own)).values()
+    assert "protocol" not in task.config.metadata
+
+
+def test_members_of_one_short_name_keep_their_arms() -> None:
+    index: Any = {
+        "pool": {"type": "group", "task": -1},
+        "a": {"type": "python_task"},
+        **{name: {"type": "task"} for name in ("pool_one", "one")},
+    }
+    configs: Any = {"pool": {"task": ["pool_one", "one"]}, "a": {"base": "pool", "flow": "blind"}}
+    add_arms(index, configs.__getitem__)
+    arms = made_config(index, "a", configs.__getitem__)["task"]
+    assert [made_config(index, arm, configs.__getitem__)["base"] for arm in arms] == ["pool_one", "one"]
+
+
+def test_groups_written_out_and_groups_in_a_circle() -> None:
+    index: Any = {name: {"type": "group", "task": -1} for name in ("outer", "circle")}
+    index |= {name: {"type": "task"} for name in "abc"}
+    written = {"outer": ["a", {"group": "inner", "task": ["b", {"task": "c"}]}], "circle": ["a", "circle"]}
+    assert list(leaves(index, lambda name: {"task": written[name]}, "outer")) == ["a", "b", "c"]
+    assert list(leaves(index, lambda name: {"task": written[name]}, "circle")) == ["a"]
+
+
+def test_two_managers_each_make_their_own_arms(tmp_path: Path) -> None:
+    folder = yaml_task(tmp_path, base="mybase", flow="blind")
+    (tmp_path / "base.yaml").write_text("include: flowbench.yaml\ntask: mybase\n")
+    source = plugin.tasks_folder() / "flowbench" / "object_count.yaml"
+    text = source.read_text().replace("_flowbench.yaml", str(source.with_name("_flowbench.yaml")))
+    (tmp_path / "base.yaml").write_text(text.replace("flowbench_object_count", "mybase"))
+    first = TaskManager(include_path=folder, include_defaults=False, model_name=OURS)
+    TaskManager(include_defaults=False, model_name=OURS)
+    (task,) = first.load_task_or_group(["mine"], "chat").values()
+    assert task.config.metadata["base"] == "mybase"
+
+
 def test_leaves_of_groups_of_groups_and_tags() -> None:
     index: Any = {
         "all": {"type": "group", "task": -1},
@@ -211,3 +288,31 @@ def test_four_arms_decode_and_encode_each_clip_once(
     assert len(
         {(record["num_frames"], record["flops_full"]) for record in records if record["doc_id"] == 0}
     ) == (1 + single_frame)
+
+
+def test_an_arm_computes_only_what_full_attention_has_not(tmp_path: Path) -> None:
+    """cross_frame in the second half: of layers 2 to 6 one row each, whose output nobody uses."""
+    from lmms_eval.evaluator import simple_evaluate
+
+    from lmms_flow.engine import decoder_layers, find_decoder
+    from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+
+    rows: dict[int, list[int]] = {}
+    model = LlavaVidFlow(pretrained="flow-tiny", records="none", device="cpu")
+    model._check([type("Request", (), {"metadata": {"flow": "blind"}})])  # its self-check runs rows too
+    for number, layer in enumerate(decoder_layers(find_decoder(model.model)), 1):
+        layer.register_forward_hook(
+            lambda module, args, out, number=number: rows.setdefault(number, []).append(
+                (out[0] if isinstance(out, tuple) else out).shape[-2]
+            )
+        )
+    simple_evaluate(
+        model=model,
+        tasks=["flowbench_object_count", "flowbench_flow_cross_frame_second_half_object_count"],
+        limit=1,
+        task_manager=TaskManager(include_defaults=False, model_name=OURS),
+    )
+    full = rows[1][0]
+    assert [len(each) for each in rows.values()] == [2] * 12
+    assert [rows[number][1] for number in range(2, 7)] == [1] * 5
+    assert all(1 < rows[number][1] < full for number in range(7, 12))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from lmms_flow.engine import Baseline, decoder_layers, find_decoder, intervene
 from lmms_flow.engine.baseline import departure
@@ -157,3 +158,19 @@ def test_a_baseline_of_another_prompt_is_not_used(other: dict[str, int]) -> None
         sparse = generate(model, prompt.tensors)
     for a, b in zip(dense.logits, sparse.logits, strict=True):
         assert difference(a, b) < TOLERANCE
+
+
+def test_a_baseline_of_other_positions_is_not_used() -> None:
+    """The same tokens, told to stand elsewhere."""
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    apart = {"position_ids": 3 * torch.arange(prompt.num_tokens)[None]}
+    flow = Flow.load("video:last@3-")
+    baseline = record(model, prompt.tensors, prompt.layout, [flow])
+    last = []
+    for engine, given in (("dense", None), ("sparse", baseline)):
+        with intervene(model, flow, prompt.layout, engine=engine, baseline=given), torch.no_grad():
+            cache = DynamicCache()
+            out = model(**prompt.tensors, **apart, past_key_values=cache, logits_to_keep=1)
+            last.append(out.logits[:, -1])
+    assert difference(*last) < TOLERANCE

@@ -21,10 +21,12 @@ from lmms_eval.api.instance import Instance
 from PIL import Image
 from safetensors.torch import load_file
 
+from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.flow import Flow
 from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.journal import read_journal
 from lmms_flow.harness.record import SampleRecord
+from lmms_flow.harness.sample import Sample
 from lmms_flow.harness.video import read_frames
 from lmms_flow.model_wrappers.image_chat import shrink
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
@@ -634,3 +636,29 @@ def test_a_template_that_refuses_the_messages_is_the_samples_error(clips: list[s
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
     line = refusal(lambda: run(load(tmp_path), [paper_messages(clips[0])[:1]], ONE_TOKEN))
     assert "roles must alternate" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"text_config": {"rms_norm_eps": 0.3}}),
+        ("generation_config.json", {"suppress_tokens": [40, 41]}),
+        ("processor_config.json", {"video_processor": {"image_mean": [0.1, 0.2, 0.3]}}),
+    ],
+)
+def test_settings_of_a_checkpoint_that_were_edited_are_noticed(
+    file: str, change: dict[str, Any], clips: list[str], tmp_path: Path
+) -> None:
+    """Not only its weights: answers of another configuration are not served."""
+    folder = tmp_path / "model"
+    shutil.copytree(flow_tiny_dir(), folder)
+    keys = []
+    for edit in ({}, {}, change):
+        values = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+        for name, value in edit.items():
+            values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
+        (folder / file).write_text(json.dumps(values))
+        model = load(folder)
+        sample = Sample(0, "t", "test", 0, {}, tuple(paper_messages(clips[0])), {})
+        keys.append(model._key(sample))
+    assert keys[0] == keys[1] != keys[2]

@@ -356,6 +356,17 @@ def test_a_flow_file_edited_in_between_is_told_and_not_served(tmp_path, log):
     assert sum("'late.yaml' changed since" in line for line in log) == 1
 
 
+def test_a_served_answer_carries_the_labels_of_this_run(tmp_path):
+    """The same meaning, written otherwise since: the key is the same, and the record says what is written now."""
+    for flow, asked in (("video:last+video:tail", ["x-0"]), ("video:tail+video:last", [])):
+        model = Model()
+        with Journal(tmp_path) as journal:
+            fields = said(flow=flow, flow_digest="d", protocol="paper")
+            ((_, record),) = make_loop(model, journal=journal, fields=fields).run([request(0, ours=True)], DOCS)
+        assert model.asked == asked
+        assert SampleRecord.from_json(record).flow == flow
+
+
 def test_the_log_tells_what_came_from_the_journal(tmp_path, log):
     for _ in range(2):
         with Journal(tmp_path) as journal:

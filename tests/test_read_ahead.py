@@ -31,7 +31,8 @@ def test_what_is_read_ahead_is_what_would_have_been_read(clips: list[str]) -> No
         for clip in wanted:
             reader.announce(clip)
         for clip in reversed(wanted):
-            frames = reader.take(clip)
+            frames, seconds = reader.take(clip)
+            assert seconds > 0
             plain = read_frames(clip.path, 4, start=0.5, end=1.5)
             assert frames.indices == plain.indices
             assert np.array_equal(frames.pixels, plain.pixels)
@@ -50,10 +51,13 @@ def test_a_clip_is_read_once_and_in_another_thread(clips: list[str], monkeypatch
     clip = Clip(clips[0], 4)
     with ReadAhead(threads=2) as reader:
         reader.announce(clip)
-        reader.announce(clip)  # another arm
-        reader.take(clip)
+        reader.announce(clip)  # another question about it
+        assert reader.take(clip)[1] > 0
+        assert reader.take(clip)[1] == 0, "its time is counted once"
         assert reads[clips[0]] == 1
         assert all(name.startswith("read-ahead") for name in threads)
+        reader.take(clip)  # taken as often as announced, then read again
+        assert reads[clips[0]] == 2
         reader.take(Clip(clips[1], 4))  # never announced: read here
     assert threading.current_thread().name in threads
 
@@ -66,7 +70,7 @@ def test_a_broken_video_is_an_error_where_it_is_asked_for(clips: list[str], tmp_
         reader.announce(Clip(clips[1], 4))
         with pytest.raises(SampleError, match=r"broken\.mp4"):
             reader.take(Clip(str(broken), 4))
-        assert len(reader.take(Clip(clips[1], 4)).indices) == 4
+        assert len(reader.take(Clip(clips[1], 4))[0].indices) == 4
 
 
 def test_leaving_ends_the_threads(clips: list[str]) -> None:

@@ -278,3 +278,23 @@ def test_layouts_and_plans_are_of_the_prompt() -> None:
     assert plan.rows(1) == (0, 1, 2, 3)
     assert plan.rows(2) == (0, 2, 3)
     assert plan.rows_read_by_last(2) == (0, 2, 3)
+
+
+def test_states_that_the_configuration_asks_for_are_whole() -> None:
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    model.config.output_hidden_states = True
+    with intervene(model, "blind", prompt.layout), torch.no_grad():
+        out = model(**prompt.tensors, logits_to_keep=1)
+    assert {states.shape[1] for states in out.hidden_states} == {prompt.num_tokens}
+
+
+def test_places_to_keep_are_not_a_number_of_them() -> None:
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    for places in (torch.tensor([1]), torch.tensor([0, 5])):
+        logits = []
+        for engine in ("dense", "sparse"):
+            with intervene(model, "blind", prompt.layout, engine=engine), torch.no_grad():
+                logits.append(model(**prompt.tensors, logits_to_keep=places).logits)
+        assert difference(*logits) < TOLERANCE

@@ -64,6 +64,16 @@ def test_other_pixels_are_encoded() -> None:
     assert (passes.run, passes.saved) == (2, 0)
 
 
+def test_a_block_within_a_block_leaves_the_outer_one_as_it_was() -> None:
+    model, make_inputs = tiny("llava", attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    with one_vision_pass(model) as outer:
+        with one_vision_pass(model) as inner:
+            generate(model, prompt.tensors)
+        generate(model, prompt.tensors)
+    assert (outer.run, outer.saved, inner.run) == (1, 1, 1)
+
+
 def test_an_error_in_the_block_puts_the_model_back() -> None:
     model, _ = tiny("llava")
     with pytest.raises(RuntimeError, match="stop"), one_vision_pass(model):

@@ -6,7 +6,7 @@ The sparse engine takes everything before that from the baseline's hidden states
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +57,7 @@ class Baseline:
 
     layers: frozenset[int]
     states: dict[int, Tensor] = field(default_factory=dict)  # layer -> what entered it, [1, token, width]
+    positions: tuple[Tensor, ...] = ()  # what layer 1 was told of them: rotary embeddings, or position ids
     cache: Any = None  # its keys and values; generated tokens may stand behind the prompt's
 
     @classmethod
@@ -85,6 +86,8 @@ class Baseline:
                 given, rest = with_hidden_states_first(args, kwargs)
                 self.states[number] = given[0].detach()
                 self.cache = rest.get("past_key_values")
+                if number == 1:
+                    self.positions = _positions(rest)
 
         return before_layer
 
@@ -108,9 +111,11 @@ class Branch:
         self.whole = whole  # layers that run in full all the same
         self.layer = max(leaves.layer, whole + 1)
 
-    def is_of(self, embeddings: Tensor) -> bool:
-        """Whether the baseline was recorded from this very prompt: what enters layer 1 is the same."""
-        return torch.equal(self.baseline.states[1], embeddings)
+    def is_of(self, embeddings: Tensor, kwargs: Mapping[str, Any]) -> bool:
+        """Whether the baseline was recorded from this very prompt: what enters layer 1 is the same, positions too."""
+        before = (self.baseline.states[1], *self.baseline.positions)
+        now = (embeddings, *_positions(kwargs))
+        return len(before) == len(now) and all(map(torch.equal, before, now))
 
     def skips(self, layer: int) -> bool:
         """Whether the baseline has already computed this layer."""
@@ -129,6 +134,15 @@ class Branch:
         stored = cache.layers[layer - 1]
         stored.lazy_initialization(keys, values)
         stored.keys, stored.values = keys, values
+
+
+def _positions(kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """What a decoder layer is told of its rows' positions."""
+    rotary = kwargs.get("position_embeddings")
+    if rotary is not None:
+        return tuple(rotary)
+    ids = kwargs.get("position_ids")
+    return () if ids is None else (ids,)
 
 
 def branch_of(baseline: Baseline | None, resolved: Sequence[ResolvedFlow], whole: int) -> Branch | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 
 import torch
 
 from ..flow import Blocks, ResolvedFlow
+from ..flow.resolve import runs_of_bits
 from .flex import BLOCK, kept_pairs
 from .strips import CHUNK_ROWS, Strip, Strips, strips_of, takes_flex
 
@@ -26,20 +29,21 @@ class RowPlan:
     @cached_property
     def entering(self) -> tuple[frozenset[int], ...]:
         """The segments that enter each layer, from layer 1 on; the last entry: those that leave the last layer."""
-        segments = self.resolved.segments
-        everything = frozenset(range(len(segments)))
-        live = frozenset({len(segments) - 1})
+        last = len(self.resolved.segments) - 1
+        live = 1 << last  # a bit set
         found = [live]
         for layer in range(self.resolved.bound.num_layers, 0, -1):
-            read = {key for query in live for key in self.read_by(query, layer)}
-            live = everything if layer <= self.undropped else live | read
+            kept = self.resolved.blocks(layer).kept
+            for query in _places(live):
+                live |= kept[query]
+            if layer <= self.undropped:
+                live = (1 << (last + 1)) - 1
             found.append(live)
-        return tuple(reversed(found))
+        return tuple(frozenset(_places(bits)) for bits in reversed(found))
 
     def read_by(self, query: int, layer: int) -> tuple[int, ...]:
         """The segments that one segment reads in a layer."""
-        blocks = self.resolved.blocks(layer)
-        return tuple(key for key in range(query + 1) if blocks.reads(query, key))
+        return tuple(_places(self.resolved.blocks(layer).kept[query]))
 
     def strips(self, layer: int) -> Strips:
         """The attention among the rows that enter a layer, in strips."""
@@ -75,6 +79,11 @@ class RowPlan:
 
     def _tokens(self, segments: frozenset[int]) -> tuple[int, ...]:
         return tuple(token for s in sorted(segments) for token in self.resolved.segments[s])
+
+
+def _places(bits: int) -> Iterator[int]:
+    """The places of the ones in a bit set."""
+    return chain.from_iterable(runs_of_bits(bits))
 
 
 @lru_cache(maxsize=256)  # most layers of a flow are alike

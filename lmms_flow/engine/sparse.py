@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..flow import ResolvedFlow
 from .baseline import Baseline, Branch, branch_of
-from .decoder import decoder_layers
+from .decoder import decoder_layers, find_decoder
 from .dense import DenseHooks, to_additive
 from .plan import RowPlan
 from .strips import Strips
@@ -71,7 +71,9 @@ class SparseHooks(DenseHooks):
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         whole = any(kwargs.get(name) is not None and kwargs[name] is not False for name in WHOLE_OUTPUT)
-        self._last_only = self._keeps_one and kwargs.get("logits_to_keep") == 1 and not whole
+        wanted = kwargs.get("logits_to_keep")  # a number of positions, or a tensor of places
+        one = isinstance(wanted, int) and wanted == 1
+        self._last_only = self._keeps_one and one and not whole and not _outputs_states(module)
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._before_decoder(module, args, kwargs)
@@ -89,7 +91,7 @@ class SparseHooks(DenseHooks):
         self._entered = None
 
     def _prepare(self, layer: int, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if layer == 1 and self._taken and not self._taken.is_of(args[0]):
+        if layer == 1 and self._taken and not self._taken.is_of(args[0], kwargs):
             self._taken = None
         if layer <= self._whole or not (self._dropping or self._on_live_cache):
             if not super()._needs_hook(layer):
@@ -100,7 +102,8 @@ class SparseHooks(DenseHooks):
             return super()._prepare(layer, args, kwargs)
         if self._on_live_cache:
             return kwargs | {"attention_mask": self._decoding_mask(layer, args[0])}
-        keys = self._rows(layer, args[0].device)
+        assert self._positions is not None  # rows are told by number on its device, wherever the layer is
+        keys = self._rows(layer, self._positions.keys.device)
         rows = keys if self._taken is None else self._take(self._taken, layer, keys, args, kwargs)
         if self._entered is None or not torch.equal(rows, self._entered):
             args[0] = _gather(args[0], self._places(rows))
@@ -185,8 +188,7 @@ class SparseHooks(DenseHooks):
         is_plain = bool((keep == causal).all()) and (not skipped or hidden.shape[1] == 1)
         if is_plain and not self._additive and not self._masks_everywhere():
             return None
-        keep = keep[:, skipped:]
-        keep = keep[:, None]
+        keep = keep[:, None, skipped:].to(hidden.device)
         return to_additive(keep, hidden.dtype) if self._additive else keep
 
     def _read_by_last(self, layer: int, columns: Tensor) -> Tensor:
@@ -254,6 +256,16 @@ def layers_with_visual_features(model: nn.Module) -> int:
     """How many of the first decoder layers a model adds visual features to (Qwen3-VL's deepstack)."""
     vision = getattr(getattr(model, "config", None), "vision_config", None)
     return len(getattr(vision, "deepstack_visual_indexes", None) or ())
+
+
+def _outputs_states(model: nn.Module) -> bool:
+    """Whether the model's configuration, or its decoder's, asks for hidden states or attentions of every call."""
+    configs = (getattr(part, "config", None) for part in (model, find_decoder(model)))
+    return any(
+        bool(getattr(config, name, False))
+        for config in configs
+        for name in ("output_hidden_states", "output_attentions")
+    )
 
 
 def has_windows(decoder: nn.Module) -> bool:

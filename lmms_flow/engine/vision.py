@@ -66,6 +66,7 @@ def one_vision_pass(model: nn.Module) -> Iterator[VisionPasses]:
     passes = VisionPasses()
     inner = getattr(model, "model", model)
     found = [name for name in ENCODERS if callable(getattr(type(inner), name, None))]
+    before = {name: vars(inner).get(name) for name in found}  # another block's, around this one
     for name in found:
         setattr(inner, name, passes.once(name, getattr(inner, name)))
     try:
@@ -73,6 +74,8 @@ def one_vision_pass(model: nn.Module) -> Iterator[VisionPasses]:
     finally:
         for name in found:
             delattr(inner, name)  # the class's own method is behind it
+            if before[name] is not None:
+                setattr(inner, name, before[name])
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -35,19 +35,22 @@ class Blocks:
     def of(cls, segments: tuple[range, ...], rectangles: Rectangles) -> Blocks:
         """The blocks that remain when the rectangles are cut from the causal triangle."""
         kept = [(1 << (t + 1)) - 1 for t in range(len(segments))]
+        at = {segment.start: s for s, segment in enumerate(segments)} | {segments[-1].stop: len(segments)}
         for keys, queries in rectangles:
-            cut = _members(segments, keys)
-            for t, segment in enumerate(segments):
-                if _inside(segment, queries):
+            cut = sum((1 << at[r.stop]) - (1 << at[r.start]) for r in keys)
+            for span in queries:
+                for t in range(at[span.start], at[span.stop]):
                     kept[t] &= ~cut
         return cls(segments, tuple(kept))
 
     def num_edges(self) -> int:
         """The number of (query, key) pairs that are kept."""
         total = 0
-        for t, bits in enumerate(self.kept):
-            rows = len(self.segments[t])
-            keys = sum(len(segment) for s, segment in enumerate(self.segments[:t]) if bits >> s & 1)
+        for t, (segment, bits) in enumerate(zip(self.segments, self.kept, strict=True)):
+            rows, before = len(segment), bits & ~(1 << t)
+            keys = sum(
+                self.segments[run[-1]].stop - self.segments[run[0]].start for run in runs_of_bits(before)
+            )
             total += rows * keys + (rows * (rows + 1) // 2 if bits >> t & 1 else 0)
         return total
 
@@ -56,12 +59,16 @@ class Blocks:
         return bool(self.kept[query] >> key & 1)
 
 
-def _inside(segment: range, span: Span) -> bool:
-    return any(r.start <= segment.start and segment.stop <= r.stop for r in span)
-
-
-def _members(segments: tuple[range, ...], span: Span) -> int:
-    return sum(1 << s for s, segment in enumerate(segments) if _inside(segment, span))
+def runs_of_bits(bits: int) -> Iterator[range]:
+    """The places of the ones in a bit set, as ranges: there are few, however many ones."""
+    place = 0
+    while bits:
+        zeros = (bits & -bits).bit_length() - 1
+        bits >>= zeros
+        ones = (~bits & (bits + 1)).bit_length() - 1
+        bits >>= ones
+        yield range(place + zeros, place + zeros + ones)
+        place += zeros + ones
 
 
 @dataclass(frozen=True)

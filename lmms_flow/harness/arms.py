@@ -91,25 +91,37 @@ def _add_leaderboard(index: Index, read: ReadConfig, prefix: str, base: str) -> 
 
 def _add_group(index: Index, read: ReadConfig, name: str, base: str, settings: Mapping[str, Any]) -> None:
     """A group of arms of a group's tasks, aggregated as the base aggregates them."""
-    members = []
-    for task in leaves(index, read, base):
-        member = f"{name}_{sub_task(task, base)}"
-        members.append(member)
+    tasks = list(dict.fromkeys(leaves(index, read, base)))
+    short = [sub_task(task, base) for task in tasks]
+    names = short if len(set(short)) == len(short) else tasks
+    members = [f"{name}_{each}" for each in names]
+    for member, task in zip(members, tasks, strict=True):
         if member not in index:
             index[member] = _entry("python_task", _task(member, task, settings))
     like = base if index[base]["type"] == "group" else None
     index[name] = _entry("group", {"group": name, "task": members}, aggregated_like=like)
 
 
-def leaves(index: Index, read: ReadConfig, name: str) -> Iterator[str]:
+def leaves(index: Index, read: ReadConfig, name: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
     """The tasks of a group or tag, groups in it included; the task itself where it is one."""
     entry = index.get(name)
     if entry is None or not _is_group(index, name):
         yield name
         return
     members = read(name)["task"] if entry.get("task", -1) == -1 else entry["task"]
+    for member in _named(members):
+        if member not in above | {name}:  # a group that holds itself is for lmms-eval to refuse
+            yield from leaves(index, read, member, above | {name})
+
+
+def _named(members: Any) -> Iterator[str]:
+    """The names in a group's list, in which tasks and groups may also be written out."""
     for member in members:
-        yield from leaves(index, read, member["task"] if isinstance(member, Mapping) else member)
+        inner = member.get("task") if isinstance(member, Mapping) else member
+        if isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, list):
+            yield from _named(inner)
 
 
 def sub_task(task: str, base: str) -> str:

@@ -30,6 +30,11 @@ from lmms_flow.harness.questions import read_record, total
 OWN = ("class", "base", "flow", "num_frames")
 LEFT_OUT = ("task", "group", "tag", "task_alias", "group_alias", "include")  # of the base
 COUNTS = ("errors", "skipped")  # samples without an answer
+ASKED = (
+    "process_results",
+    "lmms_eval_specific_kwargs",
+    "generation_kwargs",
+)  # what a protocol is, beside doc_to_*
 
 
 class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
@@ -64,7 +69,7 @@ class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
             raise RunError(
                 f"task {self.name}: its base {self.base!r} is a group of arms; name the group behind it"
             )
-        if self.num_frames is not None and (not isinstance(self.num_frames, int) or self.num_frames < 1):
+        if self.num_frames is not None and (type(self.num_frames) is not int or self.num_frames < 1):
             raise RunError(f"task {self.name}: num_frames is a whole number from 1, not {self.num_frames!r}")
         if manager.model_name and not _runs_flows(manager.model_name):
             raise RunError(
@@ -78,9 +83,17 @@ class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
         for settings in ("generation_kwargs", "lmms_eval_specific_kwargs"):
             if isinstance(own.get(settings), Mapping) and isinstance(merged.get(settings), Mapping):
                 own[settings] = {**merged[settings], **own[settings]}
-        metadata = _as_dict(base.get("metadata")) | _as_dict(config.get("metadata"))
+        if (merged | own).get("filter_list"):
+            raise RunError(
+                f"task {self.name}: its base {self.base!r} filters answers before it scores them, and a record can't "
+                "pass through that; name a base without filter_list"
+            )
+        metadata = _as_dict(base.get("metadata"))
+        if any(key.startswith("doc_to_") or key in ASKED for key in own):
+            metadata.pop("protocol", None)  # it asks in its own way
+        metadata |= _as_dict(config.get("metadata"))
         metadata |= {
-            "lmms_flow": self._takes_records or not (merged | own).get("filter_list"),
+            "lmms_flow": True,
             "base": self.base,
             "flow": self.flow,
             "flow_identity": _identity(self.flow),  # of a file: lmms-eval's cache must not know only its path
@@ -92,11 +105,20 @@ class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
 
     def download(self, dataset_kwargs: Any = None) -> None:
         """Arms of one base share its data set: some data sets take seconds to look for."""
-        if self.base in self._datasets:
-            self.dataset, self.dataset_no_image = self._datasets[self.base]
-            return
-        super().download(dataset_kwargs)
-        self._datasets[self.base] = self.dataset, self.dataset_no_image
+        settings = (
+            "dataset_path",
+            "dataset_name",
+            "process_docs",
+            "training_split",
+            "validation_split",
+            "test_split",
+        )
+        key = repr([self.base, dataset_kwargs, *(getattr(self.config, name) for name in settings)])
+        if key not in self._datasets:
+            super().download(dataset_kwargs)
+            self._datasets[key] = {name: getattr(self, name) for name in ("dataset", "dataset_no_image")}
+        for name, value in self._datasets[key].items():
+            setattr(self, name, value)
 
     def doc_to_messages(self, doc: Any, **rounds: Any) -> Any:
         """The base's messages; a video says how many frames are to be read of it, where this arm has its own number."""
@@ -111,12 +133,12 @@ class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
         """The base's scores, and the record; an answer that no flow was applied to is refused, not scored."""
         given = results[0] if isinstance(results[0], list) else results
         record = read_record(given)
-        if record.get("flow", self.flow) != self.flow or (not record and self.config.metadata["lmms_flow"]):
+        if not record or record.get("flow", self.flow) != self.flow:
             raise RunError(
                 f"task {self.name} is to be answered under the flow {self.flow!r}, and the model did not apply it"
                 " (models that do are subclasses of lmms_flow's)"
             )
-        if self._takes_records or not record:
+        if self._takes_records:
             return super().process_results(doc, results, full_docs=full_docs)
         counted = {"record": record} | {name: int(record["status"] == _STATUS[name]) for name in COUNTS}
         if record["status"] != "ok":

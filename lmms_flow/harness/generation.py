@@ -21,6 +21,8 @@ def generation_arguments(gen_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `model.generate`; greedy unless a temperature or `do_sample` says otherwise."""
     arguments = {name: gen_kwargs[name] for name in _PASSED_ON if gen_kwargs.get(name) is not None}
     arguments.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
+    # A checkpoint's own settings may say otherwise, after a fine-tuning for example.
+    arguments |= {"use_cache": True, "num_return_sequences": 1}
     temperature = float(arguments.get("temperature", 0) or 0)
     arguments["do_sample"] = bool(gen_kwargs.get("do_sample", temperature > 0)) and temperature > 0
     if not arguments["do_sample"]:

@@ -42,3 +42,12 @@ def refuse_what_it_would_hide(flow: str, digest: str, given_digest: str, on_erro
             "--use_cache would keep the empty answers of samples that failed and serve them again: leave out "
             "--use_cache (the records resume a run without it) or on_error=record"
         )
+
+
+def refuse_missing_clips(count: int) -> None:
+    """Raises RunError where the cache would keep the empty answers to questions whose clips may come later."""
+    if count and cache_in_use() is not None:
+        raise RunError(
+            f"{count} clips are missing, and --use_cache would keep their empty answers: leave out --use_cache "
+            "(the records resume a run without it), or fetch the clips first"
+        )

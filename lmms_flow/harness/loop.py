@@ -88,6 +88,7 @@ class RequestLoop:
     fields: Callable[[str, Mapping[str, Any], Sample | None], Mapping[str, Any]] = lambda *_: {}
     ahead: Callable[[list[Sample]], None] = lambda samples: None
     served: int = field(default=0, init=False)
+    missing_clips: int = field(default=0, init=False)  # samples that were skipped for it
     _ended: dict[str, Counter[str]] = field(default_factory=dict, init=False)  # status -> task -> how many
     _stale: Counter[str] = field(default_factory=Counter, init=False)
 
@@ -164,7 +165,9 @@ class RequestLoop:
             sample = unpack(request, index, docs, repeat)
             key = self.key(sample) + (f"-{repeat}" if repeat else "")
         except (SampleError, FlowError) as error:
-            failed = Outcome.failed(_as_sample_error(error, metadata))
+            failure = _as_sample_error(error, metadata)
+            self.missing_clips += failure.is_skip and isinstance(error, MissingVideoError)
+            failed = Outcome.failed(failure)
             fields = self.fields(task, metadata, sample)
             record = failed.record(task, doc_id, sample.id if sample else str(doc_id), fields)
             return _Failed(index, record, takes_records(metadata))
@@ -173,7 +176,8 @@ class RequestLoop:
         found = None if self.journal is None else self.journal.find(key)
         if found is not None:
             self.served += 1
-            return index, _host_answer(found, sample.is_ours)
+            labels = self.fields(task, metadata, sample)  # the same meaning may be written otherwise by now
+            return index, _host_answer(replace(found, task=task, **labels), sample.is_ours)
         self._look_for_other_flows(sample)
         return _Batch(((key, sample),))
 

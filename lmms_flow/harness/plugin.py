@@ -106,6 +106,8 @@ def _patch(module: ModuleType) -> None:
         return index
 
     def _get_config(self: Any, name: str) -> Any:
+        global _task_manager
+        _task_manager = weakref.ref(self)  # whose task is made next, where there are several managers
         made = made_config(self.task_index, name, lambda base: from_file(self, base))
         return from_file(self, name) if made is None else made
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
 from types import TracebackType
 
 from lmms_flow.harness.video import Frames, read_frames
@@ -21,13 +22,15 @@ class Clip:
     end: float | None = None
     sampling: str = "midpoints"
 
-    def read(self) -> Frames:
-        """Decodes them; see `read_frames` for what it raises."""
-        return read_frames(self.path, self.num_frames, self.start, self.end, self.sampling)
+    def read(self) -> tuple[Frames, float]:
+        """The frames, and the seconds that it took to decode them; see `read_frames` for what it raises."""
+        start = time.perf_counter()
+        frames = read_frames(self.path, self.num_frames, self.start, self.end, self.sampling)
+        return frames, time.perf_counter() - start
 
 
 class ReadAhead:
-    """A few reading threads. A clip is read once, when it is announced or else when it is asked for.
+    """A few reading threads. A clip that is announced several times is read once and kept until it was taken as often.
 
     What goes wrong in a thread is raised where the clip is asked for.
     """
@@ -37,20 +40,32 @@ class ReadAhead:
         self._threads = ThreadPoolExecutor(
             threads or max(1, min(4, cores - 1)), thread_name_prefix="read-ahead"
         )
-        self._coming: dict[Clip, Future[Frames]] = {}
-        self._lock = Lock()
+        self._coming: dict[Clip, Future[tuple[Frames, float]]] = {}
+        self._wanted: Counter[Clip] = Counter()
+        self._taken: set[Clip] = set()
 
     def announce(self, clip: Clip) -> None:
         """Starts to read a clip that will be asked for soon."""
-        with self._lock:
-            if clip not in self._coming:
-                self._coming[clip] = self._threads.submit(clip.read)
+        self._wanted[clip] += 1
+        if clip not in self._coming:
+            self._coming[clip] = self._threads.submit(clip.read)
 
-    def take(self, clip: Clip) -> Frames:
-        """The clip's frames; they are not kept."""
-        with self._lock:
-            coming = self._coming.pop(clip, None)
-        return clip.read() if coming is None else coming.result()
+    def take(self, clip: Clip) -> tuple[Frames, float]:
+        """The clip's frames, and the seconds that they took to read: 0 for all but the first that takes them."""
+        coming = self._coming.get(clip)
+        if coming is None:
+            return clip.read()
+        first = clip not in self._taken
+        self._taken.add(clip)
+        self._wanted[clip] -= 1
+        if self._wanted[clip] <= 0:
+            self._forget(clip)
+        frames, seconds = coming.result()
+        return frames, seconds if first else 0.0
+
+    def _forget(self, clip: Clip) -> None:
+        del self._coming[clip], self._wanted[clip]
+        self._taken.discard(clip)
 
     def __enter__(self) -> ReadAhead:
         return self
