@@ -176,8 +176,7 @@ class Answerer:
         baseline = baselines.get(id(batch[0].question)) if len(batch) == 1 else None
         with vision.of([one.question for one in batch]) as encoding:
             if baseline is not None and batch[0].resolved is not None and not baseline.states:
-                with baseline.recording(self.model):  # its full-attention arm was answered by an earlier run
-                    self.model.generate(**inputs, **{**generation, "max_new_tokens": 1})
+                baseline = self._record(baseline, inputs, generation)
             start, encoded_before = time.perf_counter(), vision.passes.seconds
             with self._under(batch, baseline), _seeded(batch, gen_kwargs):
                 out = self.model.generate(
@@ -200,11 +199,13 @@ class Answerer:
             for one, answer, row in zip(batch, answers, probabilities, strict=True)
         ]
 
-    def _record(self, baseline: Baseline, inputs: Mapping[str, Tensor]) -> Baseline | None:
+    def _record(
+        self, baseline: Baseline, inputs: Mapping[str, Tensor], generation: Mapping[str, Any]
+    ) -> Baseline | None:
         """Records a baseline whose full-attention arm was answered by an earlier run; None if memory is too short."""
         try:
             with baseline.recording(self.model):
-                self.model(**inputs, use_cache=True, logits_to_keep=1)
+                self.model.generate(**inputs, **{**generation, "max_new_tokens": 1})
         except torch.OutOfMemoryError:
             logger.warning("out of memory for full attention: the arm runs on its own")
             return None
