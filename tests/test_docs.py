@@ -50,6 +50,15 @@ def test_the_docs_give_the_benchmarks_figures() -> None:
     printed = [float(x) for x in re.findall(r"\| ([0-9.]+) \|$", page, re.MULTILINE)]
     measured = {row["what"]: row["times faster"] for row in rows}
     assert len(printed) == len(measured)
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    closed, swept = (
+        next(v for k, v in measured.items() if k.startswith(name)) for name in ("prefill", "sweep")
+    )
+    assert f"is {closed:.1f} times faster than the stock model" in readme
+    assert f"{swept:.0f} times faster than one masked forward each" in readme
+    overhead = json.loads((ROOT / "benchmarks/results/overhead.json").read_text())["figures"]
+    assert f"adds {overhead['plug-in at the start of lmms-eval, ms']:.0f} ms" in page
+    assert f"takes {overhead['groups, resolving and planning of one prompt, ms']:.1f} ms" in page
     assert sorted(printed) == pytest.approx(sorted(measured.values()), rel=0.01)
 
 
