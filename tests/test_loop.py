@@ -362,7 +362,9 @@ def test_a_served_answer_carries_the_labels_of_this_run(tmp_path):
         model = Model()
         with Journal(tmp_path) as journal:
             fields = said(flow=flow, flow_digest="d", protocol="paper")
-            ((_, record),) = make_loop(model, journal=journal, fields=fields).run([request(0, ours=True)], DOCS)
+            ((_, record),) = make_loop(model, journal=journal, fields=fields).run(
+                [request(0, ours=True)], DOCS
+            )
         assert model.asked == asked
         assert SampleRecord.from_json(record).flow == flow
 
