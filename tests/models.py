@@ -311,7 +311,8 @@ def _qwen_vl(kind: str, text: str) -> Callable[[int], Any]:
     if kind == "Qwen2_5_VL":
         vision |= {"window_size": 2 * 2 * PATCH_SIZE, "fullatt_block_indexes": [1]}
     if kind == "Qwen3VL":
-        vision |= {"num_position_embeddings": PATCHES**2, "deepstack_visual_indexes": [0]}
+        # Features are added behind two decoder layers: no row may be dropped before the third.
+        vision |= {"depth": 3, "num_position_embeddings": PATCHES**2, "deepstack_visual_indexes": [0, 1]}
         rope["mrope_interleaved"] = True
         extra["head_dim"] = 16
 
