@@ -10,6 +10,7 @@ import pytest
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
+from lmms_flow.assets import flowbench_dir
 from lmms_flow.harness import plugin
 from lmms_flow.harness.errors import RunError
 from lmms_flow.model_wrappers.answering import Answerer
@@ -125,3 +126,20 @@ def test_a_flow_in_the_task_and_another_in_the_arguments_is_refused(answered: li
         evaluate(None, task=arm, flow="sham")
     assert not answered
     assert {record["flow"] for record in said(evaluate(None, task=arm, flow="blind"))} == {"blind"}
+
+
+def test_empty_answers_to_missing_clips_are_not_kept(answered: list[int], tmp_path: Path) -> None:
+    rows = (flowbench_dir() / "object_count.jsonl").read_text().splitlines()[:3]
+    lost = json.dumps(json.loads(rows[1]) | {"video": "clips/not-handed-out.mp4"})
+    (tmp_path / "rows.jsonl").write_text("\n".join([rows[0], lost, rows[2]]) + "\n")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text(
+        "task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTask\n"
+        f"base: {TASK}\nflow: video:last\nmetadata: {{missing_clips: skip}}\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
+    )
+    include = f"{tmp_path}/tasks"
+    with pytest.raises(RunError, match="1 clips are missing, and --use_cache would keep"):
+        evaluate(task="mine", include=include)
+    records = said(evaluate(None, task="mine", include=include))
+    assert [record["status"] for record in records] == ["ok", "skipped", "ok"]

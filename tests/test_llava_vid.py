@@ -662,3 +662,13 @@ def test_settings_of_a_checkpoint_that_were_edited_are_noticed(
         sample = Sample(0, "t", "test", 0, {}, tuple(paper_messages(clips[0])), {})
         keys.append(model._key(sample))
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_sampled_answer_depends_on_its_question_alone(clips: list[str]) -> None:
+    """Not on what ran before it, else a run that was killed would go on with other answers."""
+    sampled = {**GEN_KWARGS, "max_new_tokens": 6, "do_sample": True, "temperature": 5.0}
+    first, second = paper_messages(clips[0]), paper_messages(clips[1], PAPER_TEXT.replace("?", "??"))
+    together = run(load("flow-tiny"), [first, second, first], sampled)
+    alone = run(load("flow-tiny"), [second], sampled)
+    assert together[1].answer == alone[0].answer
+    assert together[1].answer != together[0].answer, "nothing was drawn"
