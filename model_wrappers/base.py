@@ -7,11 +7,9 @@ docs/adding-a-model.md.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -37,6 +35,7 @@ from .answering import Answerer
 from .arguments import ModelArguments, read_arguments
 from .chat import VideoChat
 from .flows import Flows
+from .identity import checkpoint_identity
 
 SMALL_MODEL = 50_000_000  # parameters
 
@@ -132,7 +131,7 @@ class FlowModel(lmms):  # type: ignore[misc]
         same = not sample.metadata.get("num_frames") and beams == 1
         return alone and same and sample.question in with_baseline
 
-    def _check(self, requests: list[Any] = ()) -> None:  # type: ignore[assignment]
+    def _check(self, requests: Sequence[Any] = ()) -> None:
         """Shows once, before the first flow is run, that cuts reach this model."""
         texts = {self.flow.text, *((request.metadata or {}).get("flow") for request in requests)}
         if self._is_checked or texts <= {"none", None}:
@@ -297,12 +296,8 @@ class FlowModel(lmms):  # type: ignore[misc]
     @cached_property
     def _weights(self) -> str:
         """What tells this checkpoint from another that is loaded under the same name."""
-        commit = getattr(self.model.config, "_commit_hash", None)
-        here = (weight.detach() for weight in self.model.parameters() if not weight.is_meta)  # not offloaded
-        marks = [float(weight.flatten()[:1024].float().sum()) for weight in here]
-        settings = [self.model.config, getattr(self.model, "generation_config", None), *self.chat.settings]
-        told = [part.to_dict() if hasattr(part, "to_dict") else None for part in settings]
-        return f"{self.checkpoint}@{commit or self.args.revision}:{digest([marks, _plain(told), self.vocabulary])}"
+        name = f"{self.checkpoint}@{self.args.revision}"
+        return checkpoint_identity(name, self.model, self.chat.settings, self.vocabulary)
 
     def _key(self, sample: Sample, with_baseline: frozenset[QuestionId] = frozenset()) -> str:
         clip = self.clip(sample)
@@ -324,12 +319,6 @@ class FlowModel(lmms):  # type: ignore[misc]
     def vocabulary(self) -> dict[str, int]:
         """Token to id."""
         return dict(self.chat.tokenizer.get_vocab())
-
-
-def _plain(settings: Any) -> str:
-    """Settings as text, without where they were loaded from."""
-    text = json.dumps(settings, default=str, sort_keys=True)
-    return re.sub(r'"(_name_or_path|name_or_path|_commit_hash)": [^,}]*', "", text)
 
 
 __all__ = ["FlowModel", "ModelArguments", "VideoChat"]
