@@ -168,10 +168,13 @@ def _only_prints(arguments: Sequence[str]) -> bool:
     return any(argument in ("-h", "--help") or argument.startswith("--power") for argument in arguments)
 
 
-def _result_files(args: Any) -> set[Path]:
-    """The host only logs where it can't write its results, so their files are counted."""
+def _result_files(args: Any) -> set[tuple[Path, int]]:
+    """The host only logs where it can't write its results, so their files and times of change are compared.
+
+    Its names have seconds: a second run in the same one writes the same file.
+    """
     if args is None or not args.output_path:
         return set()
     with contextlib.suppress(OSError):
-        return set(Path(args.output_path).rglob("*_results.json"))
+        return {(file, file.stat().st_mtime_ns) for file in Path(args.output_path).rglob("*_results.json")}
     return set()

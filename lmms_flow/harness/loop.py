@@ -22,42 +22,17 @@ from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.sample import (
     Outcome,
-    QuestionId,
     Sample,
     describe,
-    question_of,
     takes_records,
     unpack,
 )
+from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
 
-HostAnswer = str | list[str]
 BATCHES_AHEAD = 3  # looked at while another is answered: enough for reading threads, little to hold
 
 # Failed samples of this process by task, since a stock task scores them as wrong answers and says nothing.
 failures: Counter[str] = Counter()
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """A sample that ended before it could be asked for."""
-
-    index: int
-    record: SampleRecord
-    ours: bool
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Samples that are answered together, each with its key."""
-
-    keyed: tuple[tuple[str, Sample], ...]
-
-    @property
-    def samples(self) -> list[Sample]:
-        return [sample for _, sample in self.keyed]
-
-
-_Step = tuple[int, HostAnswer] | _Failed | _Batch
 
 
 @dataclass
@@ -120,41 +95,41 @@ class RequestLoop:
 
     def _settled(self, requests: Sequence[Any], docs: Mapping[str, Any]) -> Iterator[tuple[int, HostAnswer]]:
         """The steps one after another, some batches behind what is looked at, so that videos are read ahead."""
-        waiting: deque[_Step] = deque()
+        waiting: deque[Step] = deque()
         batches = 0
         for step in self._steps(requests, docs):
             waiting.append(step)
-            if isinstance(step, _Batch):
+            if isinstance(step, Batch):
                 batches += 1
                 self.ahead(step.samples)
-            while waiting and (batches > BATCHES_AHEAD or not isinstance(waiting[0], _Batch)):
-                batches -= isinstance(waiting[0], _Batch)
+            while waiting and (batches > BATCHES_AHEAD or not isinstance(waiting[0], Batch)):
+                batches -= isinstance(waiting[0], Batch)
                 yield from self._finish(waiting.popleft())
         for step in waiting:
             yield from self._finish(step)
 
-    def _steps(self, requests: Sequence[Any], docs: Mapping[str, Any]) -> Iterator[_Step]:
+    def _steps(self, requests: Sequence[Any], docs: Mapping[str, Any]) -> Iterator[Step]:
         batch: list[tuple[str, Sample]] = []
         questions = 0
-        for repeat, indices in _by_question(requests):
+        for repeat, indices in by_question(requests):
             pending: list[tuple[str, Sample]] = []
             for index in indices:
                 step = self._look_up(index, requests[index], docs, repeat)
-                if isinstance(step, _Batch):
+                if isinstance(step, Batch):
                     pending += step.keyed
                 else:
                     yield step
             if not pending:
                 continue
-            if batch and (questions == self.batch_size or not _same_batch(batch[-1][1], pending[0][1])):
-                yield _Batch(tuple(batch))
+            if batch and (questions == self.batch_size or not same_batch(batch[-1][1], pending[0][1])):
+                yield Batch(tuple(batch))
                 batch, questions = [], 0
             batch += pending
             questions += 1
         if batch:
-            yield _Batch(tuple(batch))
+            yield Batch(tuple(batch))
 
-    def _look_up(self, index: int, request: Any, docs: Mapping[str, Any], repeat: int) -> _Step:
+    def _look_up(self, index: int, request: Any, docs: Mapping[str, Any], repeat: int) -> Step:
         """The sample's answer from the journal, how it failed, or a batch of it alone."""
         metadata = request.metadata or {}
         if metadata.get("__padding_only__"):
@@ -170,7 +145,7 @@ class RequestLoop:
             failed = Outcome.failed(failure)
             fields = self.fields(task, metadata, sample)
             record = failed.record(task, doc_id, sample.id if sample else str(doc_id), fields)
-            return _Failed(index, record, takes_records(metadata))
+            return Failed(index, record, takes_records(metadata))
         except Exception as error:
             raise self._crash(f"task {task}, document {doc_id}", error) from error
         found = None if self.journal is None else self.journal.find(key)
@@ -179,13 +154,13 @@ class RequestLoop:
             labels = self.fields(task, metadata, sample)  # the same meaning may be written otherwise by now
             return index, _host_answer(replace(found, task=task, **labels), sample.is_ours)
         self._look_for_other_flows(sample)
-        return _Batch(((key, sample),))
+        return Batch(((key, sample),))
 
-    def _finish(self, step: _Step) -> Iterator[tuple[int, HostAnswer]]:
+    def _finish(self, step: Step) -> Iterator[tuple[int, HostAnswer]]:
         """The answers of a step; a batch is answered now."""
         if isinstance(step, tuple):
             yield step
-        elif isinstance(step, _Failed):
+        elif isinstance(step, Failed):
             self._keep("", step.record)
             self._raise_if_failed([step.record])
             yield step.index, _host_answer(step.record, step.ours)
@@ -277,29 +252,9 @@ class RequestLoop:
                 log(f"{sum(count for _, count in by_task)} of {total} samples {verb} ({tasks})")
 
 
-def _by_question(requests: Sequence[Any]) -> Iterator[tuple[int, list[int]]]:
-    """The places of the requests, arms of one question together, with how often each was asked before."""
-    seen: Counter[tuple[str, str, int]] = Counter()
-    questions: dict[tuple[QuestionId, int], list[int]] = {}
-    for index, request in enumerate(requests):
-        _, _, _, doc_id, task, split = request.args
-        repeat = 0
-        if not (request.metadata or {}).get("__padding_only__"):
-            repeat = seen[task, split, doc_id]
-            seen[task, split, doc_id] += 1
-        question = question_of(task, split, doc_id, request.metadata)
-        questions.setdefault((question, repeat), []).append(index)
-    for (_, repeat), indices in questions.items():
-        yield repeat, indices
-
-
 def _host_answer(record: SampleRecord, ours: bool) -> HostAnswer:
     answer = record.answer if record.status == "ok" else ""
     return [answer, record.to_json()] if ours else answer
-
-
-def _same_batch(one: Sample, other: Sample) -> bool:
-    return one.question[:2] == other.question[:2] and one.gen_kwargs == other.gen_kwargs
 
 
 def _timed(outcome: Outcome, milliseconds: float) -> Outcome:
