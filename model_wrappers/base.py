@@ -17,12 +17,12 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 from accelerate import Accelerator
-from lmms_eval.api.model import lmms
 from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
 from lmms_flow.flow import Flow, FlowError
+from lmms_flow.harness import host
 from lmms_flow.harness.errors import RunError, SampleError, SkippedSampleError
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
 from lmms_flow.harness.journal import Journal
@@ -40,7 +40,10 @@ from .identity import checkpoint_identity
 SMALL_MODEL = 50_000_000  # parameters
 
 
-class FlowModel(lmms):  # type: ignore[misc]
+_HostModel: Any = host.MODEL_BASE.take()
+
+
+class FlowModel(_HostModel):  # type: ignore[misc]
     """A VideoLLM of transformers that runs under a flow."""
 
     is_simple = False
@@ -113,7 +116,7 @@ class FlowModel(lmms):  # type: ignore[misc]
         """The questions that some request asks under full attention, from the model's number of frames."""
         found = set()
         for request in requests:
-            _, _, gen_kwargs, doc_id, task, split = request.args
+            _, _, gen_kwargs, doc_id, task, split = host.arguments_of(request)
             metadata = request.metadata or {}
             text = metadata.get("flow") or self.flow.text
             if (

@@ -20,15 +20,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lmms_eval.api.task import ConfigurableMessagesTask
-
 from lmms_flow.flow.language import is_file
-from lmms_flow.harness import plugin
+from lmms_flow.harness import host, plugin
 from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.questions import read_record, total
 
 OWN = ("class", "base", "flow", "num_frames")
 LEFT_OUT = ("task", "group", "tag", "task_alias", "group_alias", "include")  # of the base
+_HostTask: Any = host.TASK_BASE.take()
 COUNTS = ("errors", "skipped")  # samples without an answer
 ASKED = (
     "process_results",
@@ -37,7 +36,7 @@ ASKED = (
 )  # what a protocol is, beside doc_to_*
 
 
-class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
+class FlowTask(_HostTask):  # type: ignore[misc]
     """An arm: the base's documents, prompts and scores, answered under a flow by a model of this package."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -50,30 +49,31 @@ class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
                 f"task {self.name}: lmms-eval has no task manager in which its base could be found"
             )
         self._check(manager)
-        base = copy.deepcopy(dict(manager._get_config(self.base)))
+        base = copy.deepcopy(host.config_of(manager, self.base))
         if "class" in base:
             raise RunError(
                 f"task {self.name}: its base {self.base!r} is made by a class; name the task behind it"
             )
         self._takes_records = bool(_as_dict(base.get("metadata")).get("lmms_flow"))
         self._datasets = _DATASETS.setdefault(manager, {})
-        super().__init__(config=self._merged(base, config), model_name=manager.model_name)
+        super().__init__(config=self._merged(base, config), model_name=host.model_name_of(manager))
 
     def _check(self, manager: Any) -> None:
         line = "write four lines: task, class, base (a task of lmms-eval) and flow"
         if not self.base or not self.flow:
             raise RunError(f"task {self.name}: it has no {'flow' if self.base else 'base'}; {line}")
-        if self.base not in manager.task_index:
+        index, model = host.index_of_tasks(manager), host.model_name_of(manager)
+        if self.base not in index:
             raise RunError(f"task {self.name}: there is no task {self.base!r} to be its base")
-        if manager.task_index[self.base]["type"] in ("group", "tag"):
+        if index[self.base]["type"] in ("group", "tag"):
             raise RunError(
                 f"task {self.name}: its base {self.base!r} is a group of arms; name the group behind it"
             )
         if self.num_frames is not None and (type(self.num_frames) is not int or self.num_frames < 1):
             raise RunError(f"task {self.name}: num_frames is a whole number from 1, not {self.num_frames!r}")
-        if manager.model_name and not _runs_flows(manager.model_name):
+        if model and not _runs_flows(model):
             raise RunError(
-                f"task {self.name} runs under the flow {self.flow!r}, which the model {manager.model_name!r} can't "
+                f"task {self.name} runs under the flow {self.flow!r}, which the model {model!r} can't "
                 f"apply (models that can: {', '.join(plugin.MODELS)}, or a subclass of theirs)"
             )
 
@@ -152,10 +152,8 @@ _DATASETS: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDicti
 
 def _runs_flows(model: str) -> bool:
     """Whether a model of lmms-eval applies flows; a name that it does not know is for it to refuse."""
-    from lmms_eval.models import get_model
-
     try:
-        return bool(getattr(get_model(model), "runs_flows", False))
+        return bool(getattr(host.GET_MODEL.take()(model), "runs_flows", False))
     except ValueError:
         return True
 

@@ -6,26 +6,15 @@ can change behind the same arguments is refused: an edited flow file, and answer
 
 from __future__ import annotations
 
-import sys
-
 from lmms_flow.flow.language import is_file
+from lmms_flow.harness import host
 from lmms_flow.harness.errors import RunError
 
 
 def cache_in_use() -> str | None:
-    """The folder of the cache of the evaluation that is being set up; None where there is none.
-
-    lmms-eval tells its models nothing of it, so it is read off the evaluation that this call came from.
-    """
-    frame = sys._getframe()
-    while frame is not None:
-        if (
-            frame.f_code.co_name == "simple_evaluate"
-            and frame.f_globals.get("__name__") == "lmms_eval.evaluator"
-        ):
-            return frame.f_locals.get("use_cache")
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+    """The folder of the cache of the evaluation that is being set up; None where there is none."""
+    asked = host.evaluation()
+    return None if asked is None else asked["use_cache"]
 
 
 def refuse_what_it_would_hide(flow: str, digest: str, given_digest: str, on_error: str) -> None:

@@ -17,6 +17,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_flow.flow import FlowError
+from lmms_flow.harness import host
 from lmms_flow.harness.errors import MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.record import SampleRecord
@@ -132,9 +133,9 @@ class RequestLoop:
     def _look_up(self, index: int, request: Any, docs: Mapping[str, Any], repeat: int) -> Step:
         """The sample's answer from the journal, how it failed, or a batch of it alone."""
         metadata = request.metadata or {}
-        if metadata.get("__padding_only__"):
+        if host.is_padding(request):
             return index, ""  # only evens out the ranks; nobody reads it
-        _, _, _, doc_id, task, _ = request.args
+        _, _, _, doc_id, task, _ = host.arguments_of(request)
         sample = None
         try:
             sample = unpack(request, index, docs, repeat)
