@@ -146,7 +146,7 @@ def _of_sub_task(
     end: float | None = None,
 ) -> Question:
     """A row of TVBench or MVBench: the answer repeats a candidate, and rows have no ids."""
-    candidates = [str(text) for text in row["candidates"]]
+    candidates = list(row["candidates"])
     return Question(
         id=f"{sub_task}-{index}",
         video=video,

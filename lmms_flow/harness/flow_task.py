@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import threading
 import weakref
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from lmms_flow.flow.language import is_file
-from lmms_flow.harness import host, plugin
-from lmms_flow.harness.errors import RunError
+from lmms_flow.harness import host, loop, plugin
+from lmms_flow.harness.errors import RunError, one_line
 from lmms_flow.harness.questions import read_record, total
+from lmms_flow.harness.sample import describe
 
 OWN = ("class", "base", "flow", "num_frames")
 LEFT_OUT = ("task", "group", "tag", "task_alias", "group_alias", "include")  # of the base
@@ -43,6 +45,7 @@ class FlowTask(_HostTask):  # type: ignore[misc]
         self.name, self.base = str(config["task"]), str(config.get("base") or "")
         self.flow = str(config.get("flow") or "")
         self.num_frames = config.get("num_frames")
+        self._asking, self._scoring = False, threading.local()  # documents are scored in threads
         manager = plugin.task_manager()
         if manager is None:
             raise RunError(
@@ -122,12 +125,34 @@ class FlowTask(_HostTask):  # type: ignore[misc]
 
     def doc_to_messages(self, doc: Any, **rounds: Any) -> Any:
         """The base's messages; a video says how many frames are to be read of it, where this arm has its own number."""
-        messages = super().doc_to_messages(doc, **rounds)
+        self._asking = True
+        try:
+            messages = super().doc_to_messages(doc, **rounds)
+        finally:
+            self._asking = False
         if self.num_frames is None:
             return messages
         return [
             {**message, "content": _with_frames(message["content"], self.num_frames)} for message in messages
         ]
+
+    def fewshot_context(self, doc: Any, *args: Any, **kwargs: Any) -> Any:
+        """The base's; nothing for a broken document while lmms-eval lists its requests. Asking for it fails later."""
+        try:
+            return super().fewshot_context(doc, *args, **kwargs)
+        except Exception:
+            if self._asking:
+                raise
+            return ""
+
+    def doc_to_target(self, doc: Any) -> Any:
+        """The base's; nothing for a broken document where lmms-eval writes its log. Scoring one fails."""
+        try:
+            return super().doc_to_target(doc)
+        except Exception:
+            if getattr(self._scoring, "now", False):
+                raise
+            return ""
 
     def process_results(self, doc: Any, results: Any, full_docs: Any = None) -> Any:
         """The base's scores, and the record; an answer that no flow was applied to is refused, not scored."""
@@ -140,10 +165,18 @@ class FlowTask(_HostTask):  # type: ignore[misc]
             )
         if self._takes_records:
             return super().process_results(doc, results, full_docs=full_docs)
-        counted = {"record": record} | {name: int(record["status"] == _STATUS[name]) for name in COUNTS}
         if record["status"] != "ok":
-            return counted
-        return counted | super().process_results(doc, [given[0]], full_docs=full_docs)
+            return _counted(record)
+        self._scoring.now = True
+        try:
+            scores = super().process_results(doc, [given[0]], full_docs=full_docs)
+        except Exception as error:
+            reason = f"document {record.get('doc_id')} can't be scored ({describe(error)})"
+            loop.fail(self.name, reason)
+            return _counted({**record, "status": "error", "reason": one_line(reason)})
+        finally:
+            self._scoring.now = False
+        return _counted(record) | scores
 
 
 _STATUS = {"errors": "error", "skipped": "skipped"}
@@ -156,6 +189,10 @@ def _runs_flows(model: str) -> bool:
         return bool(getattr(host.GET_MODEL.take()(model), "runs_flows", False))
     except ValueError:
         return True
+
+
+def _counted(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"record": record} | {name: int(record["status"] == _STATUS[name]) for name in COUNTS}
 
 
 def _counts() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ package imports lmms_eval or knows the shape of what it hands over.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import sys
@@ -19,6 +20,7 @@ from lmms_flow.harness.errors import RunError
 from lmms_flow.versions import installed_version, what_to_install
 
 TASKS_MODULE = "lmms_eval.tasks"
+_TAUGHT = "_lmms_flow_keys_are_known"
 
 
 class HostError(RunError):
@@ -63,6 +65,11 @@ class Seam:
         if self.parameters:
             self._check_parameters(found)
         return found
+
+    def owner(self) -> Any:
+        """What has it as an attribute: its module, or a class."""
+        above, _, _ = self.name.rpartition(".")
+        return Seam(self.module, above, self.use).take() if above else importlib.import_module(self.module)
 
     def _check_parameters(self, found: Any) -> None:
         try:
@@ -112,7 +119,36 @@ EVALUATE = Seam(
     "lmms_eval.evaluator",
     "simple_evaluate",
     "know what a run was asked for",
-    ("use_cache", "gen_kwargs", "num_fewshot", "system_instruction", "apply_chat_template", "cache_requests"),
+    (
+        "use_cache",
+        "gen_kwargs",
+        "num_fewshot",
+        "system_instruction",
+        "apply_chat_template",
+        "fewshot_as_multiturn",
+        "cache_requests",
+        "force_simple",
+        "max_tokens",
+        "torch_random_seed",
+    ),
+)
+CACHE_RUN = Seam(
+    "lmms_eval.caching.response_cache",
+    "ResponseCache.execute",
+    "keep answers of another model out of --use_cache",
+    ("lm", "requests"),
+)
+CACHE_KEY = Seam(
+    "lmms_eval.caching.response_cache",
+    "compute_cache_key",
+    CACHE_RUN.use,
+    ("task_name", "doc_id", "idx"),
+)
+PARSE_STRING = Seam(
+    "lmms_eval.utils",
+    "simple_parse_args_string",
+    "read --gen_kwargs as lmms-eval reads them",
+    ("args_string",),
 )
 MVBENCH_FOLDERS = Seam("lmms_eval.tasks.mvbench.utils", "DATA_LIST", "find the clips of MVBench")
 
@@ -231,3 +267,41 @@ def evaluation() -> Mapping[str, Any] | None:
 
 def _asked() -> list[str]:
     return list(inspect.signature(EVALUATE.take()).parameters)
+
+
+# Its response cache
+
+
+def teach_cache(keys_of: str) -> None:
+    """Makes lmms-eval's cache know what it can't: a model's method of the name `keys_of` tells a key for each request.
+
+    The method takes the requests and returns a dictionary from (task, document, index) to a key, which becomes a part
+    of the cache's own: what it kept under another is not found. Models without the method are left alone.
+    """
+    execute, compute = CACHE_RUN.take(), CACHE_KEY.take()
+    module, owner = sys.modules[CACHE_RUN.module], CACHE_RUN.owner()
+    if getattr(execute, _TAUGHT, False):
+        return
+    known: dict[tuple[str, int, int], str] = {}
+
+    def taught_execute(self: Any, lm: Any, reqtype: str, requests: list[Any]) -> Any:
+        tell = getattr(lm, keys_of, None)
+        known.update({} if tell is None else tell(requests))
+        try:
+            return execute(self, lm=lm, reqtype=reqtype, requests=requests)
+        finally:
+            known.clear()
+
+    def taught_key(*args: Any, **parts: Any) -> str:
+        own = compute(*args, **parts)
+        if not known:
+            return own  # type: ignore[no-any-return]
+        try:
+            ours = known[parts["task_name"], parts["doc_id"], parts["idx"]]
+        except KeyError:
+            raise HostError("key by task, document and index for each request", CACHE_KEY.use) from None
+        return hashlib.sha256(f"{own}:{ours}".encode()).hexdigest()
+
+    setattr(taught_execute, _TAUGHT, True)
+    owner.execute = taught_execute
+    setattr(module, CACHE_KEY.name, taught_key)

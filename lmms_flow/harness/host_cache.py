@@ -1,7 +1,8 @@
 """lmms-eval's own response cache (`--use_cache`), and what may not be run under it.
 
-Its keys know the literal `--model_args` and a task's configuration, and it answers without asking the model. So what
-can change behind the same arguments is refused: an edited flow file, and answers that failed.
+Its keys know the literal `--model_args` and a task's configuration, and it answers without asking the model. So a model
+of ours tells it the keys of its records, which know the weights, the videos and the rest. What would still be wrong is
+refused: a flow file whose path says nothing, and answers that failed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def refuse_what_it_would_hide(flow: str, digest: str, given_digest: str, on_erro
     """Raises RunError where the cache could serve an answer that the model would not give any more."""
     if cache_in_use() is None:
         return
+    host.teach_cache("cache_keys")
     if is_file(flow) and not given_digest:
         raise RunError(
             f"--use_cache knows the flow only by the path {flow}, so an edited file would get old answers: add "

@@ -114,6 +114,8 @@ def unpack(request: Any, index: int, docs: Mapping[str, Any], repeat: int = 0) -
         doc = docs[task][split][doc_id]
         messages = doc_to_messages(doc)
         content = tuple(_message(message) for message in messages)
+    except SampleError:
+        raise
     except (Exception, SystemExit) as error:  # stock tasks call sys.exit() where a video is missing
         raise SampleError(f"the task can't make a prompt of the document ({describe(error)})") from error
     return Sample(
