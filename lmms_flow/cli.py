@@ -177,19 +177,17 @@ def _tasks(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from lmms_eval.models import get_model
     from rich.table import Table
 
     from .engine import self_check
-    from .harness.plugin import model_manifests
+    from .harness import host
     from .report.showing import make_console
 
     if args.model not in MODELS:
         raise FlowError(
             f"--model {args.model!r} is no model of ours{nearest(args.model, MODELS)} ({', '.join(MODELS)})"
         )
-    model_manifests()
-    model = get_model(args.model).create_from_arg_string(args.model_args)
+    model = host.GET_MODEL.take()(args.model).create_from_arg_string(args.model_args)
     checks = self_check(model.model, engine=model.args.engine)
     table = Table("check", "passed", "detail", title=f"{args.model}, {model.checkpoint}")
     for check in checks:
