@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..flow import FlowError, Layout
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,16 @@ class Positions:
 
 
 def read_positions(
-    decoder: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], layouts: Sequence[Layout]
+    decoder: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    layouts: Sequence[Layout],
+    continuation: Sequence[int] = (),
 ) -> Positions:
-    """Reads them off a decoder's call. Raises FlowError where the prompt does not have the layouts' lengths."""
+    """Reads them off a decoder's call. Raises FlowError where the prompt does not have the layouts' lengths.
+
+    `continuation` says for each layout how many tokens follow the prompt in the same forward (teacher forcing).
+    """
     given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
     given = {**given, **given.get("kwargs", {})}
     embeds = given.get("inputs_embeds")
@@ -48,21 +57,26 @@ def read_positions(
         )
     attended = mask.to(torch.long)
     keys = torch.where(attended.bool(), attended.cumsum(-1) - 1, -1)
-    _check_lengths(attended.sum(-1).tolist(), spread(layouts, batch), decoding=past > 0)
+    following = spread(continuation or [0] * len(layouts), batch)
+    _check_lengths(attended.sum(-1).tolist(), spread(layouts, batch), following, decoding=past > 0)
     return Positions(keys[:, past:], keys, past)
 
 
-def spread(layouts: Sequence[Layout], batch: int) -> list[Layout]:
-    """One layout for each sample of the batch; beams and several returned sequences share their prompt's."""
-    if batch % len(layouts):
-        raise FlowError(f"{len(layouts)} layouts were given for a batch of {batch}")
-    return [layout for layout in layouts for _ in range(batch // len(layouts))]
+def spread(of_prompts: Sequence[T], batch: int) -> list[T]:
+    """One entry for each sample of the batch; beams and several returned sequences share their prompt's."""
+    if batch % len(of_prompts):
+        raise FlowError(f"{len(of_prompts)} layouts were given for a batch of {batch}")
+    return [one for one in of_prompts for _ in range(batch // len(of_prompts))]
 
 
-def _check_lengths(lengths: Sequence[int], layouts: Sequence[Layout], decoding: bool) -> None:
-    for sample, (length, layout) in enumerate(zip(lengths, layouts, strict=True)):
-        if length <= layout.num_tokens if decoding else length != layout.num_tokens:
+def _check_lengths(
+    lengths: Sequence[int], layouts: Sequence[Layout], following: Sequence[int], decoding: bool
+) -> None:
+    for sample, (length, layout, after) in enumerate(zip(lengths, layouts, following, strict=True)):
+        whole = layout.num_tokens + after
+        if length <= whole if decoding else length != whole:
             raise FlowError(
                 f"sample {sample} of the batch has a prompt of {length} tokens, its layout has {layout.num_tokens}"
+                + (f" and {after} are to follow it" if after else "")
                 + (" (a prompt is to be read in one piece)" if decoding else "")
             )
