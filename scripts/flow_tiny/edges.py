@@ -20,6 +20,7 @@ from scripts.flow_tiny.model import NUM_LAYERS
 # what one window cannot cut off, the rule cannot find.
 PLANTED = Pathway(LayerRange("1-4"), LayerRange("5-6"), LayerRange("7-12"), closed=True)
 THE_WAY = "video:question@5-6"  # through which all that is known of the video must come
+BEFORE_IT, AFTER_IT = "video:question@1-4", "video:question@7-12"
 DIRECT = ("video:last", "video:tail")
 BESIDE = ("video:gap", "question:tail")  # allowed by the closed pathway in its ranges, and not needed
 

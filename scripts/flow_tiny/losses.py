@@ -161,9 +161,7 @@ def token_losses(losses: Losses, model: LlavaNextVideoForConditionalGeneration, 
         losses.count(f"letter/{TOPICS[topic]}", hit[None])
 
 
-def unknown_losses(
-    losses: Losses, model: LlavaNextVideoForConditionalGeneration, read: Read
-) -> None:
+def unknown_losses(losses: Losses, model: LlavaNextVideoForConditionalGeneration, read: Read) -> None:
     """Where the answer has no way left, every offered letter is as likely."""
     texts, silent = read.texts, read.texts.is_choice & ~read.answerable
     if not silent.any():

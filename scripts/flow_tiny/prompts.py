@@ -144,9 +144,7 @@ def layout(
     user = text.text[slice(*text.user)]
     if before is None:
         whole = EncodedPrompt(text.text, tuple(ids), tuple(offsets), range(0), ())
-        told = range(
-            whole.first_token(len(BEFORE_VIDEO), 1), whole.first_token(text.user[0] - len(GAP), 1)
-        )
+        told = range(whole.first_token(len(BEFORE_VIDEO), 1), whole.first_token(text.user[0] - len(GAP), 1))
         whole = replace(whole, video=told, frames=(told,))
     else:
         shift = len(before.text)
