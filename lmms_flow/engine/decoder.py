@@ -32,7 +32,7 @@ def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
 def _layers(decoder: nn.Module) -> list[nn.Module]:
     layers: Any = getattr(decoder, "layers", ())
     if not isinstance(layers, Sequence | nn.ModuleList) or not all(
-        hasattr(layer, "self_attn") for layer in layers
+        isinstance(getattr(layer, "self_attn", None), nn.Module) for layer in layers
     ):
         return []
     return list(layers)

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..flow import FlowError, ResolvedFlow
+from .contract import Contract
 from .decoder import attention_implementation, decoder_layers
 from .errors import UnsupportedModelError
+from .hooks import Handles
 from .layer_call import LayerCall, ModelCall
 from .masks import keep_mask
-from .positions import Positions, read_positions
+from .positions import Positions
 
 
 class DenseHooks:
@@ -28,29 +29,25 @@ class DenseHooks:
         self, decoder: nn.Module, resolved: Sequence[ResolvedFlow], continuation: Sequence[int] = ()
     ) -> None:
         self._resolved = resolved
-        self._continuation = continuation
+        self._contract = Contract(decoder, resolved, continuation)
         self._positions: Positions | None = None
         self._prompt_masks: dict[tuple[int, int, torch.device], Tensor] = {}
         self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
         self._given: dict[tuple[int, int], tuple[Any, Tensor]] = {}
         self._additive = attention_implementation(decoder) == "eager"
-        self._handles: list[RemovableHandle] = []
+        self._handles = Handles()
         try:
-            self._handles.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
+            self._handles.before(decoder, self._before_decoder)
+            self._handles.after(decoder, self._after_decoder)
             for number, layer in enumerate(decoder_layers(decoder), 1):
-                if self._needs_hook(number):
-                    self._handles.append(
-                        layer.register_forward_pre_hook(self._layer_hook(number), with_kwargs=True)
-                    )
+                self._handles.before(layer, self._layer_hook(number))
         except BaseException:
             self.remove()
             raise
 
     def remove(self) -> None:
         """Takes every hook off and forgets the masks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._handles.remove()
         self._prompt_masks.clear()
         self._forget_step()
 
@@ -63,13 +60,22 @@ class DenseHooks:
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget_step()
-        call = ModelCall.of_decoder(module, args, kwargs)
-        layouts = [r.layout for r in self._resolved]
-        self._positions = read_positions(call, layouts, self._continuation)
+        self._positions = self._contract.check(ModelCall.of_decoder(module, args, kwargs))
+
+    def _after_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self._contract.done()
 
     def _layer_hook(self, number: int) -> Any:
+        is_needed = self._needs_hook(number)
+
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            call = self._prepare(number, LayerCall.read(layer, args, kwargs))
+            call = LayerCall.read(layer, args, kwargs)
+            self._contract.ran(number, call.cache)
+            if not is_needed:
+                return None
+            call = self._prepare(number, call)
             return call.args, dict(call.kwargs)
 
         return before_layer
@@ -85,6 +91,7 @@ class DenseHooks:
         if key not in self._given:
             mask = combine(own, keep, hidden.dtype if self._additive else None)
             if own is not None:
+                check_causal(own, self._positions)
                 self._check_rows(mask, layer)
             self._given[key] = own, mask  # `own` is held, lest another mask is given its id
         return self._given[key][1]
@@ -92,8 +99,7 @@ class DenseHooks:
     def _check_rows(self, mask: Tensor, layer: int) -> None:
         """A sliding window may hide the keys that the flow has left to a row; its softmax would then be uniform."""
         assert self._positions is not None
-        visible = (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2).any(-1)
-        bare = ~visible.any(1) & (self._positions.queries >= 0).to(mask.device)
+        bare = ~visible(mask).any(-1).any(1) & (self._positions.queries >= 0).to(mask.device)
         if bare.any():
             sample, row = bare.nonzero()[0].tolist()
             raise FlowError(
@@ -137,6 +143,23 @@ class DenseHooks:
         return self._prompt_masks[key]
 
 
+def check_causal(own: Tensor, positions: Positions | None) -> None:
+    """A flow is cut from causal attention: a mask in which tokens read later ones is none of its kind."""
+    assert positions is not None
+    rows, columns = own.shape[-2:]
+    if rows == 1:
+        return
+    later = visible(own)[:, 0].triu(columns - rows + 1)
+    if not later.any():
+        return
+    real = (positions.keys >= 0).to(own.device)  # what padding reads is of no account
+    if (later & real[:, None, -columns:] & real[:, -rows:, None]).any():
+        raise UnsupportedModelError(
+            "the model lets tokens read later ones (image tokens that read one another in both directions, or a "
+            "prefix): flows are cut from causal attention"
+        )
+
+
 def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     """A prompt's kept edges [query, key] for the rows and columns of one forward.
 
@@ -170,6 +193,11 @@ def combine(own: Any, keep: Tensor, additive: torch.dtype | None) -> Tensor:
     if own.dtype == torch.bool:
         return own & keep
     return own.masked_fill(~keep, torch.finfo(own.dtype).min)
+
+
+def visible(mask: Tensor) -> Tensor:
+    """Which edges a mask of the model's own leaves, bool."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def to_additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
