@@ -19,6 +19,7 @@ from lmms_flow.cli import main
 from lmms_flow.engine import find_decoder, intervene, keep_masks
 from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine import vision_count as vision_module
+from lmms_flow.engine.flops import flop_counter
 from lmms_flow.engine.ledger import Ledger, decoder_shape, ledger, ledger_of
 from lmms_flow.engine.vision_count import counting_vision
 from lmms_flow.engine.workload import Setting

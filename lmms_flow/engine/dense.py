@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from ..flow import FlowError, ResolvedFlow
 from .contract import Contract
@@ -29,11 +30,18 @@ class DenseHooks:
         self, decoder: nn.Module, resolved: Sequence[ResolvedFlow], continuation: Sequence[int] = ()
     ) -> None:
         self._resolved = resolved
+        self._longest = max(each.layout.num_tokens for each in resolved)
+        self._drawn: dict[
+            int, tuple[int, Tensor]
+        ] = {}  # sample -> the layer that was drawn last, and its mask
+        self._last_rows: dict[
+            tuple[int, int], Tensor
+        ] = {}  # (sample, layer) -> the last row of what was drawn
         self._contract = Contract(decoder, resolved, continuation)
         self._positions: Positions | None = None
         self._prompt_masks: dict[tuple[int, int, torch.device], Tensor] = {}
         self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
-        self._given: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+        self._given: dict[tuple[int, int, int | None], tuple[Any, Tensor]] = {}
         self._additive = attention_implementation(decoder) == "eager"
         self._handles = Handles()
         try:
@@ -49,6 +57,8 @@ class DenseHooks:
         """Takes every hook off and forgets the masks."""
         self._handles.remove()
         self._prompt_masks.clear()
+        self._drawn.clear()
+        self._last_rows.clear()
         self._forget_step()
 
     def _forget_step(self) -> None:
@@ -82,13 +92,17 @@ class DenseHooks:
 
     def _prepare(self, layer: int, call: LayerCall) -> LayerCall:
         """What a layer is called with under the flow."""
-        return call.with_parts(mask=self._mask(layer, call.mask, call.hidden))
+        return call.with_parts(mask=self._mask(layer, call))
 
-    def _mask(self, layer: int, own: Any, hidden: Tensor) -> Tensor:
+    def _mask(self, layer: int, call: LayerCall) -> Tensor:
         """What this layer is given; layers with the same cuts and the same mask of their own share it."""
+        own, hidden = call.mask, call.hidden
         keep = self._keep(layer, hidden.device)
-        key = (id(keep), id(own))
+        held = _keys_of_a_window(call.cache, layer) if own is None else None
+        key = (id(keep), id(own), held)
         if key not in self._given:
+            if held is not None:
+                keep = keep[..., -(held + hidden.shape[1]) :]
             mask = combine(own, keep, hidden.dtype if self._additive else None)
             if own is not None:
                 check_causal(own, self._positions)
@@ -123,8 +137,11 @@ class DenseHooks:
         assert positions is not None
         queries, keys = positions.queries.to(device), positions.keys.to(device)
         beams = len(queries) // len(self._resolved)
+        decoding = bool((queries.amin(-1) >= self._longest).all())
         rows = [
-            expand(self._prompt_mask(sample // beams, layer, device), queries[sample], keys[sample])
+            expand(
+                self._last_or_whole(sample // beams, layer, device, decoding), queries[sample], keys[sample]
+            )
             for sample in range(len(queries))
         ]
         keep = torch.stack(rows)
@@ -132,15 +149,39 @@ class DenseHooks:
         causal = torch.ones(queries.shape[1], num_keys, dtype=torch.bool, device=device).tril(positions.past)
         return (keep & causal)[:, None]
 
+    def _last_or_whole(self, sample: int, layer: int, device: torch.device, decoding: bool) -> Tensor:
+        """A prompt's mask; of one that is drawn anew in every layer, generated tokens need the last row alone."""
+        if not self._resolved[sample].draws or not decoding:
+            return self._prompt_mask(sample, layer, device)
+        if (
+            sample,
+            layer,
+        ) not in self._last_rows:  # the prompt was read in another way than by this engine's masks
+            self._prompt_mask(sample, layer, device)
+        return self._last_rows[sample, layer].to(device)
+
     def _prompt_mask(self, sample: int, layer: int, device: torch.device) -> Tensor:
         resolved = self._resolved[sample]
         if resolved.draws:  # a control's layers differ all: keeping them would fill the memory
-            return keep_mask(resolved, layer).to(device)
+            if self._drawn.get(sample, (0,))[0] != layer:
+                mask = keep_mask(resolved, layer)
+                self._drawn[sample] = layer, mask.to(device)
+                self._last_rows[sample, layer] = mask[-1:].clone()
+            return self._drawn[sample][1].to(device)
         first_alike = resolved.bound.cuts.index(resolved.bound.cuts[layer - 1]) + 1
         key = (sample, first_alike, device)
         if key not in self._prompt_masks:
             self._prompt_masks[key] = keep_mask(resolved, first_alike).to(device)
         return self._prompt_masks[key]
+
+
+def _keys_of_a_window(cache: Any, layer: int) -> int | None:
+    """How many keys a sliding window's cache holds, which are the latest ones; None for a cache of all keys."""
+    layers = getattr(cache, "layers", ())
+    if len(layers) < layer or not isinstance(layers[layer - 1], DynamicSlidingWindowLayer):
+        return None
+    keys = getattr(layers[layer - 1], "keys", None)
+    return 0 if keys is None else int(keys.shape[-2]) if keys.ndim > 1 else 0
 
 
 def check_causal(own: Tensor, positions: Positions | None) -> None:
@@ -161,12 +202,12 @@ def check_causal(own: Tensor, positions: Positions | None) -> None:
 
 
 def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """A prompt's kept edges [query, key] for the rows and columns of one forward.
+    """A prompt's kept edges [query, key], or its last row alone, for the rows and columns of one forward.
 
     Generated tokens take the cuts of the last prompt token and see one another; padding is left to the model's mask.
     """
-    num_tokens = len(prompt)
-    rows = queries.clamp(0, num_tokens - 1)
+    num_tokens = prompt.shape[1]
+    rows = queries.clamp(0, num_tokens - 1) if len(prompt) == num_tokens else torch.zeros_like(queries)
     columns = keys.clamp(0, num_tokens - 1)
     keep = prompt[rows][:, columns]
     outside = (keys < 0) | (keys >= num_tokens)

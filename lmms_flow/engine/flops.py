@@ -25,8 +25,8 @@ _GROUPED = ("_grouped_mm", "grouped_mm")
 
 def flop_counter() -> FlopCounterMode:
     """A counter that displays nothing and counts attention by its shapes, [batch, head, row, width]."""
-    formulas: dict[Any, Any] = {op: attention_flops for op in _ops(_ATTENTION)}
-    formulas |= {op: grouped_flops for op in _ops(_GROUPED)}
+    formulas: dict[Any, Any] = dict.fromkeys(_ops(_ATTENTION), attention_flops)
+    formulas |= dict.fromkeys(_ops(_GROUPED), grouped_flops)
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
 

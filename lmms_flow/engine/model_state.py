@@ -54,9 +54,14 @@ def _overrides(part: nn.Module) -> tuple[Any, ...]:
         found.append(id(part.__dict__["forward"]))
     for hooks in (part._forward_hooks, part._forward_pre_hooks):
         found += [id(hook) for hook in hooks.values() if not isinstance(hook, Hook)]
-    if hasattr(type(part), "active_adapters"):  # an adapter's layer
-        found += [repr(getattr(part, name, None)) for name in _ADAPTER]
-    return tuple(found)
+    return (*found, *adapters_of(part))
+
+
+def adapters_of(part: nn.Module) -> tuple[str, ...]:
+    """Which adapters a module runs with; nothing for one that is no adapter's."""
+    if not hasattr(type(part), "active_adapters"):
+        return ()
+    return tuple(repr(getattr(part, name, None)) for name in _ADAPTER)
 
 
 def _version(tensor: Tensor) -> int:

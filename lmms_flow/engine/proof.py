@@ -60,8 +60,11 @@ def allowed_leak(probe: Probe) -> float:
     both = torch.cat([probe.clean, probe.other])
     (alone,), (in_batch,) = (probe.run(each, ISOLATE, decode=False) for each in (probe.clean, both))
     moved = difference(alone, in_batch)
-    coarse = rounding_of(probe.model)
-    return min(TIMES * moved, coarse)
+    if not moved:
+        return 0.0
+    kind = _dtype(probe.model)
+    a_few_bits = (32 if kind == torch.float32 else 2) * torch.finfo(kind).eps
+    return min(max(TIMES * moved, a_few_bits), rounding_of(probe.model))
 
 
 def rounding_of(model: nn.Module) -> float:

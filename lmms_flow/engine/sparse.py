@@ -99,6 +99,7 @@ class SparseHooks(DenseHooks):
             self._contract.is_plain_prefill
             and self._last_only
             and not self._has_windows
+            and not self._masks_everywhere()  # nothing dies under `sham`, and the reference shares its masks
             and _can_hold_rows(cache)
             and len(open_blocks(self._decoder)) == 1
             and not has_foreign_hooks([self._model])

@@ -108,7 +108,8 @@ class Workload:
 
     def _drops(self, layer: int) -> bool:
         """Whether rows may be dropped before this layer."""
-        allowed = self.sparse and self.setting.drops_rows and self.resolved.bound.flow.needs_masks
+        flow = self.resolved.bound.flow
+        allowed = self.sparse and self.setting.drops_rows and flow.needs_masks and flow.kind != "sham"
         return allowed and layer > self.setting.undropped
 
     def _takes_strips(self, layer: int) -> bool:

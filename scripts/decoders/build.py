@@ -1,4 +1,4 @@
-"""Tiny models of all decoder families: transformers' own configurations with small numbers in the place of large ones."""
+"""Tiny models of all decoder families: transformers' own configurations with small sizes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,6 @@ VISION: dict[str, Any] = {
     "out_hidden_size": 64,
     "projection_dim": 64,
 }
-NO_DECODERS = ("AutoModelForCausalLM", "AutoModelForImageTextToText")
 
 
 def families() -> list[tuple[str, bool]]:
@@ -107,6 +106,8 @@ def _shrunk(kind: Any, sizes: dict[str, Any]) -> Any:
         if inner is not None:
             parts[part] = _shrunk(type(inner), TEXT if "text" in part or "llm" in part else VISION)
     fields = {name: value for name, value in sizes.items() if hasattr(plain, name)}
+    if "qk_rope_head_dim" in fields and "head_dim" in fields:  # latent attention: the rotary part alone
+        fields["head_dim"] = fields["qk_rope_head_dim"]
     try:
         return kind(**fields, **parts)
     except Exception:  # some families check one number against another: leave out what only some have

@@ -12,11 +12,13 @@ import transformers
 
 HEAD = """# Decoder families
 
-Written by `python -m scripts.decoders --write` on {day}, with transformers {transformers} and torch {torch}, on a CPU in fp32.
-Every family of `AutoModelForCausalLM` and `AutoModelForImageTextToText` that can be built tiny was tried with random
-weights and a prompt of 27 text tokens. A family is **exact** where both engines equal masks put on by hand in prefill and in a decoded
-step (2e-5 of the largest logit), a sweep equals one masked forward a knockout, the self-check passes, and the ledger is within
-1 % of torch's own count or is not given. It is **refused** where entering `intervene` raises UnsupportedModelError.
+Written by `python -m scripts.decoders --write` on {day}, with transformers {transformers} and torch {torch}, on a CPU
+in fp32. Every family of `AutoModelForCausalLM` and `AutoModelForImageTextToText` that can be built tiny was tried with
+random weights and a prompt of 27 text tokens. A family is **exact** where both engines equal masks put on by hand, in
+prefill and in a decoded step (within 2e-5 of the largest logit), where a sweep equals one masked forward a knockout,
+the self-check passes, and the ledger is within 1 % of a count of the operators that ran, or is not given. It is
+**refused** where entering `intervene` raises UnsupportedModelError, for the reason that is given. There is no third
+outcome.
 
 {counts}
 

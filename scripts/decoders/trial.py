@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_flow.engine import (
     UnsupportedModelError,
@@ -20,6 +19,7 @@ from lmms_flow.engine import (
     require_self_check,
     sweep,
 )
+from lmms_flow.engine.flops import flop_counter
 from lmms_flow.flow import FlowError, Layout, prompt_layout
 from scripts.decoders.build import LAYERS
 
@@ -30,7 +30,17 @@ KNOCKOUTS = ("video:question", "cross_frame")
 
 
 def trial(model: nn.Module) -> tuple[str, str]:
-    """('exact', figures), ('refused', why) or ('wrong', what): there should be no third."""
+    """('exact', figures), ('refused', why) or ('wrong', what): there should be no third.
+
+    ('not built', why) where the stock model itself can't read the prompt.
+    """
+    try:
+        with torch.no_grad():
+            tokens = _prompt(model)
+            model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    except Exception as error:
+        line = str(error).splitlines()[0] if str(error) else ""
+        return "not built", f"the stock model fails on a prompt of text: {type(error).__name__}: {line}"
     try:
         with intervene(model, "blind", LAYOUT):
             pass
@@ -115,12 +125,17 @@ def _masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
 
     def hook(number: int) -> Callable[..., Any]:
         def before(layer: Any, args: Any, kwargs: Any) -> Any:
-            own, keep = kwargs.get("attention_mask"), masks[number][None, None]
+            own, keep = (
+                kwargs.get("attention_mask", args[1] if len(args) > 1 else None),
+                masks[number][None, None],
+            )
             if isinstance(own, Tensor):
                 seen = own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
                 keep = keep & seen
             if additive:
                 keep = torch.zeros(keep.shape).masked_fill(~keep, torch.finfo(torch.float32).min)
+            if len(args) > 1:  # given by position
+                return (args[0], keep, *args[2:]), kwargs
             return args, kwargs | {"attention_mask": keep}
 
         return before
@@ -153,7 +168,7 @@ def _ledger(model: nn.Module, tokens: Tensor) -> str:
     except FlowError:
         return "not given"
     kept = {"logits_to_keep": 1} if _keeps(model) else {}
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **kept)
     measured = counter.get_total_flops()
     _require(
