@@ -125,12 +125,13 @@ def test_a_copy_of_the_cache_is_refused_inside_the_block(model: Any, engine: str
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_caches_in_turn_each_keep_their_own_keys(model: Any, engine: str) -> None:
-    first, second = prompt(), prompt(video=9)
-    with intervene(model, "video:question+video:last@3-", LAYOUT, engine=engine):
-        caches = [prefilled(model, each) for each in (first, second)]
-        for inputs, cache in zip((first, second), caches, strict=True):
-            whole = {"input_ids": torch.cat([inputs["input_ids"], STEP], 1)}
-            want = by_hand(model, "video:question+video:last@3-", whole)
+    flow, prompts = "video:question+video:last@3-", (prompt(), prompt(video=9))
+    wanted = [
+        by_hand(model, flow, {"input_ids": torch.cat([each["input_ids"], STEP], 1)}) for each in prompts
+    ]
+    with intervene(model, flow, LAYOUT, engine=engine):
+        caches = [prefilled(model, each) for each in prompts]
+        for want, cache in zip(wanted, caches, strict=True):
             assert off(step(model, cache), want) < EXACT
 
 
