@@ -24,6 +24,13 @@ def find_decoder(model: nn.Module) -> nn.Module:
     return decoder
 
 
+def with_base(model: nn.Module) -> tuple[nn.Module, ...]:
+    """A model, and what it wraps with adapters (PEFT), which `generate` calls past the wrapper."""
+    base = getattr(model, "get_base_model", None)
+    inner = base() if callable(base) else model
+    return (model,) if inner is model else (model, inner)
+
+
 def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
     """The decoder's layers, first to last."""
     return _layers(decoder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -58,12 +58,18 @@ class Handles:
         self._handles.clear()
 
 
-def has_foreign_hooks(modules: Iterable[nn.Module]) -> bool:
-    """Whether somebody else has a hook on one of these modules or inside it: it may go by the place of a row."""
+def is_foreign(hook: Any) -> bool:
+    """Whether a hook is somebody else's: neither ours, nor one by which transformers or torch do their own work."""
+    function = getattr(hook, "func", hook)  # of a partial
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return not isinstance(hook, Hook) and not module.startswith(("transformers.", "torch."))
+
+
+def has_foreign_hooks(model: nn.Module) -> bool:
+    """Whether somebody else has a hook in this model: it may go by the place of a row."""
     return any(
-        not isinstance(hook, Hook)
-        for module in modules
-        for part in module.modules()
+        is_foreign(hook)
+        for part in model.modules()
         for hooks in (part._forward_hooks, part._forward_pre_hooks)
         if hooks
         for hook in hooks.values()
@@ -73,19 +79,17 @@ def has_foreign_hooks(modules: Iterable[nn.Module]) -> bool:
 @contextmanager
 def without_foreign_hooks(model: nn.Module) -> Iterator[None]:
     """Inside the block, other people's hooks are off: a made-up prompt is none of their business."""
-    taken: list[tuple[Any, Any, Any]] = []
-    for part in model.modules():
-        for hooks in (part._forward_hooks, part._forward_pre_hooks):
-            for key, hook in list(hooks.items()):
-                if not isinstance(hook, Hook):
-                    taken.append((hooks, list(hooks.items()), key))
-                    del hooks[key]
+    found = [hooks for part in model.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks)]
+    before = [(hooks, list(hooks.items())) for hooks in found if any(map(is_foreign, hooks.values()))]
+    for hooks, items in before:
+        hooks.clear()
+        hooks.update((key, hook) for key, hook in items if not is_foreign(hook))
     try:
         yield
     finally:
-        for hooks, items, _ in reversed(taken):
+        for hooks, items in before:
             hooks.clear()
-            hooks.update(items)
+            hooks.update(items)  # in the order in which they were put on
 
 
 def open_blocks(decoder: nn.Module) -> tuple[Any, ...]:

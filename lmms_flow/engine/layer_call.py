@@ -238,12 +238,14 @@ def versions() -> str:
 
 def can_keep_one(model: nn.Module) -> bool:
     """Whether the model can be asked for the logits of some positions alone."""
-    return any(name in _names(model) for name in _MODEL_PARTS["kept"])
+    return bool(keeping(model, 1))
 
 
 def keeping(model: nn.Module, count: int) -> dict[str, int]:
     """The argument that asks for the logits of the last `count` positions; none where the model has no such thing."""
-    name = next((name for name in _MODEL_PARTS["kept"] if name in _names(model)), None)
+    base = getattr(model, "get_base_model", None)  # an adapter's wrapper hands over what it does not know
+    names = _names(base() if callable(base) else model)
+    name = next((name for name in _MODEL_PARTS["kept"] if name in names), None)
     return {} if name is None else {name: count}
 
 

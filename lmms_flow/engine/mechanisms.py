@@ -36,7 +36,7 @@ def check_mechanisms(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} is an encoder with a decoder: its decoder reads the prompt through "
             "cross-attention, which no flow cuts"
         )
-    if getattr(config, "use_bidirectional_attention", None) or getattr(config, "is_decoder", True) is None:
+    if getattr(config, "use_bidirectional_attention", None):
         raise UnsupportedModelError(
             f"{type(model).__name__} reads later tokens too (use_bidirectional_attention): flows are cut from "
             "causal attention"

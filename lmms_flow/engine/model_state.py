@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hooks import Hook
+from .hooks import is_foreign
 from .strips import NAME
 
 SAMPLED = 16  # entries of each parameter that are compared: edits behind autograd's back leave no other trace
@@ -53,7 +53,7 @@ def _overrides(part: nn.Module) -> tuple[Any, ...]:
     if "forward" in part.__dict__:
         found.append(id(part.__dict__["forward"]))
     for hooks in (part._forward_hooks, part._forward_pre_hooks):
-        found += [id(hook) for hook in hooks.values() if not isinstance(hook, Hook)]
+        found += [id(hook) for hook in hooks.values() if is_foreign(hook)]
     return (*found, *adapters_of(part))
 
 

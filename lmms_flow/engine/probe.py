@@ -86,7 +86,7 @@ def quietly(model: nn.Module) -> Iterator[None]:
     try:
         with without_foreign_hooks(model), torch.no_grad():
             yield
-    except UnsupportedModelError:
+    except (UnsupportedModelError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         line = str(error).splitlines()[0] if str(error) else ""

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..flow import ResolvedFlow
 from .baseline import Baseline, Branch, branch_of
-from .decoder import decoder_layers, find_decoder
+from .decoder import decoder_layers, find_decoder, with_base
 from .dense import DenseHooks, to_additive, visible
 from .errors import UnsupportedModelError
 from .hooks import has_foreign_hooks, open_blocks
@@ -67,8 +67,9 @@ class SparseHooks(DenseHooks):
         self._keys: Tensor | None = None  # those that they may read: the same, or a baseline's before them
         super().__init__(decoder, resolved)
         try:
-            self._handles.before(model, self._before_model)
-            self._handles.after(model, self._after_model, always=True)
+            for part in with_base(model):
+                self._handles.before(part, self._before_model)
+                self._handles.after(part, self._after_model, always=True)
             for number, layer in enumerate(decoder_layers(decoder), 1):
                 self._handles.after(layer, self._after_layer(number))
         except BaseException:
@@ -102,7 +103,7 @@ class SparseHooks(DenseHooks):
             and not self._masks_everywhere()  # nothing dies under `sham`, and the reference shares its masks
             and _can_hold_rows(cache)
             and len(open_blocks(self._decoder)) == 1
-            and not has_foreign_hooks([self._model])
+            and not has_foreign_hooks(self._model)
         )
         self._on_live_cache = cache is not None and cache in self._live_caches
         self._cached = self._live_caches[cache] if self._on_live_cache else {}

@@ -126,7 +126,7 @@ def sweep(
 
 def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
     """Logits of the baseline and of each fork, [1 + fork, vocabulary]: in one walk, or else one forward each."""
-    if not has_foreign_hooks([model]):
+    if not has_foreign_hooks(model):
         try:
             return _walk(model, decoder, inputs, chunk)
         except CantForkError:
