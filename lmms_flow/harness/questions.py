@@ -77,7 +77,7 @@ def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
 
 def _read(index: int, row: Any, read: Callable[[Any], Question]) -> Question:
     try:
-        return {**_checked(read(row)), "problem": ""}
+        return _checked(read(row))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     content = row[1] if isinstance(row, tuple) else row
