@@ -247,6 +247,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             video.get("start_time"),
             video.get("end_time"),
             video.get("sampling") or self.sampling,
+            video.get("duration"),
         )
 
     def data_digest(self, sample: Sample) -> str:

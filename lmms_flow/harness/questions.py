@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from lmms_flow.flow.errors import nearest
 
@@ -25,21 +25,20 @@ class Form:
     option: str  # frames a letter and the option's words
     ending: str  # follows the last option
     answer: str  # begins the answer, so that the next token is the letter; empty: the model begins it itself
+    label: str = "Options:\n"  # stands before the first option
+    stripped: bool = False  # whether white space behind the last option is left out
 
 
+_DIRECTLY = "\nAnswer with the option's letter from the given choices directly"
 # The paper's, word for word. A task's YAML picks one for each model by `lmms_eval_specific_kwargs`.
 FORMS = {
-    "paper": Form("({}) {}", " \nOnly give the best option.", "Best option:("),
-    "paper_dotted": Form("{}. {}", " \nOnly give the best option.", "Best option:"),
-    "videollama3": Form(
-        "({}) {}",
-        "\nAnswer with the option's letter from the given choices directly and only give the best option.",
-        "",
-    ),
-    "videollama3_dotted": Form(
-        "{}. {}", "\nAnswer with the option's letter from the given choices directly.", ""
-    ),
+    "paper": Form("({}) {}", " \nOnly give the best option.", "Best option:(", stripped=True),
+    # Of Video-MME: the last option keeps its line break, which belongs to the question (CLOSING_BREAK).
+    "paper_dotted": Form("{}. {}", "\n \nOnly give the best option.", "Best option:"),
+    "videollama3": Form("({}) {}", f"{_DIRECTLY} and only give the best option.", ""),
+    "videollama3_dotted": Form("{}. {}", f"{_DIRECTLY}.", "", label=""),
 }
+CLOSING_BREAK = FORMS["paper_dotted"].ending
 
 
 class Question(TypedDict):
@@ -54,6 +53,8 @@ class Question(TypedDict):
     answer_letter: str
     family: str
     pair: str | None  # questions of one pair differ in what the video shows, not in their words
+    options: NotRequired[list[str]]  # the candidates with their marks, as the benchmark writes them, where it does
+    duration: NotRequired[float]  # of the video in seconds, where the benchmark's own number counts
 
 
 def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
@@ -73,8 +74,11 @@ def doc_to_visual(doc: Question) -> list[str]:
 def doc_to_text(doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
     """The text of the user's turn, in the form that the task's YAML picks for the model (``form``)."""
     form = _form(lmms_eval_specific_kwargs)
-    options = "\n".join(form.option.format(*pair) for pair in zip(LETTERS, doc["candidates"], strict=False))
-    return f"Question: {doc['question']}\nOptions:\n{options}{form.ending}"
+    options = doc.get("options") or [
+        form.option.format(*pair) for pair in zip(LETTERS, doc["candidates"], strict=False)
+    ]
+    asked = f"Question: {doc['question']}\n{form.label}" + "\n".join(options)
+    return (asked.rstrip() if form.stripped else asked) + form.ending
 
 
 def doc_to_messages(
@@ -89,6 +93,8 @@ def doc_to_messages(
     video |= {name: seconds for name, seconds in bounds.items() if seconds is not None}
     given = lmms_eval_specific_kwargs or {}
     video |= {name: given[name] for name in ("sampling", "num_frames") if name in given}
+    if given.get("sampling") == "segment_starts" and doc.get("duration") is not None:
+        video["duration"] = doc["duration"]
     text = {"type": "text", "text": doc_to_text(doc, given)}
     messages = [{"role": "user", "content": [video, text]}]
     if begun := _form(given).answer:
