@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..flow import FlowError, Layout
+from .layer_call import ModelCall
 
 
 @dataclass(frozen=True)
@@ -25,20 +24,14 @@ class Positions:
     past: int
 
 
-def read_positions(
-    decoder: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], layouts: Sequence[Layout]
-) -> Positions:
+def read_positions(call: ModelCall, layouts: Sequence[Layout]) -> Positions:
     """Reads them off a decoder's call. Raises FlowError where the prompt does not have the layouts' lengths."""
-    given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
-    given = {**given, **given.get("kwargs", {})}
-    embeds = given.get("inputs_embeds")
-    tokens = embeds if embeds is not None else given.get("input_ids")
+    tokens = call.tokens
     if tokens is None:
         raise FlowError("the decoder was called without input_ids and inputs_embeds")
     batch, num_queries = tokens.shape[:2]
-    cache = given.get("past_key_values")
-    past = int(cache.get_seq_length()) if cache is not None else 0
-    mask = given.get("attention_mask")
+    past = int(call.cache.get_seq_length()) if call.cache is not None else 0
+    mask = call.get("mask")
     if mask is None:
         mask = torch.ones(batch, past + num_queries, dtype=torch.long, device=tokens.device)
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != past + num_queries:
