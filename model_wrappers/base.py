@@ -47,6 +47,7 @@ class FlowModel(lmms):  # type: ignore[misc]
     runs_flows = True  # tasks that carry a flow ask for this
     default_checkpoint: ClassVar[str] = ""
     sampling: ClassVar[str] = "midpoints"  # which frames of a video, where the task does not say
+    has_released_vision: ClassVar[bool] = False  # whether the argument released_vision means something here
     _is_checked = False
 
     def __init__(self, **model_args: Any) -> None:
@@ -59,6 +60,8 @@ class FlowModel(lmms):  # type: ignore[misc]
         try:
             self.flow = Flow.load(self.args.flow, checkpoint=self.checkpoint)
             self._place(accelerator)
+            if self.args.released_vision and not self.has_released_vision:
+                raise FlowError("released_vision=true is for videollama3_flow alone: leave it out")
             self.chat = self.load(self.checkpoint)
             self.model = self.chat.model.eval()
             self._limit_threads()
@@ -272,6 +275,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             "category": category,
             "protocol": str(metadata.get("protocol") or "stock"),
             "num_frames": num_frames,
+            "vision": "released" if self.args.released_vision else "",
         }
         try:
             arm = self.flows.of(task, metadata)
@@ -291,6 +295,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             "attention": self.args.attn_implementation,
             "device": self._device.type,
             "batch_size": self.args.batch_size,
+            **({"vision": "released"} if self.args.released_vision else {}),
             **package_versions(),
         }
 

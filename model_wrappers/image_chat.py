@@ -78,9 +78,7 @@ def clip_image_processor(source: str, size: int, revision: str, **constants: Any
         own = CLIPPixels.from_pretrained(source, revision=revision)
         if own.size.get("shortest_edge"):
             return own
-    return CLIPPixels(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **constants
-    )
+    return CLIPPixels(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **constants)
 
 
 def own_template(source: str, tokenizer: Any, revision: str) -> str | None:

@@ -68,8 +68,8 @@ def _file(source: str, name: str, revision: str) -> str | None:
 def _as_sentencepiece(tokenizer: Any, pieces: str) -> None:
     """Puts the merges into SentencePiece's order, and its space in front of every text.
 
-    The piece of the highest score is merged first, of equal ones the first. transformers orders them by the pieces' ids,
-    which is another order in runs of spaces, and puts no space in front of a text that begins with one.
+    The piece of the highest score is merged first, of equal ones the first. transformers orders them by the pieces'
+    ids, which is another order in runs of spaces, and puts no space in front of a text that begins with one.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if backend["model"]["type"] != "BPE":
@@ -95,8 +95,8 @@ def _check(tokenizer: Any, pieces: str) -> None:
     for text in PROBES:
         if tokenizer(text, add_special_tokens=False)["input_ids"] != reference.encode(text):
             raise FlowError(
-                f"{pieces} can't be read as SentencePiece reads it: {text[:30]!r} is split otherwise; save the tokenizer "
-                "as tokenizer.json (save_pretrained of the transformers version that the checkpoint was made with)"
+                f"{pieces} can't be read as SentencePiece reads it: {text[:30]!r} is split otherwise; save the "
+                "tokenizer as tokenizer.json (save_pretrained of the transformers version that it was made with)"
             )
 
 

@@ -122,7 +122,9 @@ def test_runs_of_spaces_are_split_as_sentencepiece_splits_them(by_files: bool, s
 
 def test_merges_in_another_order_are_noticed(spaced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_as_sentencepiece", lambda *given: None)
-    with pytest.raises(FlowError, match=r"tokenizer.model can't be read as SentencePiece reads it: .* tokenizer.json"):
+    with pytest.raises(
+        FlowError, match=r"tokenizer.model can't be read as SentencePiece reads it: .* tokenizer.json"
+    ):
         load_tokenizer(str(spaced), HUB)
 
 
@@ -136,7 +138,9 @@ def test_a_unigram_model_has_no_merges(folder: Path, tmp_path: Path) -> None:
         normalization_rule_name="identity",
         **arguments,
     )
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl_chat"}))
     tokenizer = load_tokenizer(str(tmp_path), HUB, by_files=True)
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))

@@ -114,7 +114,7 @@ def videomme(rows: Any) -> Any:
 def longvideobench(rows: Any) -> Any:
     """longvideobench/LongVideoBench, its split `validation`, without subtitles; the family is the question's category.
 
-    Options stand in `option0` to `option4`, "N/A" where there are fewer. A row says how long its video is, which is what
+    Options stand in `option0` to `option4`, "N/A" where there are fewer. A row says how long its video is, and that
     counts where frames are taken by the second. Clips lie below `$HF_HOME/datasets/longvideobench/videos`.
     """
     folder = clips_folder("datasets/longvideobench") / "videos"
@@ -134,7 +134,9 @@ def longvideobench(rows: Any) -> Any:
             family=row["question_category"],
             pair=None,
         )
-        return asked if row.get("duration") is None else {**asked, "duration": float(row["duration"])}
+        if row.get("duration") is not None:
+            asked["duration"] = float(row["duration"])
+        return asked
 
     return dataset(rows, read)
 

@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from lmms_flow.flow.errors import nearest
 
 LETTERS = "ABCDEFGHIJ"
+UNCUT = ("none", "sham")  # flows under which every edge is kept
 Row = TypeVar("Row")
 
 
@@ -41,8 +42,8 @@ FORMS = {
 CLOSING_BREAK = FORMS["paper_dotted"].ending
 
 
-class Question(TypedDict):
-    """One document of a task. ``start`` and ``end`` are the clip's bounds in seconds, None for the whole file."""
+class _Question(TypedDict):
+    """What every question has. ``start`` and ``end`` are the clip's bounds in seconds, None for the whole file."""
 
     id: str
     video: str  # an absolute path
@@ -53,8 +54,13 @@ class Question(TypedDict):
     answer_letter: str
     family: str
     pair: str | None  # questions of one pair differ in what the video shows, not in their words
-    options: NotRequired[list[str]]  # the candidates with their marks, as the benchmark writes them, where it does
-    duration: NotRequired[float]  # of the video in seconds, where the benchmark's own number counts
+
+
+class Question(_Question, total=False):
+    """One document of a task; these fields are there where a benchmark brings them."""
+
+    options: list[str]  # with their marks
+    duration: float  # of the video in seconds, which counts where frames are taken by the second
 
 
 def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
@@ -116,18 +122,30 @@ def answered_letter(answer: str, options: int) -> str | None:
     return found[1] if found and found[1] in LETTERS[:options] else None
 
 
+def decoded_letter(token: str, options: int, any_case: bool) -> str | None:
+    """The letter that a first token is, by the paper's rule: the token decoded alone must equal it.
+
+    So " A" and "(A" are none. Lower case counts with `any_case`: the paper's code reads so under full attention, and
+    not under a knockout.
+    """
+    read = token.upper() if any_case else token
+    return next((letter for letter in LETTERS[:options] if letter == read), None)
+
+
 def process_results(doc: Question, results: Sequence[str]) -> dict[str, Any]:
     """Scores one answer: ``[text]`` of any model, or ``[text, record]`` of ours.
 
-    A sample without an answer has no accuracy, which leaves it out of the mean. ``accuracy`` comes last: the
-    host takes a task's size, by which it weighs the task in a group, from the last metric.
+    Ours in the paper's protocol are scored by the first token (:func:`decoded_letter`), any other model by the letter
+    with which its text begins (:func:`answered_letter`). A sample without an answer has no accuracy, which leaves it
+    out of the mean. ``accuracy`` comes last: the host takes a task's size, by which it weighs the task in a group, from
+    the last metric.
     """
     record = read_record(results)
     status = record.get("status", "ok")
     scores: dict[str, Any] = {"record": record} if record else {}
     scores |= {"errors": int(status == "error"), "skipped": int(status == "skipped")}
     if status == "ok":
-        letter = answered_letter(results[0], len(doc["candidates"]))
+        letter = _letter(results[0], record, len(doc["candidates"]))
         scores |= {"unreadable": int(letter is None), "accuracy": float(letter == doc["answer_letter"])}
     return scores
 
@@ -140,6 +158,13 @@ def total(counts: Iterable[int]) -> int:
 def group_total(counts: Sequence[int], sizes: Sequence[int], weight_by_size: bool) -> int:
     """Aggregates a count over the tasks of a group; the host passes sizes and weights to every such function."""
     return sum(counts)
+
+
+def _letter(answer: str, record: Mapping[str, Any], options: int) -> str | None:
+    token = record.get("first_token")
+    if record.get("protocol") != "paper" or not isinstance(token, str):
+        return answered_letter(answer, options)
+    return decoded_letter(token, options, any_case=record.get("flow") in UNCUT)
 
 
 def _form(given: Mapping[str, Any] | None) -> Form:
