@@ -31,6 +31,7 @@ from lmms_flow.harness.read_ahead import Clip, ReadAhead
 from lmms_flow.harness.sample import QuestionId, Sample, describe, question_of
 from lmms_flow.harness.sample_key import digest, file_identity, package_versions, sample_key
 
+from .adapters import find_adapter
 from .answering import Answerer
 from .arguments import ModelArguments, read_arguments
 from .chat import VideoChat
@@ -62,7 +63,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             self._place(accelerator)
             if self.args.released_vision and not self.has_released_vision:
                 raise FlowError("released_vision=true is for videollama3_flow alone: leave it out")
-            self.chat = self.load(self.checkpoint)
+            self.chat = self._load_with_adapter(self.checkpoint)
             self.model = self.chat.model.eval()
             self._limit_threads()
             num_layers = len(decoder_layers(find_decoder(self.model)))
@@ -85,6 +86,17 @@ class FlowModel(lmms):  # type: ignore[misc]
         processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
         model = AutoModelForImageTextToText.from_pretrained(source, **self.loading_arguments)
         return VideoChat(model, processor)
+
+    def _load_with_adapter(self, source: str) -> VideoChat:
+        """The checkpoint; where it is an adapter alone, its base with the adapter in it."""
+        adapter = find_adapter(source, self.args.revision)
+        if adapter is None:
+            return self.load(source)
+        chat = self.load(adapter.base or source)
+        adapter.apply(chat.model)
+        base = adapter.base or "the weights beside it"
+        logger.info(f"the adapter {source} is applied to its base, {base}")
+        return chat
 
     # What lmms-eval calls
 
