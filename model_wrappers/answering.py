@@ -186,6 +186,7 @@ class Answerer:
                     **inputs, **generation, return_dict_in_generate=True, output_logits=True
                 )
             beams = len(out.logits[0]) // len(batch)
+            likeliest = out.logits[0][::beams].argmax(-1).tolist()
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
         answers = self.chat.tokenizer.batch_decode(
@@ -194,12 +195,13 @@ class Answerer:
         return [
             Outcome.ok(
                 cut_at_stops(answer, gen_kwargs).strip(),
+                first_token=self.chat.tokenizer.decode([first]),
                 options={letter: self._probability(letter, row) for letter in one.question.letters},
                 milliseconds=round(1000 * seconds / len(batch), 3),
                 shared_milliseconds=round(1000 * (one.question.seconds + encoding.seconds / len(batch)), 3),
                 **self._details(one, encoding.flops // len(batch)),
             )
-            for one, answer, row in zip(batch, answers, probabilities, strict=True)
+            for one, answer, row, first in zip(batch, answers, probabilities, likeliest, strict=True)
         ]
 
     def _record(

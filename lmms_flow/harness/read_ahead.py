@@ -21,11 +21,12 @@ class Clip:
     start: float | None = None
     end: float | None = None
     sampling: str = "midpoints"
+    duration: float | None = None  # the data set's own, where it counts and not the file's
 
     def read(self) -> tuple[Frames, float]:
         """The frames, and the seconds that it took to decode them; see `read_frames` for what it raises."""
         start = time.perf_counter()
-        frames = read_frames(self.path, self.num_frames, self.start, self.end, self.sampling)
+        frames = read_frames(self.path, self.num_frames, self.start, self.end, self.sampling, self.duration)
         return frames, time.perf_counter() - start
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from lmms_flow.harness.errors import SampleError, one_line
+from lmms_flow.inputs.clock import read_clock, shown_times
+from lmms_flow.inputs.sampling import SAMPLINGS, frame_indices
 
 # A file that ends this much before its own header says is truncated. Less is within what muxers get wrong.
 _TOLERATED_SHORTFALL = 0.1
-SAMPLINGS = ("midpoints", "segment_starts", "linspace")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +26,15 @@ class Frames:
 
     ``pixels`` is uint8 RGB [frame, height, width, 3], ``indices`` says which frames of the file these are,
     ``fps`` is the file's average frame rate (nan where it states none), ``times`` are seconds from its start
-    at that rate: decord's own time stamps are wrong in AVI.
+    at that rate: decord's own time stamps are wrong in AVI. ``shown`` are the seconds that VideoLLaMA3's prompt names
+    (:func:`shown_times`), where frames were taken in its way and the file states its duration.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     indices: tuple[int, ...]
     fps: float
     times: tuple[float, ...]
+    shown: tuple[float, ...] = ()
 
 
 def read_frames(
@@ -40,12 +43,12 @@ def read_frames(
     start: float | None = None,
     end: float | None = None,
     sampling: str = "midpoints",
+    duration: float | None = None,
 ) -> Frames:
     """Decodes ``num_frames`` frames of a file, or of the clip from ``start`` to ``end`` in seconds.
 
-    Sampling is ``midpoints`` (:func:`midpoints`, the paper's on most benchmarks), ``segment_starts``
-    (:func:`segment_starts`, its LLaVA's on LongVideoBench) or ``linspace`` (:func:`linspace`, VideoLLaMA3's).
-    One frame is the middle one, however several are taken. A clip shorter than ``num_frames`` repeats frames.
+    ``sampling`` says which (:func:`frame_indices`); ``duration`` is a data set's own, which may differ from the
+    file's. A clip shorter than ``num_frames`` repeats frames.
 
     Raises:
         SampleError: the file is missing, a folder, empty, not a video, truncated, damaged or without frames,
@@ -64,78 +67,14 @@ def read_frames(
         raise SampleError("the video has no frames", path=file)
     fps = float(reader.get_avg_fps() or math.nan)
     _refuse_truncated(reader, length, declared, file)
-    first, last = clip_bounds(length, fps, start, end, path=file)
-    if sampling == "segment_starts" and not (math.isfinite(fps) and fps > 0):
-        raise SampleError("frames are taken by the second, but the file states no frame rate", path=file)
-    indices = _take(sampling, first, last, num_frames, fps)
+    indices = frame_indices(sampling, num_frames, length, fps, start, end, duration, path=file)
     try:
         pixels = _as_numpy(reader.get_batch(list(indices)))
     except Exception as error:  # decord raises types of its own, RuntimeError and IndexError
         raise _broken("the video can't be decoded, it", error, file) from None
-    return Frames(pixels, indices, fps, tuple(round(index / fps, 4) for index in indices))
-
-
-def _take(sampling: str, first: int, last: int, num_frames: int, fps: float) -> tuple[int, ...]:
-    if sampling == "midpoints" or num_frames == 1:
-        return midpoints(first, last, num_frames)
-    if sampling == "segment_starts":
-        return segment_starts(first, last, num_frames, fps)
-    return linspace(first, last, num_frames)
-
-
-def midpoints(first: int, last: int, num_frames: int) -> tuple[int, ...]:
-    """Indices of the middles of ``num_frames`` equal segments of the frames ``first`` to ``last``.
-
-    The rounding is the paper's; it never leaves the clip.
-    """
-    segment = (last - first) / num_frames
-    return tuple(int(first + segment / 2 + round(segment * i)) for i in range(num_frames))
-
-
-def segment_starts(first: int, last: int, num_frames: int, fps: float) -> tuple[int, ...]:
-    """Indices of the starts of equal segments of the frames ``first`` to ``last``, at most one for each whole second.
-
-    A clip of fewer seconds than ``num_frames`` repeats the last of them; one shorter than a second has one.
-    """
-    length = last - first + 1
-    seconds = int(length / fps + 1e-6)  # 300 frames at 29.97 a second are ten seconds
-    count = max(min(num_frames, seconds), 1)
-    starts = [first + i * int(length / count) for i in range(count)]
-    return tuple(starts + starts[-1:] * (num_frames - count))
-
-
-def linspace(first: int, last: int, num_frames: int) -> tuple[int, ...]:
-    """Indices evenly spaced from the frame ``first`` to the frame ``last``, both ends taken, rounded down."""
-    return tuple(np.linspace(first, last, num_frames, dtype=int).tolist())
-
-
-def clip_bounds(
-    length: int,
-    fps: float,
-    start: float | None,
-    end: float | None,
-    *,
-    path: str | os.PathLike[str] | None = None,
-) -> tuple[int, int]:
-    """First and last frame of the clip from ``start`` to ``end`` seconds in a video of ``length`` frames.
-
-    An end after the video's own is its end: data sets round up.
-    """
-    last = length - 1
-    if start is None and end is None:
-        return 0, last
-    if not (math.isfinite(fps) and fps > 0):
-        raise SampleError("the clip has bounds in seconds, but the file states no frame rate", path=path)
-    begin = 0.0 if start is None else float(start)
-    stop = math.inf if end is None else float(end)
-    clip = f"the clip from {begin:g} s to {'the end' if end is None else f'{stop:g} s'}"
-    if math.isnan(begin) or math.isnan(stop) or begin < 0:
-        raise SampleError(f"{clip} is none", path=path)
-    if stop <= begin:
-        raise SampleError(f"{clip} ends before it starts", path=path)
-    if round(begin * fps) > last:
-        raise SampleError(f"{clip} starts after the video's end at {length / fps:g} s", path=path)
-    return round(begin * fps), last if end is None else min(round(stop * fps), last)
+    clock = read_clock(file) if sampling == "linspace" else None
+    shown = () if clock is None else shown_times(indices, length, fps, clock, start, end)
+    return Frames(pixels, indices, fps, tuple(round(index / fps, 4) for index in indices), shown)
 
 
 def _existing_file(path: Any) -> Path:
