@@ -17,10 +17,12 @@ from lmms_flow.engine import (
     VisionCount,
     VisionPasses,
     counting_vision,
+    find_decoder,
     intervene,
     ledger,
     one_vision_pass,
 )
+from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.flow import FlowError, ResolvedFlow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.generation import cut_at_stops, generation_arguments
@@ -241,17 +243,22 @@ class Answerer:
     def _details(self, one: Asked, vision: int) -> dict[str, Any]:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
         num_tokens = len(one.question.prompt.input_ids)
-        full = one.arm.bound.num_layers * num_tokens * (num_tokens + 1) // 2
-        kept, total = one.resolved.kept_edges() if one.resolved else (full, full)
+        windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
+        full = sum(edges_in_window(num_tokens, window) for window in windows)
+        kept, total = kept_edges_in(one.resolved, windows) if one.resolved else (full, full)
         empty = one.resolved.empty if one.resolved else ()
         layout = num_tokens if one.groups is None else one.groups.layout
-        cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
+        try:
+            cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
+        except FlowError as error:  # an answer is right without a count of what it cost
+            logger.warning(f"no FLOPs are recorded: {error}")
+            cost = None
         return {
             "frames": one.question.frames.indices if one.question.frames else (),
             "edges_kept": kept,
             "edges_total": total,
-            "flops": cost.flops,
-            "flops_full": cost.flops_full,
+            "flops": cost.flops if cost else None,
+            "flops_full": cost.flops_full if cost else None,
             "groups_rule": one.groups.rule if one.groups else "",
             "notes": tuple(f"{rule} cuts nothing here: a group is empty" for rule in empty),
             "prompt_digest": digest(one.question.prompt.text)[:16],
