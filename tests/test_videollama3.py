@@ -6,6 +6,7 @@ The forward passes that it must equal are written out here, from the tensors as 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -206,6 +207,27 @@ def test_at_most_144_tokens_a_frame(
     assert beside["video_grid_thw"].tolist() == [[num_frames, 2 * grid[0], 2 * grid[1]]]
     token = chat.tokenizer.convert_tokens_to_ids("<image>")
     assert ids.count(token) == num_frames * grid[0] * grid[1]
+
+
+def naive_size(height: int, width: int) -> tuple[int, int]:
+    """In tokens of 28 x 28 pixels: to the nearest, down into 144 of a frame, up to 16."""
+    rows, columns = round(height / 28), round(width / 28)
+    if rows * columns > 144:
+        shrunk = math.sqrt(height * width / (144 * 28 * 28))
+        return math.floor(height / shrunk / 28), math.floor(width / shrunk / 28)
+    if rows * columns < 16:
+        grown = math.sqrt(16 * 28 * 28 / (height * width))
+        return math.ceil(height * grown / 28), math.ceil(width * grown / 28)
+    return rows, columns
+
+
+def test_the_size_of_200_frames(paper: Path) -> None:
+    chat = load(paper).chat
+    random = np.random.default_rng(4)
+    for height, width in random.integers(40, 700, (200, 2)).tolist():
+        _, beside = chat.encode("<image>", made_frames((0, 1), 25.0, (height, width)))
+        found = beside["video_grid_thw"][0, 1:] // 2
+        assert tuple(found.tolist()) == naive_size(height, width), (height, width)
 
 
 @pytest.mark.parametrize(("count", "fps", "num_frames"), [(240, 30.0, 8), (24, 12.0, 8), (1000, 23.976, 24)])
