@@ -10,8 +10,6 @@ from lmms_flow.engine import ENGINES
 from lmms_flow.flow.errors import nearest
 from lmms_flow.harness.errors import RunError
 
-HOST_ARGUMENTS = ("max_batch_size",)  # lmms-eval adds these to every model's arguments
-
 
 @dataclass(frozen=True)
 class ModelArguments:
@@ -47,8 +45,12 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
     known = {field.name: field for field in fields(ModelArguments)}
     values: dict[str, Any] = {}
     for name, value in given.items():
-        if name in HOST_ARGUMENTS or value is None:
+        if value is None:
             continue
+        if name == "max_batch_size":  # lmms-eval hands on its flag among the arguments
+            raise RunError(
+                "--max_batch_size belongs to --batch_size auto, which these models don't have: leave it out"
+            )
         if name not in known:
             raise RunError(
                 f"--model_args has no argument {name!r}{nearest(name, known)} (arguments: {', '.join(known)})"

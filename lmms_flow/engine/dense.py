@@ -24,8 +24,11 @@ class DenseHooks:
     path without a cut.
     """
 
-    def __init__(self, decoder: nn.Module, resolved: Sequence[ResolvedFlow]) -> None:
+    def __init__(
+        self, decoder: nn.Module, resolved: Sequence[ResolvedFlow], continuation: Sequence[int] = ()
+    ) -> None:
         self._resolved = resolved
+        self._continuation = continuation
         self._positions: Positions | None = None
         self._prompt_masks: dict[tuple[int, int, torch.device], Tensor] = {}
         self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
@@ -61,7 +64,8 @@ class DenseHooks:
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget_step()
         call = ModelCall.of_decoder(module, args, kwargs)
-        self._positions = read_positions(call, [r.layout for r in self._resolved])
+        layouts = [r.layout for r in self._resolved]
+        self._positions = read_positions(call, layouts, self._continuation)
 
     def _layer_hook(self, number: int) -> Any:
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
