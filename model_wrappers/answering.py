@@ -188,12 +188,10 @@ class Answerer:
                     **inputs, **generation, return_dict_in_generate=True, output_logits=True
                 )
             beams = len(out.logits[0]) // len(batch)
-            likeliest = out.logits[0][::beams].argmax(-1).tolist()
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
-        answers = self.chat.tokenizer.batch_decode(
-            out.sequences[: len(batch), inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+        answers = self.chat.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [
             Outcome.ok(
                 cut_at_stops(answer, gen_kwargs).strip(),
@@ -203,7 +201,9 @@ class Answerer:
                 shared_milliseconds=round(1000 * (one.question.seconds + encoding.seconds / len(batch)), 3),
                 **self._details(one, encoding.flops // len(batch)),
             )
-            for one, answer, row, first in zip(batch, answers, probabilities, likeliest, strict=True)
+            for one, answer, row, first in zip(
+                batch, answers, probabilities, written[:, 0].tolist(), strict=True
+            )
         ]
 
     def _record(

@@ -102,7 +102,10 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         adapter = find_adapter(source, self.args.revision)
         if adapter is None:
             return self.load(source)
-        chat = self.load(adapter.base or source)
+        try:
+            chat = self.load(adapter.base or source)
+        except RuntimeError as error:  # transformers applies an adapter beside its base while loading
+            raise adapter.misfit(error) from None
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
         logger.info(f"the adapter {source} is applied to its base, {base}")
