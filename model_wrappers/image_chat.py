@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.video import Frames
 
 from .chat import Messages, VideoChat
 
@@ -78,9 +78,7 @@ def clip_image_processor(source: str, size: int, revision: str, **constants: Any
         own = CLIPPixels.from_pretrained(source, revision=revision)
         if own.size.get("shortest_edge"):
             return own
-    return CLIPPixels(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **constants
-    )
+    return CLIPPixels(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **constants)
 
 
 def own_template(source: str, tokenizer: Any, revision: str) -> str | None:

@@ -248,7 +248,7 @@ def test_four_arms_decode_and_encode_each_clip_once(
     """
     from lmms_eval.evaluator import simple_evaluate
 
-    from lmms_flow.harness import read_ahead
+    from lmms_flow.inputs import read_ahead
     from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 
     decoded: Counter[tuple[str, int]] = Counter()

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmms_flow.harness import read_ahead
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.read_ahead import Clip, ReadAhead
-from lmms_flow.harness.video import read_frames
+from lmms_flow.inputs import read_ahead
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
+from lmms_flow.inputs.video import read_frames
 from tests.clips import write_clip
 
 

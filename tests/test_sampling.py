@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.video import read_frames
 from lmms_flow.inputs.clock import Clock, printed, read_clock, shown_times
 from lmms_flow.inputs.sampling import frame_indices
+from lmms_flow.inputs.video import read_frames
 from tests.clips import write_clip
 
 RATES = (5.0, 12.0, 23.976023976023978, 24.0, 25.0, 29.97002997002997, 30.0, 59.94005994005994, 7.3)
@@ -36,9 +36,7 @@ def naive_linspace(length: int, fps: float, start: float | None, end: float | No
         kept = [i for i in range(length) if int(start * fps) - 1 <= i <= int(end * fps) - 1]
     else:
         kept = [
-            i
-            for i in range(length)
-            if (start is None or i >= start * fps) and (end is None or i < end * fps)
+            i for i in range(length) if (start is None or i >= start * fps) and (end is None or i < end * fps)
         ]
     return [kept[int(step * (len(kept) - 1) / 7)] for step in range(8)] if kept else []
 
@@ -68,7 +66,9 @@ def random_clip(random: np.random.Generator) -> tuple[int, float, float | None, 
     return length, fps, start, end
 
 
-@pytest.mark.parametrize(("sampling", "naive"), [("midpoints", naive_midpoints), ("linspace", naive_linspace)])
+@pytest.mark.parametrize(
+    ("sampling", "naive"), [("midpoints", naive_midpoints), ("linspace", naive_linspace)]
+)
 def test_10_000_clips_with_bounds(sampling: str, naive: Callable[..., list[int]]) -> None:
     random = np.random.default_rng(7)
     refused = 0
@@ -119,7 +119,9 @@ def test_a_clip_of_videollama3_ends_before_its_end() -> None:
         frame_indices("linspace", 2, 10, 5.0, 0.0, 0.1)
 
 
-@pytest.mark.parametrize("bounds", [(3.0, 1.0), (-1.0, 2.0), (math.nan, 2.0), (1.0, math.nan), (math.inf, None)])
+@pytest.mark.parametrize(
+    "bounds", [(3.0, 1.0), (-1.0, 2.0), (math.nan, 2.0), (1.0, math.nan), (math.inf, None)]
+)
 @pytest.mark.parametrize("sampling", ["midpoints", "linspace", "segment_starts"])
 def test_bounds_that_are_no_clip(sampling: str, bounds: tuple[float | None, float | None]) -> None:
     with pytest.raises(SampleError, match="the clip from"):
@@ -172,7 +174,16 @@ def test_times_are_spread_over_the_containers_duration() -> None:
 def test_times_are_rounded_as_numpy_does() -> None:
     """Half goes to the even digit, by ten times the number: 0.35 is 3.5 tenths, and so is not what Python prints."""
     halves = [0.05, 0.15, 0.25, 0.35, 0.45, 1.25, 2.75, 100.05]
-    assert [printed(second) for second in halves] == ["0.0", "0.2", "0.2", "0.4", "0.4", "1.2", "2.8", "100.0"]
+    assert [printed(second) for second in halves] == [
+        "0.0",
+        "0.2",
+        "0.2",
+        "0.4",
+        "0.4",
+        "1.2",
+        "2.8",
+        "100.0",
+    ]
     for second in np.linspace(0, 60, 999):
         assert printed(second) == str(round(np.float64(second), 1))
 

@@ -13,7 +13,14 @@ from typing import Any
 
 from lmms_flow.harness.errors import MissingVideoError, SampleError
 
-_PACKAGES = ("lmms-flow", "torch", "transformers", "decord")  # those whose code an answer passes through
+_PACKAGES = (
+    "lmms-flow",
+    "torch",
+    "transformers",
+    "decord",
+    "av",
+    "torchcodec",
+)  # those whose code an answer passes through
 
 
 def sample_key(

@@ -27,7 +27,8 @@ def read_clock(path: str | os.PathLike[str]) -> Clock | None:
     with av.open(os.fspath(path)) as container:
         stream = container.streams.video[0]
         begin = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
-        return None if not container.duration else Clock(container.duration / MICROSECONDS, begin)
+        duration = container.duration
+    return None if not duration else Clock(duration / MICROSECONDS, begin)
 
 
 def shown_times(
