@@ -1,9 +1,10 @@
-"""Files that are shorter than their container says: readers show what is there of them as if it were all."""
+"""Files of which their container says that something is missing: readers show what is there as if it were all."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from lmms_flow.harness.errors import SampleError
 
@@ -12,11 +13,13 @@ RIFF_PADDING = 1  # chunks have even sizes, and some writers leave the last byte
 
 
 def refuse_truncated(file: Path, formats: frozenset[str]) -> None:
-    """Raises SampleError where the container states a size that the file has not. Many formats state none."""
+    """Raises SampleError where a file is shorter than it states, or parts are missing by their numbers."""
     actual = file.stat().st_size
     with file.open("rb") as opened:
         if "mp4" in formats:
-            stated = _boxes_end(opened, actual)
+            boxes = _boxes(opened, actual)
+            _refuse_lost_fragments(boxes, file)
+            stated = boxes[-1].end if boxes else actual
         elif formats & {"matroska", "webm"}:
             stated = _segment_end(opened)
         elif "avi" in formats:
@@ -27,19 +30,36 @@ def refuse_truncated(file: Path, formats: frozenset[str]) -> None:
         raise SampleError(f"the video is truncated: {actual} of {stated} bytes are there", path=file)
 
 
-def _boxes_end(file: BinaryIO, actual: int) -> int:
-    """Where the last box of an MP4 ends. A size of 0 is that of the rest of the file."""
+class _Box(NamedTuple):
+    end: int
+    fragment: int | None  # the number of the fragment of which it is the head
+
+
+def _boxes(file: BinaryIO, actual: int) -> list[_Box]:
+    """The outermost boxes of an MP4. A size of 0 is that of the rest of the file; so is what is no box."""
+    boxes = []
     place = 0
     while place + 8 <= actual:
         file.seek(place)
-        head = file.read(16)
-        size = int.from_bytes(head[:4], "big")
+        head = file.read(24)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
-        if size < 8 or not head[4:8].isalnum():  # the rest of the file, or something behind its end
-            return actual
+        if size < 8 or not kind.isalnum():
+            break
+        number = int.from_bytes(head[20:24], "big") if kind == b"moof" and head[12:16] == b"mfhd" else None
         place += size
-    return place
+        boxes.append(_Box(place, number))
+    return boxes
+
+
+def _refuse_lost_fragments(boxes: list[_Box], file: Path) -> None:
+    numbers = [box.fragment for box in boxes if box.fragment is not None]
+    steps = [behind - before for before, behind in pairwise(numbers)]
+    if steps and max(steps) > min(steps) == 1 or (numbers[:1] == [1] and max(steps, default=1) > 1):
+        before = numbers[steps.index(max(steps))]
+        line = f"the video has a hole: {max(steps) - 1} of its fragments are missing after number {before}"
+        raise SampleError(line, path=file)
 
 
 def _segment_end(file: BinaryIO) -> int:

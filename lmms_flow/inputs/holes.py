@@ -1,7 +1,8 @@
 """Frames that are missing in the middle of a file.
 
-A gap in time alone is no hole: a variable frame rate has gaps as well. It is one where the container says that the
-frame before it is over, or where H.264 counts on meanwhile.
+A gap in time alone is no hole: a variable frame rate has gaps as well. It is one where H.264 counts on meanwhile. With
+other codecs the decoder complains of what it has to begin with and has not, and lost fragments of an MP4 are missing in
+their numbers (`container`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ REGULAR = 0.8  # of the steps from a frame to the next one are equal where pictu
 
 def refuse_holes(track: Track, extradata: bytes | None, first: bytes) -> None:
     """Raises SampleError for a hole. ``first`` is the first packet."""
-    _refuse_what_is_over(track)
     if track.codec != "h264" or track.shown is None or len(track.shown) < 3:
         return
     steps = np.diff(track.shown)
@@ -41,21 +41,6 @@ def refuse_holes(track: Track, extradata: bytes | None, first: bytes) -> None:
             seconds = (track.shown[place] - track.shown[0]) * track.tick
             line = f"the video has a hole: {missing} missing at {seconds:.2f} s"
             raise SampleError(line, path=track.path)
-
-
-def _refuse_what_is_over(track: Track) -> None:
-    """In MP4 every frame's duration is stated: in a fragmented file, a lost fragment leaves a gap."""
-    times = [packet.dts for packet in track.packets if packet.dts is not None]
-    durations = np.array([packet.duration for packet in track.packets[:-1]])
-    whole = len(times) == len(track.packets) > 2 and durations.all() and not track.num_hidden
-    if "mp4" not in track.formats or not whole:
-        return
-    over = np.diff(np.array(times)) - durations
-    lost = np.flatnonzero(over > GAP * np.median(durations))
-    if len(lost):
-        seconds = (times[lost[0]] - times[0]) * track.tick
-        line = f"the video has a hole of {over[lost[0]] * track.tick:.2f} s at {seconds:.2f} s"
-        raise SampleError(line, path=track.path)
 
 
 class _Picture(NamedTuple):
@@ -77,7 +62,7 @@ class _Pictures:
         if not self.usual or before not in self.numbers or behind not in self.numbers:
             return ""
         one, other = self.numbers[before], self.numbers[behind]
-        if one.sequence != other.sequence:
+        if one.sequence != other.sequence or one.sequence == 0:  # 0: the file begins in the middle of one
             return ""
         step = (other.order - one.order) % self.counter.modulus
         lost = step // self.usual - 1

@@ -6,15 +6,16 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import av
 import numpy as np
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.inputs.complaints import Complaints
+from lmms_flow.inputs.complaints import Complaints, in_short
 from lmms_flow.inputs.demux import unreadable
 from lmms_flow.inputs.track import Track, shown_stream
 
@@ -45,11 +46,24 @@ def read(
     ``expected`` are the times (pts) of all frames. Raises OtherFramesError where a frame is shown at another time, and
     SampleError where one is damaged, or was decoded from something damaged.
     """
+    if not track.why_in_order:
+        with suppress(OtherFramesError):  # a seek landed elsewhere
+            return _read(track, expected, _spans(track, expected, indices), set(indices), complaints)
+    return _read(track, expected, [(0, indices[-1])], set(indices), complaints)
+
+
+def _read(
+    track: Track,
+    expected: Sequence[int | None],
+    spans: Sequence[tuple[int, int]],
+    wanted: set[int],
+    complaints: Complaints,
+) -> list[Any]:
+    """Decodes the spans, each from one frame to another, and returns the wanted frames."""
     upright = _Upright()
     found: list[Any] = []
-    wanted = set(indices)
     with _opened(track) as (container, stream):
-        for start, last in _spans(track, expected, indices):
+        for start, last in spans:
             if start:
                 container.seek(expected[start], stream=stream)
             place = start
@@ -81,6 +95,12 @@ def count(track: Track, complaints: Complaints) -> list[tuple[int | None, float]
     return times
 
 
+def is_mirrored(track: Track) -> bool:
+    """Whether the file says that its frames are shown mirrored, by its first one."""
+    with _opened(track) as (container, stream):
+        return any(_matrix(frame)[1] for frame in islice(container.decode(stream), 1))
+
+
 @contextmanager
 def _opened(track: Track) -> Iterator[tuple[Any, Any]]:
     try:
@@ -94,20 +114,17 @@ def _opened(track: Track) -> Iterator[tuple[Any, Any]]:
         raise unreadable(error, track.path) from None
 
 
-def _spans(track: Track, expected: Sequence[int | None], indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """From which frame to which one is decoded: in one go, or from the entry points before the frames."""
-    if track.why_in_order:
-        yield 0, indices[-1]
-        return
+def _spans(track: Track, expected: Sequence[int | None], indices: Sequence[int]) -> list[tuple[int, int]]:
+    """From which frame to which one is decoded: from the last entry point before a frame, or on from the one before."""
     entries = [place for place, time in enumerate(expected) if time in track.entries]
-    starts = [entries[bisect_right(entries, index) - 1] for index in indices]
-    begin = starts[0]
-    for place, index in enumerate(indices):
-        following = starts[place + 1] if place + 1 < len(indices) else None
-        if following is None or following > index:
-            yield begin, index
-            if following is not None:
-                begin = following
+    spans: list[tuple[int, int]] = []
+    for index in indices:
+        entry = entries[bisect_right(entries, index) - 1]
+        if spans and entry <= spans[-1][1] + 1:
+            spans[-1] = (spans[-1][0], index)
+        else:
+            spans.append((entry, index))
+    return spans
 
 
 def _decoded(
@@ -122,7 +139,7 @@ def _decoded(
     """The frames from ``place`` on; a wanted one was decoded from nothing that is damaged."""
     damage = ""
     complaints.forget()
-    for frame in container.decode(stream):
+    for frame in _frames(container, stream, track, place):
         if place < len(expected) and frame.pts != expected[place]:
             raise OtherFramesError(f"the frame {place} is shown at another time than its packet says")
         if frame.pts in track.entries:
@@ -134,6 +151,16 @@ def _decoded(
             raise SampleError(f"the video is damaged at frame {place} ({damage})", path=track.path)
         yield frame
         place += 1
+
+
+def _frames(container: Any, stream: Any, track: Track, place: int) -> Iterator[Any]:
+    try:
+        for frame in container.decode(stream):
+            yield frame
+            place += 1
+    except av.error.FFmpegError as error:
+        said = in_short(error, track.path)
+        raise SampleError(f"the video is damaged at frame {place} ({said})", path=track.path) from None
 
 
 class _Upright:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmms_flow.inputs.complaints import Complaints, in_short
-from lmms_flow.inputs.pyav import OtherFramesError
+from lmms_flow.inputs.pyav import OtherFramesError, is_mirrored
 from lmms_flow.inputs.track import Track
 
 NAME = "torchcodec"
@@ -29,12 +29,14 @@ def read(
 ) -> list[Any]:
     """The frames ``indices`` (in order, each once) as RGB arrays [height, width, 3].
 
-    Raises OtherFramesError where it counts other frames than demuxing, returns them at other times, or can't read the file.
+    Raises OtherFramesError where it counts other frames than demuxing, shows them at other times, or can't read them.
     """
     from torchcodec.decoders import VideoDecoder
 
-    if track.why_in_order:
-        raise OtherFramesError(f"it seeks, and seeking is not safe here: {track.why_in_order}")
+    if track.why_not_landed:
+        raise OtherFramesError(f"it seeks, and seeking is not safe here: {track.why_not_landed}")
+    if is_mirrored(track):
+        raise OtherFramesError("it does not know that frames are shown mirrored")
     complaints.forget()
     try:
         decoder = VideoDecoder(

@@ -68,27 +68,27 @@ class Track:
             return "it does not begin with a key frame"
         if any(self.packets[place].pts not in self.entries for place in keys):
             return "a key frame of it is no entry point (an open group of pictures)"
-        return self._why_landing_fails(keys)
-
-    def _why_landing_fails(self, keys: Sequence[int]) -> str:
-        """A seek to a key frame's time must land on this very frame, and no frame behind it be shown before it.
-
-        Demuxers look for the last key frame whose decoding time (dts) is not behind the time that is asked for.
-        """
         earliest = math.inf
-        following = math.inf  # dts of the next key frame
-        for place in reversed(range(len(self.packets))):
-            packet = self.packets[place]
+        for packet in reversed(self.packets):
             assert packet.pts is not None
-            if packet.dts is None:
-                return "not every packet has a decoding time"
-            if packet.is_key:
-                if earliest < packet.pts:
-                    return "frames behind a key frame are shown before it (an open group of pictures)"
-                if not packet.dts <= packet.pts < following:
-                    return "decoding times and times of display do not fit"
-                following = packet.dts
+            if packet.is_key and earliest < packet.pts:
+                return "frames behind a key frame are shown before it (an open group of pictures)"
             earliest = min(earliest, packet.pts)
+        return ""
+
+    @cached_property
+    def why_not_landed(self) -> str:
+        """Why a seek to a key frame's time may land on another one, for readers that don't tell where they landed.
+
+        In MP4 it lands on the last key frame whose decoding time (dts) is not behind the time that is asked for.
+        """
+        if self.why_in_order or self.formats & {"matroska", "webm"}:
+            return self.why_in_order
+        following = math.inf
+        for packet in reversed([packet for packet in self.packets if packet.is_key]):
+            if packet.dts is None or packet.pts is None or not packet.dts <= packet.pts < following:
+                return "decoding times and times of display do not fit"
+            following = packet.dts
         return ""
 
 
