@@ -56,7 +56,7 @@ def _boxes(file: BinaryIO, actual: int) -> list[_Box]:
 def _refuse_lost_fragments(boxes: list[_Box], file: Path) -> None:
     numbers = [box.fragment for box in boxes if box.fragment is not None]
     steps = [behind - before for before, behind in pairwise(numbers)]
-    if steps and max(steps) > min(steps) == 1 or (numbers[:1] == [1] and max(steps, default=1) > 1):
+    if (steps and max(steps) > min(steps) == 1) or (numbers[:1] == [1] and max(steps, default=1) > 1):
         before = numbers[steps.index(max(steps))]
         line = f"the video has a hole: {max(steps) - 1} of its fragments are missing after number {before}"
         raise SampleError(line, path=file)

@@ -50,8 +50,7 @@ def read(
     said = complaints.of_damage()
     if said:
         raise OtherFramesError(f"its decoder says: {said}")
-    # Another model in this process may have told decord to return tensors.
-    return list(np.ascontiguousarray(batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)))
+    return list(batch.asnumpy())
 
 
 def _refuse_another_table(reader: Any, track: Track, expected: Sequence[int | None]) -> None:

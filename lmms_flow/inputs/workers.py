@@ -22,15 +22,16 @@ TIMEOUT = 600  # seconds for one video
 _ROOT = Path(__file__).parents[2]  # where the package is imported from, also by a worker
 
 
+_lock = threading.Lock()
+_idle: list[_Worker] = []  # kept for whoever reads next
+
+
 class Workers:
-    """Starts a process for each clip that is read at the same time, and keeps it for the next clip."""
+    """Reads clips, several at the same time if asked to, each in a process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[_Worker] = []
-        self._all: set[_Worker] = set()
+        self._busy: set[_Worker] = set()
         self._closed = False
-        atexit.register(self.close)
 
     def read(self, clip: Clip, timeout: float = TIMEOUT) -> Frames:
         """Raises SampleError; ValueError for a clip that no file can have."""
@@ -39,7 +40,7 @@ class Workers:
         try:
             return self._read(clip, timeout)
         except _CrashError as crash:
-            if clip.reader != ANY_READER:
+            if clip.reader != ANY_READER or self._closed:
                 raise SampleError(f"the video can't be read ({crash})", path=clip.path) from None
         try:  # decord is the one that crashes
             return self._read(replace(clip, reader="pyav"), timeout)
@@ -47,10 +48,10 @@ class Workers:
             raise SampleError(f"the video can't be read ({crash})", path=clip.path) from None
 
     def _read(self, clip: Clip, timeout: float) -> Frames:
-        worker = self._take()
+        worker = self._take(clip)
         try:
             frames = worker.read(clip, timeout)
-        except _TooLongError:
+        except _TooLateError:
             self._end(worker)
             line = f"the video was not read within {timeout:g} s (video_timeout)"
             raise SampleError(line, path=clip.path) from None
@@ -63,39 +64,52 @@ class Workers:
         self._give_back(worker)
         return frames
 
-    def _take(self) -> _Worker:
-        with self._lock:
+    def _take(self, clip: Clip) -> _Worker:
+        with _lock:
             if self._closed:
-                raise SampleError("videos are not read any more: the run ends")
-            worker = self._idle.pop() if self._idle else _Worker()
-            self._all.add(worker)
+                raise SampleError("videos are not read any more: the run ends", path=clip.path)
+            worker = _idle.pop() if _idle else _Worker()
+            if not worker.is_alive:
+                worker.end()
+                worker = _Worker()
+            self._busy.add(worker)
             return worker
 
     def _give_back(self, worker: _Worker) -> None:
-        with self._lock:
-            if worker in self._all:
-                self._idle.append(worker)
+        with _lock:
+            if worker in self._busy:
+                self._busy.discard(worker)
+                _idle.append(worker)
 
     def _end(self, worker: _Worker) -> None:
-        with self._lock:
-            self._all.discard(worker)
+        with _lock:
+            self._busy.discard(worker)
         worker.end()
 
     def close(self) -> None:
-        """Ends the processes; what is being read ends in an error."""
-        with self._lock:
+        """What is being read ends in an error."""
+        with _lock:
             self._closed = True
-            workers, self._all, self._idle = self._all, set(), []
+            workers, self._busy = self._busy, set()
         for worker in workers:
             worker.end()
-        atexit.unregister(self.close)
+
+
+@atexit.register
+def end_idle() -> None:
+    """Ends the processes that read nothing."""
+    with _lock:
+        workers = _idle[:]
+        _idle.clear()
+    for worker in workers:
+        worker.end()
 
 
 class _CrashError(Exception):
     """The process ended, or does not speak as it should; the words say how."""
 
 
-class _TooLongError(Exception):
+class _TooLateError(Exception):
     pass
 
 
@@ -111,7 +125,12 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
         )
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def read(self, clip: Clip, timeout: float) -> Frames:
+        """Raises _TooLateError or _CrashError, and is of no use any more; or SampleError."""
         late = threading.Event()
 
         def give_up() -> None:
@@ -125,7 +144,7 @@ class _Worker:
             return self._answer(clip)
         except (OSError, EOFError, ValueError) as error:
             if late.is_set():
-                raise _TooLongError from None
+                raise _TooLateError from None
             status = self._process.poll() if isinstance(error, OSError) else self._process.wait()
             raise _CrashError(f"the process that decodes it ended with status {status}") from None
         finally:
