@@ -25,8 +25,9 @@ from lmms_flow.flow import FlowError, ResolvedFlow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.generation import cut_at_stops, generation_arguments
 from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
+from lmms_flow.harness.host_flags import DEFAULT_SEED
 from lmms_flow.harness.options import find_options
-from lmms_flow.harness.sample import Outcome, QuestionId, Sample
+from lmms_flow.harness.sample import Outcome, QuestionId, Sample, describe
 from lmms_flow.harness.sample_key import digest
 from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 from lmms_flow.inputs.video import Frames
@@ -140,7 +141,8 @@ class Answerer:
             raise question
         if not arm.flow.needs_masks:
             return Asked(place, sample, question, arm, None, None)
-        groups = find_groups(question.prompt, question.user_text, sample.doc, arm.flow)
+        with _of_the_document():
+            groups = find_groups(question.prompt, question.user_text, sample.doc, arm.flow)
         return Asked(place, sample, question, arm, groups, arm.bound.resolve(groups.layout))
 
     def _prepare(self, text: str, clip: Clip | None, sample: Sample) -> Prepared:
@@ -148,7 +150,8 @@ class Answerer:
         start = time.perf_counter()
         prompt, tensors = self.chat.prompt(text, frames)
         user_text = _user_text(sample.messages)
-        letters = tuple(option.letter for option in find_options(user_text.strip(), sample.doc))
+        with _of_the_document():
+            letters = tuple(option.letter for option in find_options(user_text.strip(), sample.doc))
         return Prepared(prompt, tensors, frames, user_text, letters, reading + time.perf_counter() - start)
 
     # Running
@@ -178,11 +181,12 @@ class Answerer:
             if baseline is not None and batch[0].resolved is not None and not baseline.states:
                 baseline = self._record(baseline, inputs, generation)
             start, encoded_before = time.perf_counter(), vision.passes.seconds
-            with self._under(batch, baseline), _seeded(batch, gen_kwargs):
+            with self._under(batch, baseline), _seeded(batch, gen_kwargs, self.owner.asked.seed):
                 out = self.model.generate(
                     **inputs, **generation, return_dict_in_generate=True, output_logits=True
                 )
             beams = len(out.logits[0]) // len(batch)
+            likeliest = out.logits[0][::beams].argmax(-1).tolist()
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
         answers = self.chat.tokenizer.batch_decode(
@@ -191,12 +195,13 @@ class Answerer:
         return [
             Outcome.ok(
                 cut_at_stops(answer, gen_kwargs).strip(),
+                first_token=self.chat.tokenizer.decode([first]),
                 options={letter: self._probability(letter, row) for letter in one.question.letters},
                 milliseconds=round(1000 * seconds / len(batch), 3),
                 shared_milliseconds=round(1000 * (one.question.seconds + encoding.seconds / len(batch)), 3),
                 **self._details(one, encoding.flops // len(batch)),
             )
-            for one, answer, row in zip(batch, answers, probabilities, strict=True)
+            for one, answer, row, first in zip(batch, answers, probabilities, likeliest, strict=True)
         ]
 
     def _record(
@@ -259,6 +264,17 @@ class Answerer:
         }
 
 
+@contextmanager
+def _of_the_document() -> Iterator[None]:
+    """What a document's fields are not as they should be for is that sample's failure, not the run's."""
+    try:
+        yield
+    except (SampleError, FlowError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SampleError(f"the document can't be read ({describe(error)})") from error
+
+
 def _batches(asked: Sequence[Asked], one_by_one: bool) -> list[list[Asked]]:
     """What runs in one call: one number of frames, one flow, one way to generate.
 
@@ -273,15 +289,14 @@ def _batches(asked: Sequence[Asked], one_by_one: bool) -> list[list[Asked]]:
 
 
 @contextmanager
-def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """A sampled answer depends on its question and on nothing that ran before it."""
+def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any], seed: int) -> Iterator[None]:
+    """A sampled answer depends on its question and the run's seed, and on nothing that ran before it."""
     if not generation_arguments(gen_kwargs)["do_sample"]:
         yield
         return
+    asked = [[one.question.prompt.text, one.sample.repeat] for one in batch]
     with torch.random.fork_rng():
-        torch.manual_seed(
-            int(digest([[one.question.prompt.text, one.sample.repeat] for one in batch])[:12], 16)
-        )
+        torch.manual_seed(int(digest([asked, seed] if seed != DEFAULT_SEED else asked)[:12], 16))
         yield
 
 

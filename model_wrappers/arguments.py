@@ -12,8 +12,6 @@ from lmms_flow.harness.errors import RunError
 from lmms_flow.inputs.clip import ANY_READER, READERS
 from lmms_flow.inputs.workers import TIMEOUT
 
-HOST_ARGUMENTS = ("max_batch_size",)  # lmms-eval adds these to every model's arguments
-
 
 @dataclass(frozen=True)
 class ModelArguments:
@@ -35,6 +33,7 @@ class ModelArguments:
     records: str = "lmms_flow_records"  # folder of the journal, or "none"
     on_error: str = "raise"  # or "record": go on without the sample, and say so
     trust_remote_code: bool = False
+    released_vision: bool = False  # VideoLLaMA3's vision tower as the paper's scripts ran it: docs/paper.md
 
 
 _CHOICES = {
@@ -51,8 +50,12 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
     known = {field.name: field for field in fields(ModelArguments)}
     values: dict[str, Any] = {}
     for name, value in given.items():
-        if name in HOST_ARGUMENTS or value is None:
+        if value is None:
             continue
+        if name == "max_batch_size":  # lmms-eval hands on its flag among the arguments
+            raise RunError(
+                "--max_batch_size belongs to --batch_size auto, which these models don't have: leave it out"
+            )
         if name not in known:
             raise RunError(
                 f"--model_args has no argument {name!r}{nearest(name, known)} (arguments: {', '.join(known)})"

@@ -19,6 +19,7 @@ from .chat import Messages, VideoChat
 from .image_chat import own_template
 from .tokenizer import load_tokenizer
 from .videollama3_layout import MERGED, is_released, load_videollama3
+from .videollama3_vision import run_as_released
 
 TOKENS_PER_FRAME = 144  # at most, 28 x 28 pixels each: the paper's budget of 8 x 144 for 8 frames
 MIN_TOKENS = 16  # of a frame
@@ -41,10 +42,14 @@ class VideoLlama3Flow(FlowModel):
 
     default_checkpoint = "DAMO-NLP-SG/VideoLLaMA3-7B"
     sampling: ClassVar[str] = "linspace"  # from the first frame to the last one, as its own loader does
+    has_released_vision: ClassVar[bool] = True
 
     def load(self, source: str) -> VideoChat:
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)
-        return VideoLlama3Chat(source, values, self.hub_arguments, self.loading_arguments)
+        chat = VideoLlama3Chat(source, values, self.hub_arguments, self.loading_arguments)
+        if self.args.released_vision:
+            run_as_released(chat.model)
+        return chat
 
 
 class VideoLlama3Chat(VideoChat):

@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.models.video_llama_3.modeling_video_llama_3 import VideoLlama3CausalLMOutputWithPast
 
+from lmms_flow.engine.layer_call import cache_in, going_on_from, with_cache
 from lmms_flow.flow import FlowError
 
 from .released import known_fields, load_exactly
@@ -43,32 +44,37 @@ class VideoLlama3(VideoLlama3ForConditionalGeneration):  # type: ignore[misc]
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         pixel_values_videos: Tensor | None = None,
         video_grid_thw: Tensor | None = None,
         video_merge_sizes: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> VideoLlama3CausalLMOutputWithPast:
-        """Logits [batch, kept position, vocabulary]; `logits_to_keep` counts from the end, or indexes."""
+        """Logits [batch, kept position, vocabulary]; `logits_to_keep` counts from the end, or indexes.
+
+        The key/value cache goes by either of transformers' names for it, `cache` or `past_key_values`.
+        """
+        given = past_key_values if cache is None else cache
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             pixel_values_videos=pixel_values_videos,
             video_grid_thw=video_grid_thw,
             video_merge_sizes=video_merge_sizes,
+            **going_on_from(self.model, given),
             **{**kwargs, "return_dict": True},
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return VideoLlama3CausalLMOutputWithPast(
             logits=self.lm_head(outputs.last_hidden_state[:, kept]),
-            past_key_values=outputs.past_key_values,
+            **with_cache(VideoLlama3CausalLMOutputWithPast, cache_in(outputs)),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             video_hidden_states=outputs.video_hidden_states,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import yaml
 
 from lmms_flow.harness import benchmarks, plugin, questions
-from lmms_flow.harness.questions import FORMS, Question
+from lmms_flow.harness.errors import SampleError
+from lmms_flow.harness.questions import FORMS, Question, doc_to_messages, doc_to_text, doc_to_visual
 from tests.benchmarks_data import MVBENCH_FOLDERS
 from tests.tvbench import QUESTIONS as TVBENCH_QUESTIONS
 
@@ -139,15 +141,40 @@ def test_longvideobench(home: Path, right: int, letter: str) -> None:
     (doc,) = benchmarks.longvideobench([row])
     assert (doc["candidates"], doc["answer_letter"], doc["family"]) == (["a", "b", "c"], letter, "O2E")
     assert doc["video"] == str(home / "datasets/longvideobench/videos/v.mp4")
-    with pytest.raises(ValueError, match="question v_0: the answer '3' is none of ABC"):
-        benchmarks.longvideobench([row | {"correct_choice": 3}])
+    (doc,) = benchmarks.longvideobench([row | {"correct_choice": 3}])
+    assert (doc["id"], "the answer '3' is none of ABC" in doc["problem"]) == ("v_0", True)
 
 
-@pytest.mark.parametrize("answer", ["Sideways", ""])
-def test_an_answer_that_is_no_option_names_the_question(home: Path, answer: str) -> None:
-    rows = Rows.of("action_count", tvbench_row(), tvbench_row(answer=answer))
-    with pytest.raises(ValueError, match=f"question action_count-1: the answer '{answer}' is none of AB"):
-        benchmarks.tvbench(rows)
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"answer": "Sideways"}, "the answer 'Sideways' is none of AB"),
+        ({"answer": ""}, "the answer '' is none of AB"),
+        ({"answer": None}, "the answer 'None' is none of AB"),
+        ({"candidates": []}, "0 options are none to choose from"),
+        ({"candidates": None}, "TypeError"),
+        ({"candidates": [1, 2], "answer": 2}, "int"),
+        ({"question": None}, "its question is None, not text"),
+        ({"video": None}, "TypeError"),
+        (None, "KeyError: 'candidates'"),
+    ],
+)
+def test_a_row_that_is_broken_is_one_question_that_says_so(
+    home: Path, changes: dict[str, Any] | None, says: str
+) -> None:
+    broken = {"video": "v.mp4", "question": "?"} if changes is None else tvbench_row(**changes)
+    for rows in ([tvbench_row(), broken], [broken, tvbench_row()]):
+        good, bad = sorted(
+            benchmarks.tvbench(Rows.of("action_count", *rows)), key=lambda doc: bool(doc["problem"])
+        )
+        assert says in bad["problem"]
+        assert "\n" not in bad["problem"]
+        assert (good["problem"], good["candidates"], good["family"]) == (None, ["Up", "Down"], "action_count")
+        assert bad["family"] == "action_count"
+        assert doc_to_text(bad) == "", "while requests are listed"
+        for ask in (doc_to_messages, doc_to_visual):
+            with pytest.raises(SampleError, match=re.escape(bad["problem"])):
+                ask(bad)
 
 
 def test_answers_are_compared_as_words() -> None:

@@ -129,15 +129,19 @@ def test_a_record_that_can_not_be_read_is_an_error(text):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"candidates": ["one"], "answer_letter": "A"}, "q1: 1 options"),
-        ({"answer_letter": "C"}, "q1: the answer 'C' is none of AB"),
-        ({"answer_letter": ""}, "q1: the answer '' is none of AB"),
-        ({"answer_letter": "AB"}, "q1: the answer 'AB' is none of AB"),
+        ({"candidates": ["one"], "answer_letter": "A"}, "1 options are none to choose from"),
+        ({"answer_letter": "C"}, "the answer 'C' is none of AB"),
+        ({"answer_letter": ""}, "the answer '' is none of AB"),
+        ({"answer_letter": "AB"}, "the answer 'AB' is none of AB"),
+        ({"candidates": ["one", 2]}, "its option 2 is int, not text"),
+        ({"start": "soon"}, "its clip's bound is 'soon', not seconds"),
+        ({"id": 7}, "its id is 7, not text"),
     ],
 )
-def test_rows_without_a_valid_answer_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
-        questions.dataset([{}], lambda row: question(**changes))
+def test_a_row_without_a_valid_answer_is_a_question_that_says_so(changes, says):
+    (doc,) = questions.dataset([{"id": "q1"}], lambda row: question(**changes))
+    assert doc["problem"] == f"the document can't be asked about ({says})"
+    assert doc["id"] == "q1"
 
 
 def test_every_family_has_a_task_in_the_group():

@@ -2,7 +2,8 @@
 
 from ..flow import Knockout
 from .baseline import Baseline
-from .decoder import UnsupportedModelError, decoder_layers, find_decoder
+from .decoder import decoder_layers, find_decoder
+from .errors import UnsupportedModelError
 from .intervene import ENGINES, intervene
 from .ledger import Ledger, ledger
 from .masks import keep_masks

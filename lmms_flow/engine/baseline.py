@@ -6,7 +6,7 @@ The sparse engine takes everything before that from the baseline's hidden states
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..flow import ResolvedFlow
 from .decoder import decoder_layers, find_decoder
-from .dense import with_hidden_states_first
+from .layer_call import LayerCall
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Baseline:
     def _record(self, number: int) -> Any:
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if number not in self.states:
-                given, rest = with_hidden_states_first(args, kwargs)
-                self.states[number] = given[0].detach()
-                self.cache = rest.get("past_key_values")
+                call = LayerCall.read(layer, args, kwargs)
+                self.states[number] = call.hidden.detach()
+                self.cache = call.cache
                 if number == 1:
-                    self.positions = _positions(rest)
+                    self.positions = _positions(call)
 
         return before_layer
 
@@ -111,10 +111,10 @@ class Branch:
         self.whole = whole  # layers that run in full all the same
         self.layer = max(leaves.layer, whole + 1)
 
-    def is_of(self, embeddings: Tensor, kwargs: Mapping[str, Any]) -> bool:
+    def is_of(self, call: LayerCall) -> bool:
         """Whether the baseline was recorded from this very prompt: what enters layer 1 is the same, positions too."""
         before = (self.baseline.states[1], *self.baseline.positions)
-        now = (embeddings, *_positions(kwargs))
+        now = (call.hidden, *_positions(call))
         return len(before) == len(now) and all(map(torch.equal, before, now))
 
     def skips(self, layer: int) -> bool:
@@ -136,13 +136,11 @@ class Branch:
         stored.keys, stored.values = keys, values
 
 
-def _positions(kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+def _positions(call: LayerCall) -> tuple[Tensor, ...]:
     """What a decoder layer is told of its rows' positions."""
-    rotary = kwargs.get("position_embeddings")
-    if rotary is not None:
-        return tuple(rotary)
-    ids = kwargs.get("position_ids")
-    return () if ids is None else (ids,)
+    if call.rotary is not None:
+        return tuple(call.rotary)
+    return () if call.position_ids is None else (call.position_ids,)
 
 
 def branch_of(baseline: Baseline | None, resolved: Sequence[ResolvedFlow], whole: int) -> Branch | None:

@@ -7,11 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from ..flow import FlowError
-
-
-class UnsupportedModelError(FlowError):
-    """A model or an attention implementation in which a cut would not be applied, named in the message."""
+from .errors import UnsupportedModelError
+from .layer_call import check_calls
 
 
 def find_decoder(model: nn.Module) -> nn.Module:
@@ -23,6 +20,7 @@ def find_decoder(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no decoder with a list of layers that each hold a self_attn: "
             "flows can't be applied to it"
         )
+    check_calls(decoder, _layers(decoder))
     return decoder
 
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..flow import FlowError, ResolvedFlow
-from .decoder import UnsupportedModelError, attention_implementation, decoder_layers
+from .decoder import attention_implementation, decoder_layers
+from .errors import UnsupportedModelError
+from .layer_call import LayerCall, ModelCall
 from .masks import keep_mask
 from .positions import Positions, read_positions
 
@@ -22,8 +24,11 @@ class DenseHooks:
     path without a cut.
     """
 
-    def __init__(self, decoder: nn.Module, resolved: Sequence[ResolvedFlow]) -> None:
+    def __init__(
+        self, decoder: nn.Module, resolved: Sequence[ResolvedFlow], continuation: Sequence[int] = ()
+    ) -> None:
         self._resolved = resolved
+        self._continuation = continuation
         self._positions: Positions | None = None
         self._prompt_masks: dict[tuple[int, int, torch.device], Tensor] = {}
         self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
@@ -58,23 +63,20 @@ class DenseHooks:
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget_step()
-        self._positions = read_positions(module, args, kwargs, [r.layout for r in self._resolved])
+        call = ModelCall.of_decoder(module, args, kwargs)
+        layouts = [r.layout for r in self._resolved]
+        self._positions = read_positions(call, layouts, self._continuation)
 
     def _layer_hook(self, number: int) -> Any:
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if "attention_mask" not in kwargs:
-                raise UnsupportedModelError(
-                    f"{type(layer).__name__} was called without attention_mask: flows can't be applied to it"
-                )
-            changed, rest = with_hidden_states_first(args, kwargs)
-            rest = self._prepare(number, changed, rest)
-            return tuple(changed), rest
+            call = self._prepare(number, LayerCall.read(layer, args, kwargs))
+            return call.args, dict(call.kwargs)
 
         return before_layer
 
-    def _prepare(self, layer: int, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What a layer is called with under the flow; `args` starts with its hidden states and may be changed."""
-        return kwargs | {"attention_mask": self._mask(layer, kwargs["attention_mask"], args[0])}
+    def _prepare(self, layer: int, call: LayerCall) -> LayerCall:
+        """What a layer is called with under the flow."""
+        return call.with_parts(mask=self._mask(layer, call.mask, call.hidden))
 
     def _mask(self, layer: int, own: Any, hidden: Tensor) -> Tensor:
         """What this layer is given; layers with the same cuts and the same mask of their own share it."""
@@ -133,16 +135,6 @@ class DenseHooks:
         if key not in self._prompt_masks:
             self._prompt_masks[key] = keep_mask(resolved, first_alike).to(device)
         return self._prompt_masks[key]
-
-
-def with_hidden_states_first(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
-    """A layer's call with its hidden states as the first positional argument, however it was written."""
-    if args:
-        return list(args), dict(kwargs)
-    rest = dict(kwargs)
-    return [rest.pop("hidden_states")], rest
 
 
 def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from transformers import DynamicCache
 
 from ..flow import ResolvedFlow
 from .decoder import attention_implementation, decoder_layers
-from .dense import to_additive, with_hidden_states_first
+from .dense import to_additive
+from .layer_call import LayerCall
 from .masks import keep_mask
 
 PACKED_ROWS = (
@@ -85,12 +86,11 @@ class ForkWalk:
 
     def _hook(self, number: int, is_last: bool) -> Any:
         def after_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            given, rest = with_hidden_states_first(args, kwargs)
-            entering: Tensor = given[0]
-            self._follow_additions(entering)
-            self._join(number, entering)
+            call = LayerCall.read(layer, args, kwargs)
+            self._follow_additions(call.hidden)
+            self._join(number, call.hidden)
             for chunk in self._packs():
-                self._advance(number, layer, chunk, rest)
+                self._advance(number, layer, chunk, call)
             plain: Tensor = output[0] if isinstance(output, tuple) else output
             self._after = plain
             if not is_last:
@@ -130,24 +130,22 @@ class ForkWalk:
                 packs.append([number])
         return packs
 
-    def _advance(self, number: int, layer: nn.Module, pack: list[int], kwargs: dict[str, Any]) -> None:
+    def _advance(self, number: int, layer: nn.Module, pack: list[int], call: LayerCall) -> None:
         """One layer for the rows of several forks, as one sequence behind the baseline's keys."""
         first_row, count = self._forks[pack[0]].first_row, self._forks[pack[0]].num_rows
         device = self.cache.layers[number - 1].keys.device
         rows = torch.cat([self._states[f].to(device) for f in pack])[None]
-        own = kwargs.get("attention_mask")
-        moved = kwargs | {
-            "attention_mask": self._mask(number, pack, own, rows),
-            "past_key_values": self.cache,
-        }
-        if kwargs.get("position_embeddings") is not None:
-            parts = (part[..., first_row:, :] for part in kwargs["position_embeddings"])
-            moved["position_embeddings"] = tuple(torch.cat([part] * len(pack), dim=-2) for part in parts)
-        if kwargs.get("position_ids") is not None:
-            moved["position_ids"] = torch.cat([kwargs["position_ids"][..., first_row:]] * len(pack), dim=-1)
+        moved: dict[str, Any] = {}
+        if call.rotary is not None:
+            parts = (part[..., first_row:, :] for part in call.rotary)
+            moved["rotary"] = tuple(torch.cat([part] * len(pack), dim=-2) for part in parts)
+        if call.position_ids is not None:
+            moved["position_ids"] = torch.cat([call.position_ids[..., first_row:]] * len(pack), dim=-1)
+        mask = self._mask(number, pack, call.mask, rows)
+        packed = call.with_parts(hidden=rows, mask=mask, cache=self.cache, **moved)
         self.cache.first_row = first_row
         try:
-            out = layer.forward(rows, **moved)  # not the module's call: its hooks are ours
+            out = layer.forward(*packed.args, **packed.kwargs)  # not the module's call: its hooks are ours
         finally:
             self.cache.first_row = None
         states = out[0] if isinstance(out, tuple) else out

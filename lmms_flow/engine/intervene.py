@@ -25,13 +25,18 @@ def intervene(
     layout: Layout | Sequence[Layout],
     engine: str = "sparse",
     baseline: Baseline | None = None,
+    continuation: int | Sequence[int] = 0,
 ) -> Iterator[nn.Module]:
     """Runs `model` (any causal language model or VideoLLM of transformers) under `flow` inside the block.
 
     `layout` is that of the prompt, or a list for a batch; layouts leave padding out, the attention mask says where
     it is. Both prefill and decoding are covered: generated tokens take the cuts of the last prompt token. The hooks
     always come off, also when the body raises. `baseline` is what full attention left of the same prompt: the sparse
-    engine goes on from it where the flow leaves it (see `Baseline`). Raises FlowError where the flow does not fit, and
+    engine goes on from it where the flow leaves it (see `Baseline`).
+
+    `continuation` is for training (teacher forcing): so many tokens of the answer follow each prompt in the same
+    forward, one number or one a layout. They take the cuts that generated tokens take. Dense engine only: it computes
+    every position, and gradients flow through it. Raises FlowError where the flow does not fit, and
     UnsupportedModelError where a cut would not be applied.
     """
     if engine not in ENGINES:
@@ -47,14 +52,31 @@ def intervene(
     layouts = [layout] if isinstance(layout, Layout) else list(layout)
     if not layouts:
         raise FlowError("intervene needs a layout, or one for each sample of the batch")
+    following = _following(continuation, len(layouts), engine)
     bound = flow.bind(len(decoder_layers(decoder)))
     resolved = [bound.resolve(each) for each in layouts]
     with strips_in(decoder) if engine == "sparse" else nullcontext(False) as takes_strips:
         if engine == "sparse":
             hooks: DenseHooks = SparseHooks(model, decoder, resolved, takes_strips, baseline)
         else:
-            hooks = DenseHooks(decoder, resolved)
+            hooks = DenseHooks(decoder, resolved, following)
         try:
             yield model
         finally:
             hooks.remove()
+
+
+def _following(continuation: int | Sequence[int], num_layouts: int, engine: str) -> list[int]:
+    """How many tokens of the answer follow each prompt in the forward that reads it."""
+    each = [continuation] * num_layouts if isinstance(continuation, int) else list(continuation)
+    if len(each) != num_layouts:
+        raise FlowError(f"continuation has {len(each)} numbers for {num_layouts} layouts")
+    for number in each:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise FlowError(f"continuation must be a number of tokens, 0 or more, not {number!r}")
+    if any(each) and engine != "dense":
+        raise FlowError(
+            f"the {engine} engine computes the last position alone, and continuation asks for the answer's tokens "
+            "too: write engine='dense'"
+        )
+    return each

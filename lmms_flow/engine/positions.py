@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..flow import FlowError, Layout
+from .layer_call import ModelCall
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,17 @@ class Positions:
     past: int
 
 
-def read_positions(
-    decoder: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], layouts: Sequence[Layout]
-) -> Positions:
-    """Reads them off a decoder's call. Raises FlowError where the prompt does not have the layouts' lengths."""
-    given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
-    given = {**given, **given.get("kwargs", {})}
-    embeds = given.get("inputs_embeds")
-    tokens = embeds if embeds is not None else given.get("input_ids")
+def read_positions(call: ModelCall, layouts: Sequence[Layout], continuation: Sequence[int] = ()) -> Positions:
+    """Reads them off a decoder's call. Raises FlowError where the prompt does not have the layouts' lengths.
+
+    `continuation` says for each layout how many tokens follow the prompt in the same forward (teacher forcing).
+    """
+    tokens = call.tokens
     if tokens is None:
         raise FlowError("the decoder was called without input_ids and inputs_embeds")
     batch, num_queries = tokens.shape[:2]
-    cache = given.get("past_key_values")
-    past = int(cache.get_seq_length()) if cache is not None else 0
-    mask = given.get("attention_mask")
+    past = int(call.cache.get_seq_length()) if call.cache is not None else 0
+    mask = call.get("mask")
     if mask is None:
         mask = torch.ones(batch, past + num_queries, dtype=torch.long, device=tokens.device)
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != past + num_queries:
@@ -48,21 +47,26 @@ def read_positions(
         )
     attended = mask.to(torch.long)
     keys = torch.where(attended.bool(), attended.cumsum(-1) - 1, -1)
-    _check_lengths(attended.sum(-1).tolist(), spread(layouts, batch), decoding=past > 0)
+    following = spread(continuation or [0] * len(layouts), batch)
+    _check_lengths(attended.sum(-1).tolist(), spread(layouts, batch), following, decoding=past > 0)
     return Positions(keys[:, past:], keys, past)
 
 
-def spread(layouts: Sequence[Layout], batch: int) -> list[Layout]:
-    """One layout for each sample of the batch; beams and several returned sequences share their prompt's."""
-    if batch % len(layouts):
-        raise FlowError(f"{len(layouts)} layouts were given for a batch of {batch}")
-    return [layout for layout in layouts for _ in range(batch // len(layouts))]
+def spread(of_prompts: Sequence[T], batch: int) -> list[T]:
+    """One entry for each sample of the batch; beams and several returned sequences share their prompt's."""
+    if batch % len(of_prompts):
+        raise FlowError(f"{len(of_prompts)} layouts were given for a batch of {batch}")
+    return [one for one in of_prompts for _ in range(batch // len(of_prompts))]
 
 
-def _check_lengths(lengths: Sequence[int], layouts: Sequence[Layout], decoding: bool) -> None:
-    for sample, (length, layout) in enumerate(zip(lengths, layouts, strict=True)):
-        if length <= layout.num_tokens if decoding else length != layout.num_tokens:
+def _check_lengths(
+    lengths: Sequence[int], layouts: Sequence[Layout], following: Sequence[int], decoding: bool
+) -> None:
+    for sample, (length, layout, after) in enumerate(zip(lengths, layouts, following, strict=True)):
+        whole = layout.num_tokens + after
+        if length <= whole if decoding else length != whole:
             raise FlowError(
                 f"sample {sample} of the batch has a prompt of {length} tokens, its layout has {layout.num_tokens}"
+                + (f" and {after} are to follow it" if after else "")
                 + (" (a prompt is to be read in one piece)" if decoding else "")
             )

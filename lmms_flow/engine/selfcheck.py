@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..flow import FlowError, Layout, prompt_layout
-from .decoder import (
-    UnsupportedModelError,
-    attention_implementation,
-    check_attention,
-    decoder_layers,
-    find_decoder,
-)
+from .decoder import attention_implementation, check_attention, decoder_layers, find_decoder
+from .errors import UnsupportedModelError
 from .intervene import intervene
+from .layer_call import cache_in, going_on_from, keeping
 
 ISOLATE = "video:gap+video:question+video:tail+video:last"
 
@@ -48,7 +43,7 @@ class _Probe:
             out: Any = self.decoder(inputs_embeds=embeddings, use_cache=True)
             step = self.clean[:, :1]  # any token will do
             decoded: Any = self.decoder(
-                inputs_embeds=step, past_key_values=out.past_key_values, use_cache=True
+                inputs_embeds=step, use_cache=True, **going_on_from(self.decoder, cache_in(out))
             )
         return out.last_hidden_state[0, -1], decoded.last_hidden_state[0, -1]
 
@@ -130,13 +125,11 @@ def _compare_engines(model: nn.Module, probe: _Probe) -> list[Check]:
 
 
 def _logits(model: nn.Module, probe: _Probe, flow: str, engine: str) -> tuple[Tensor, Tensor]:
-    keeps_one = "logits_to_keep" in inspect.signature(model.forward).parameters
-    only_last = {"logits_to_keep": 1} if keeps_one else {}
+    only_last = keeping(model, 1)
     with intervene(model, flow, probe.layout, engine=engine):
         out: Any = model(inputs_embeds=probe.clean, use_cache=True, **only_last)
-        step: Any = model(
-            inputs_embeds=probe.clean[:, :1], past_key_values=out.past_key_values, use_cache=True, **only_last
-        )
+        going_on = going_on_from(model, cache_in(out))
+        step: Any = model(inputs_embeds=probe.clean[:, :1], use_cache=True, **going_on, **only_last)
     return out.logits[0, -1], step.logits[0, -1]
 
 

@@ -6,7 +6,6 @@ layers, so no architecture is written twice. The key/value cache keeps what gene
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from ..flow import ResolvedFlow
 from .baseline import Baseline, Branch, branch_of
 from .decoder import decoder_layers, find_decoder
 from .dense import DenseHooks, to_additive
+from .layer_call import LayerCall, ModelCall, can_keep_one
 from .plan import RowPlan
 from .strips import Strips
 
@@ -49,7 +49,6 @@ class SparseHooks(DenseHooks):
         self._branch = branch_of(baseline, resolved, self._whole)
         self._taken: Branch | None = None  # the branch, in a forward that takes it
         self._has_windows = has_windows(decoder)
-        self._keeps_one = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only = self._dropping = self._on_live_cache = False
         self._live_caches: weakref.WeakSet[Any] = weakref.WeakSet()
         self._cached: dict[int, Tensor] = {}  # layer -> [batch, key], whether a cached prompt key is one
@@ -71,14 +70,13 @@ class SparseHooks(DenseHooks):
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         whole = any(kwargs.get(name) is not None and kwargs[name] is not False for name in WHOLE_OUTPUT)
-        wanted = kwargs.get("logits_to_keep")  # a number of positions, or a tensor of places
-        one = isinstance(wanted, int) and wanted == 1
-        self._last_only = self._keeps_one and one and not whole and not _outputs_states(module)
+        one = ModelCall.of_model(module, args, kwargs).keeps_one
+        self._last_only = can_keep_one(module) and one and not whole and not _outputs_states(module)
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._before_decoder(module, args, kwargs)
         assert self._positions is not None
-        cache = kwargs.get("past_key_values")
+        cache = ModelCall.of_decoder(module, args, kwargs).cache
         prefill = self._positions.past == 0
         self._dropping = prefill and self._last_only and not self._has_windows and _can_hold_rows(cache)
         self._on_live_cache = not prefill and cache in self._live_caches
@@ -90,49 +88,46 @@ class SparseHooks(DenseHooks):
             self._live_caches.discard(cache)
         self._entered = None
 
-    def _prepare(self, layer: int, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if layer == 1 and self._taken and not self._taken.is_of(args[0], kwargs):
+    def _prepare(self, layer: int, call: LayerCall) -> LayerCall:
+        if layer == 1 and self._taken and not self._taken.is_of(call):
             self._taken = None
         if layer <= self._whole or not (self._dropping or self._on_live_cache):
             if not super()._needs_hook(layer):
-                return kwargs
-            strips = self._strips(layer, args[0], kwargs["attention_mask"])
-            if strips is not None:
-                return kwargs | {"attention_mask": strips}
-            return super()._prepare(layer, args, kwargs)
+                return call
+            strips = self._strips(layer, call.hidden, call.mask)
+            return super()._prepare(layer, call) if strips is None else call.with_parts(mask=strips)
         if self._on_live_cache:
-            return kwargs | {"attention_mask": self._decoding_mask(layer, args[0])}
+            return call.with_parts(mask=self._decoding_mask(layer, call.hidden))
         assert self._positions is not None  # rows are told by number on its device, wherever the layer is
         keys = self._rows(layer, self._positions.keys.device)
-        rows = keys if self._taken is None else self._take(self._taken, layer, keys, args, kwargs)
+        rows, hidden = (
+            (keys, call.hidden) if self._taken is None else self._take(self._taken, layer, keys, call)
+        )
         if self._entered is None or not torch.equal(rows, self._entered):
-            args[0] = _gather(args[0], self._places(rows))
+            hidden = _gather(hidden, self._places(rows))
         self._entered, self._keys = rows, keys
-        at = rows.clamp_min(0)
-        moved = dict(kwargs)
-        if kwargs.get("position_embeddings") is not None:
-            moved["position_embeddings"] = tuple(_gather(part, at) for part in kwargs["position_embeddings"])
-        if kwargs.get("position_ids") is not None:
-            moved["position_ids"] = _gather(kwargs["position_ids"][..., None], at)[..., 0]
+        call = _moved(call.with_parts(hidden=hidden), rows.clamp_min(0))
         if self._taken and self._taken.skips(layer):  # its output is not used
-            return moved | {"attention_mask": None}
-        strips = self._strips(layer, args[0], kwargs["attention_mask"])
+            return call.with_parts(mask=None)
+        strips = self._strips(layer, hidden, call.mask)
         if strips is None:
-            return moved | {"attention_mask": self._live_mask(layer, keys, args[0])}
-        return moved | {"attention_mask": None if strips.is_causal else strips}
+            return call.with_parts(mask=self._live_mask(layer, keys, hidden))
+        return call.with_parts(mask=None if strips.is_causal else strips)
 
-    def _take(
-        self, branch: Branch, layer: int, keys: Tensor, args: list[Any], kwargs: dict[str, Any]
-    ) -> Tensor:
-        """The rows that a layer must compute itself; what it reads of the baseline goes into the cache."""
+    def _take(self, branch: Branch, layer: int, keys: Tensor, call: LayerCall) -> tuple[Tensor, Tensor]:
+        """The rows that a layer must compute itself, and the hidden states to take them from.
+
+        What it reads of the baseline goes into the cache.
+        """
         if branch.skips(layer):
-            return keys[:, -1:]
+            return keys[:, -1:], call.hidden
+        hidden = call.hidden
         if layer == branch.layer and branch.entering is not None:
-            args[0] = branch.entering.to(args[0].device)
+            hidden = branch.entering.to(hidden.device)
             self._entered = None
         before = keys[0] < branch.row
-        branch.lay_keys(kwargs["past_key_values"], layer, keys[0][before])
-        return keys[:, ~before]
+        branch.lay_keys(call.cache, layer, keys[0][before])
+        return keys[:, ~before], hidden
 
     def _strips(self, layer: int, hidden: Tensor, own: Any) -> Strips | None:
         """The layer's attention in strips, where its mask is made of rectangles and the batch needs no padding."""
@@ -227,7 +222,7 @@ class SparseHooks(DenseHooks):
     def _after_layer(self, number: int) -> Any:
         def prune(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             """Leaves in the cache what generated tokens may read in this layer."""
-            cache = kwargs.get("past_key_values")
+            cache = LayerCall.read(layer, args, kwargs).cache
             if not self._dropping or cache is None or number <= self._whole:
                 return
             assert self._keys is not None
@@ -280,6 +275,16 @@ def has_windows(decoder: nn.Module) -> bool:
 def _can_hold_rows(cache: Any) -> bool:
     """Whether the layers of a cache may hold different lengths: none at all, or a plain growing one."""
     return cache is None or all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _moved(call: LayerCall, rows: Tensor) -> LayerCall:
+    """The same call with the positions of these rows alone."""
+    moved: dict[str, Any] = {}
+    if call.rotary is not None:
+        moved["rotary"] = tuple(_gather(part, rows) for part in call.rotary)
+    if call.position_ids is not None:
+        moved["position_ids"] = _gather(call.position_ids[..., None], rows)[..., 0]
+    return call.with_parts(**moved)
 
 
 def _gather(states: Tensor, rows: Tensor) -> Tensor:

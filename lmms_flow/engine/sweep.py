@@ -20,6 +20,7 @@ from ..flow import Flow, FlowError, Knockout, Layout, ResolvedFlow, Rule
 from ..flow.errors import nearest
 from .decoder import check_attention, decoder_layers, find_decoder
 from .fork import Fork, ForkWalk
+from .layer_call import going_on_from, keeping
 
 Style: TypeAlias = Literal["center", "inverse", "from_layer", "to_layer"]
 STYLES = ("center", "inverse", "from_layer", "to_layer")
@@ -112,9 +113,8 @@ def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk
     """Logits of the baseline and of each fork in one walk, [1 + fork, vocabulary]; out of memory: in two halves."""
     try:
         with ForkWalk(decoder, chunk) as walk:
-            out: Any = model(
-                **inputs, past_key_values=walk.cache, use_cache=True, logits_to_keep=len(chunk) + 1
-            )
+            asked = going_on_from(model, walk.cache) | keeping(model, len(chunk) + 1)
+            out: Any = model(**inputs, **asked, use_cache=True)
         logits: Tensor = out.logits[0, -len(chunk) - 1 :]
         return logits.float()
     except torch.OutOfMemoryError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from ..flow import ResolvedFlow
 from .decoder import attention_implementation, decoder_layers, find_decoder
+from .layer_call import can_keep_one
 from .plan import RowPlan
 from .sparse import has_windows, layers_with_visual_features
 
@@ -31,7 +31,7 @@ class Setting:
     def of(cls, model: nn.Module) -> Setting:
         """Reads it off a loaded model."""
         decoder = find_decoder(model)
-        keeps_one = "logits_to_keep" in inspect.signature(model.forward).parameters
+        keeps_one = can_keep_one(model)
         return cls(
             sdpa=attention_implementation(decoder) != "eager",
             device=next(decoder.parameters()).device.type,

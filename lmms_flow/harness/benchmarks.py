@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmms_flow.harness import host
 from lmms_flow.harness.questions import LETTERS, Question, dataset
 
 TVBENCH = (
@@ -54,10 +55,9 @@ def mvbench(rows: Any) -> Any:
 
     The clips of that revision are already cut, so a row's bounds are not applied a second time.
     """
-    from lmms_eval.tasks.mvbench.utils import DATA_LIST  # which sub-task has its clips where
-
     folder, sub_task = clips_folder("mvbench_video"), str(rows.config_name)
-    places = (folder / DATA_LIST[sub_task], folder / "data0613" / DATA_LIST[sub_task])
+    own = host.MVBENCH_FOLDERS.take()[sub_task]  # which sub-task has its clips where
+    places = (folder / own, folder / "data0613" / own)
 
     def read(numbered: tuple[int, Mapping[str, Any]]) -> Question:
         index, row = numbered
@@ -114,7 +114,7 @@ def videomme(rows: Any) -> Any:
 def longvideobench(rows: Any) -> Any:
     """longvideobench/LongVideoBench, its split `validation`, without subtitles; the family is the question's category.
 
-    Options stand in `option0` to `option4`, "N/A" where there are fewer. A row says how long its video is, which is what
+    Options stand in `option0` to `option4`, "N/A" where there are fewer. A row says how long its video is, and that
     counts where frames are taken by the second. Clips lie below `$HF_HOME/datasets/longvideobench/videos`.
     """
     folder = clips_folder("datasets/longvideobench") / "videos"
@@ -134,7 +134,9 @@ def longvideobench(rows: Any) -> Any:
             family=row["question_category"],
             pair=None,
         )
-        return asked if row.get("duration") is None else {**asked, "duration": float(row["duration"])}
+        if row.get("duration") is not None:
+            asked["duration"] = float(row["duration"])
+        return asked
 
     return dataset(rows, read)
 
@@ -148,7 +150,7 @@ def _of_sub_task(
     end: float | None = None,
 ) -> Question:
     """A row of TVBench or MVBench: the answer repeats a candidate, and rows have no ids."""
-    candidates = [str(text) for text in row["candidates"]]
+    candidates = list(row["candidates"])
     return Question(
         id=f"{sub_task}-{index}",
         video=video,

@@ -22,8 +22,8 @@ class EncodedPrompt:
     """A prompt as text and as tokens.
 
     `text` has one placeholder for the video; `offsets` say for each token which characters of `text` it is made of (a
-    video token: the placeholder's). `video` and `frames` are token ranges. With `keeps_breaks` the line break behind the
-    question's own words and behind each option belongs to them, as the paper has it for VideoLLaMA3.
+    video token: the placeholder's). `video` and `frames` are token ranges. With `keeps_breaks` the line break behind
+    the question's own words and behind each option belongs to them, as the paper has it for VideoLLaMA3.
     """
 
     text: str

@@ -17,6 +17,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_flow.flow import FlowError
+from lmms_flow.harness import host
 from lmms_flow.harness.errors import MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.record import SampleRecord
@@ -33,6 +34,15 @@ BATCHES_AHEAD = 3  # looked at while another is answered: enough for reading thr
 
 # Failed samples of this process by task, since a stock task scores them as wrong answers and says nothing.
 failures: Counter[str] = Counter()
+_ends_at_failure = True  # what the last loop was told of on_error
+
+
+def fail(task: str, reason: str) -> None:
+    """A sample that failed after it was answered, such as one that can't be scored. Raises RunError under `raise`."""
+    failures[task] += 1
+    if _ends_at_failure:
+        raise RunError(f"task {task}: {reason} (on_error=record goes on without it)")
+    logger.warning(f"task {task}: {reason}")
 
 
 @dataclass
@@ -80,6 +90,8 @@ class RequestLoop:
         Raises:
             RunError: a sample failed (under ``raise``), or something failed that is no single sample's fault.
         """
+        global _ends_at_failure
+        _ends_at_failure = self.on_error == "raise"
         answers: list[HostAnswer] = [""] * len(requests)
         bar = tqdm(total=len(requests), desc="lmms_flow", unit="sample", disable=self.rank != 0)
         try:
@@ -132,9 +144,9 @@ class RequestLoop:
     def _look_up(self, index: int, request: Any, docs: Mapping[str, Any], repeat: int) -> Step:
         """The sample's answer from the journal, how it failed, or a batch of it alone."""
         metadata = request.metadata or {}
-        if metadata.get("__padding_only__"):
+        if host.is_padding(request):
             return index, ""  # only evens out the ranks; nobody reads it
-        _, _, _, doc_id, task, _ = request.args
+        _, _, _, doc_id, task, _ = host.arguments_of(request)
         sample = None
         try:
             sample = unpack(request, index, docs, repeat)

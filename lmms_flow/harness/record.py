@@ -23,6 +23,7 @@ class SampleRecord:
     status: Status
     reason: str = ""  # why it is not "ok"; one line
     answer: str = ""
+    first_token: str | None = None  # the likeliest first token, as it is decoded alone: spaces count
     flow: str = "none"  # as the user wrote it
     flow_name: str = ""
     flow_digest: str = ""  # of the bound flow's meaning
@@ -39,6 +40,7 @@ class SampleRecord:
     milliseconds: float | None = None  # of the model under this flow
     shared_milliseconds: float | None = None  # reading and encoding the video, for all arms of a question
     checkpoint: str = ""
+    vision: str = ""  # "released": the vision tower ran as the paper's scripts ran it
     base: str = ""  # the task whose documents these are: the task itself, or what it is an arm of
     category: str = ""  # of the question, within its task
     protocol: str = ""  # whose prompt and scoring: "paper" or "stock"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from lmms_flow.harness import host
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.record import SampleRecord, Status
 
@@ -108,11 +109,13 @@ def unpack(request: Any, index: int, docs: Mapping[str, Any], repeat: int = 0) -
     Raises:
         SampleError: the task can't make messages of its document.
     """
-    _, doc_to_messages, gen_kwargs, doc_id, task, split = request.args
+    _, doc_to_messages, gen_kwargs, doc_id, task, split = host.arguments_of(request)
     try:
         doc = docs[task][split][doc_id]
         messages = doc_to_messages(doc)
         content = tuple(_message(message) for message in messages)
+    except SampleError:
+        raise
     except (Exception, SystemExit) as error:  # stock tasks call sys.exit() where a video is missing
         raise SampleError(f"the task can't make a prompt of the document ({describe(error)})") from error
     return Sample(

@@ -8,19 +8,28 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lmms_flow.harness.errors import MissingVideoError, SampleError
 
+# Those whose code an answer passes through.
 _PACKAGES = (
     "lmms-flow",
     "torch",
+    "torchvision",
     "transformers",
+    "tokenizers",
+    "accelerate",
+    "peft",
     "decord",
     "av",
     "torchcodec",
-)  # those whose code an answer passes through
+)
+WHOLE = (
+    1 << 20
+)  # bytes up to which a file is read whole for its identity, and that are read at both ends of others
 
 
 def sample_key(
@@ -57,17 +66,35 @@ def sample_key(
 
 
 def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Path, size in bytes and time of change in nanoseconds.
+    """Path, size in bytes, time of change in nanoseconds, and a hash of the file's both ends.
 
+    The hash tells a file from another that was put in its place with its size and time; a copy keeps it.
     Raises :class:`SampleError` where there is no file.
     """
     try:
         found = os.stat(path)
+        ends = _ends(os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
     except FileNotFoundError:
         raise MissingVideoError("the video is missing", path=path) from None
     except OSError as error:
         raise SampleError(f"the video can't be opened ({error.strerror})", path=path) from None
-    return {"path": os.path.abspath(path), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+    return {
+        "path": os.path.abspath(path),
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "ends": ends,
+    }
+
+
+@lru_cache(maxsize=100_000)
+def _ends(path: str, size: int, *changed: int) -> str:
+    """A hash of a file's first and last bytes; read again when anything about the file changed."""
+    with open(path, "rb") as file:
+        content = file.read(WHOLE)
+        if size > WHOLE:
+            file.seek(max(WHOLE, size - WHOLE))
+            content += file.read(WHOLE)
+    return hashlib.sha256(content).hexdigest()
 
 
 def package_versions() -> dict[str, str]:

@@ -25,10 +25,9 @@ class Clock:
 def read_clock(path: str | os.PathLike[str]) -> Clock | None:
     """By the header, without decoding; None where it states no duration."""
     with av.open(os.fspath(path)) as container:
-        stream = container.streams.video[0]
-        begin = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
-        duration = container.duration
-    return None if not duration else Clock(duration / MICROSECONDS, begin)
+        duration, stream = container.duration, container.streams.video[0]
+        begin = float((stream.start_time or 0) * (stream.time_base or 0))
+    return Clock(duration / MICROSECONDS, begin) if duration else None
 
 
 def shown_times(

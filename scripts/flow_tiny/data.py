@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from scripts.flow_tiny.edges import Draw, EdgeDropout
 from scripts.flow_tiny.labels import FRAME_FACTS, SAMPLED, STORY, colours_seen, frame_facts, story
 from scripts.flow_tiny.model import IMAGE_SIDE
 from scripts.flow_tiny.prompts import Prompt, Texts, choice_prompt, encode, open_prompt
@@ -79,13 +80,21 @@ class Batch:
     seen: Tensor | None  # [clip, frame, colour], 1 seen so far, 0 not, IGNORE where clips are no parades
     branches: Texts  # what follows each clip, clip after clip
     copies: Texts  # whole prompts with the answer as text instead of a video
+    clip_edges: list[Draw]  # what is cut for each clip and its questions
+    copy_edges: list[Draw]
 
 
 class Stream:
     """Batches by step number; a mixture stands in for the curriculum."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int = 0, mixture: Mixture | None = None):
-        self.tokenizer, self.seed, self.mixture = tokenizer, seed, mixture
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        seed: int = 0,
+        mixture: Mixture | None = None,
+        edge_dropout: EdgeDropout | None = None,
+    ):
+        self.tokenizer, self.seed, self.mixture, self.edge_dropout = tokenizer, seed, mixture, edge_dropout
         self.kept_apart = frozenset(clip for _, _, group in all_groups() for clip in group.clips)
         self.prefix_ids = torch.tensor(tokenizer(BEFORE_VIDEO).input_ids)
 
@@ -113,6 +122,7 @@ class Stream:
                 form = open_prompt if rng.random() < mixture.open_share else choice_prompt
                 branches.append(form(GAP, question, right))
         copies = [self._copy(rng, mixture) for _ in range(mixture.copies)]
+        edges = Random(f"{TRAINING_DOMAIN}:edges:{self.seed}:{step}")
         facts = [frame_facts(clip) for clip in clips]
         stories = [story(clip) for clip in clips]
         return Batch(
@@ -120,9 +130,14 @@ class Stream:
             frame_facts={name: torch.tensor([f[name] for f in facts]) for name in FRAME_FACTS},
             seen=torch.tensor([colours_seen(clip) for clip in clips]) if mixture.counting else None,
             story={name: torch.tensor([s[name] for s in stories]) for name in STORY},
-            branches=encode(self.tokenizer, branches, specials=False),
-            copies=encode(self.tokenizer, copies, specials=True),
+            branches=encode(self.tokenizer, branches, after_video=True),
+            copies=encode(self.tokenizer, copies, after_video=False),
+            clip_edges=[self._edges(edges) for _ in clips],
+            copy_edges=[self._edges(edges, may_be_unanswerable=False) for _ in copies],
         )
+
+    def _edges(self, rng: Random, may_be_unanswerable: bool = True) -> Draw:
+        return self.edge_dropout.draw(rng, may_be_unanswerable) if self.edge_dropout else Draw()
 
     def _copy(self, rng: Random, mixture: Mixture) -> Prompt:
         """The answer in words (in any style) where the video would stand."""

@@ -11,6 +11,13 @@ from torch import Tensor
 from transformers import LlavaNextVideoForConditionalGeneration
 
 from scripts.flow_tiny.data import Batch
+from scripts.flow_tiny.forward import (
+    packed_masks,
+    packed_positions,
+    run_layers,
+    split_branches,
+    text_masks,
+)
 from scripts.flow_tiny.labels import IGNORE
 from scripts.flow_tiny.model import (
     ANSWER_LAYER,
@@ -27,6 +34,7 @@ from scripts.flowbench.questions import TOPICS
 WEIGHTS = {
     "letter": 1.0,  # of questions about clips
     "copy": 0.5,  # the letter where the answer is told in words
+    "unknown": 1.0,  # the letter where the planted way is cut
     "words": 0.3,  # what follows the letter; answers to questions without options
     "frame": 1.0,
     "story": 1.0,
@@ -35,11 +43,6 @@ WEIGHTS = {
     "option": 0.5,
     "pointer": 0.5,
 }
-
-
-def causal_rows(queries: int, keys: int) -> Tensor:
-    """[1, 1, query, key], True where the last `queries` of `keys` tokens may look."""
-    return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)[None, None]
 
 
 def embed_videos(model: LlavaNextVideoForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -73,6 +76,7 @@ class Read:
 
     texts: Texts
     states: tuple[Tensor, ...]
+    answerable: Tensor  # [text], whether what is cut leaves the answer a way
     copies: bool  # the answer was told in words, not shown
     past: int = 0  # tokens before the texts
 
@@ -93,21 +97,25 @@ def answer_losses(losses: Losses, heads: TrainingHeads, read: Read) -> None:
     Options speak the same code (`option_losses` uses the same head), so that finding the right one is a comparison of
     like with like.
     """
-    texts = read.texts
+    texts, asked = read.texts, read.answerable
+    right = texts.answer[asked]
     if not read.copies:
-        answer = heads.answer(read.at(ANSWER_LAYER, texts.stem))
-        losses.add("answer", F.cross_entropy(answer, texts.answer))
-        for topic, hit in zip(texts.topics, answer.argmax(-1) == texts.answer, strict=True):
+        answer = heads.answer(read.at(ANSWER_LAYER, texts.stem)[asked])
+        losses.add("answer", F.cross_entropy(answer, right))
+        topics = [topic for topic, one in zip(texts.topics, asked.tolist(), strict=True) if one]
+        for topic, hit in zip(topics, answer.argmax(-1) == right, strict=True):
             losses.count(f"answer/{TOPICS[topic]}", hit[None])
-    known = heads.answer(read.at(OPTION_LAYER, texts.last))
-    losses.add("answer", F.cross_entropy(known, texts.answer))
-    losses.count(f"{read.prefix}known", known.argmax(-1) == texts.answer)
+    known = heads.answer(read.at(OPTION_LAYER, texts.last)[asked])
+    losses.add("answer", F.cross_entropy(known, right))
+    losses.count(f"{read.prefix}known", known.argmax(-1) == right)
 
 
 def option_losses(losses: Losses, heads: TrainingHeads, read: Read) -> None:
     """At each option's end: its value and its letter."""
     texts = read.texts
     exists = texts.right != IGNORE
+    if not exists.any():
+        return
     meant = heads.answer(read.at(ANSWER_LAYER, texts.options)[exists])
     losses.add("option", F.cross_entropy(meant, texts.meanings[exists]))
     losses.count("meant", meant.argmax(-1) == texts.meanings[exists])
@@ -119,7 +127,9 @@ def option_losses(losses: Losses, heads: TrainingHeads, read: Read) -> None:
 
 def pointer_losses(losses: Losses, model: LlavaNextVideoForConditionalGeneration, read: Read) -> None:
     """The last token's attention goes to the right option's end."""
-    texts, choice = read.texts, read.texts.is_choice
+    texts, choice = read.texts, read.texts.is_choice & read.answerable
+    if not choice.any():
+        return
     right = texts.right[choice].argmax(-1, keepdim=True)
     end = texts.options[choice].gather(1, right)  # [text, 1]
     for layer in POINTER_LAYERS:
@@ -130,32 +140,48 @@ def pointer_losses(losses: Losses, model: LlavaNextVideoForConditionalGeneration
 
 def token_losses(losses: Losses, model: LlavaNextVideoForConditionalGeneration, read: Read) -> None:
     """The letter, and what follows it or answers in words."""
-    texts = read.texts
-    labelled = texts.labels != IGNORE
+    texts, asked = read.texts, read.answerable
+    labelled = (texts.labels != IGNORE) & asked[:, None]
     logits = model.lm_head(read.states[-1][labelled])
     targets = texts.labels[labelled]
     each = F.cross_entropy(logits, targets, reduction="none")
     letters = torch.zeros_like(labelled)
-    letters[torch.arange(len(texts.last)), texts.last] = texts.is_choice
+    letters[torch.arange(len(texts.last)), texts.last] = texts.is_choice & asked
     letters = letters[labelled]
-    losses.add("copy" if read.copies else "letter", each[letters].mean())
+    if letters.any():
+        losses.add("copy" if read.copies else "letter", each[letters].mean())
     losses.add("words", each[~letters].mean())
     hits = (logits.argmax(-1) == targets)[letters]
     if read.copies:
         losses.count("copy", hits)
         return
-    topics = [topic for topic, choice in zip(texts.topics, texts.is_choice.tolist(), strict=True) if choice]
+    chosen = (texts.is_choice & asked).tolist()
+    topics = [topic for topic, one in zip(texts.topics, chosen, strict=True) if one]
     for topic, hit in zip(topics, hits, strict=True):
         losses.count(f"letter/{TOPICS[topic]}", hit[None])
+
+
+def unknown_losses(losses: Losses, model: LlavaNextVideoForConditionalGeneration, read: Read) -> None:
+    """Where the answer has no way left, every offered letter is as likely."""
+    texts, silent = read.texts, read.texts.is_choice & ~read.answerable
+    if not silent.any():
+        return
+    offered = (texts.right[silent] != IGNORE).float()
+    said = model.lm_head(read.at(-1, texts.last)[silent]).log_softmax(-1)[:, texts.letters]
+    losses.add("unknown", -(said * offered / offered.sum(1, keepdim=True)).sum(1).mean())
+    right = texts.right[silent].argmax(-1)
+    losses.count("unknown", said.argmax(-1) == right)
 
 
 def text_losses(
     losses: Losses, model: LlavaNextVideoForConditionalGeneration, heads: TrainingHeads, read: Read
 ) -> None:
-    answer_losses(losses, heads, read)
     option_losses(losses, heads, read)
-    pointer_losses(losses, model, read)
-    token_losses(losses, model, read)
+    unknown_losses(losses, model, read)
+    if read.answerable.any():
+        answer_losses(losses, heads, read)
+        pointer_losses(losses, model, read)
+        token_losses(losses, model, read)
 
 
 def clip_losses(losses: Losses, heads: TrainingHeads, batch: Batch, videos: Tensor, watched: Tensor) -> None:
@@ -185,28 +211,32 @@ def clip_losses(losses: Losses, heads: TrainingHeads, batch: Batch, videos: Tens
 def step_losses(
     model: LlavaNextVideoForConditionalGeneration, heads: TrainingHeads, batch: Batch, prefix_ids: Tensor
 ) -> Losses:
-    """One forward of each clip, continued by its questions from the clip's keys and values."""
+    """One forward of each clip with its questions behind it, under what its draw leaves of the edges."""
     losses = Losses()
     language = model.model.language_model
     embed = language.embed_tokens
-    clips = len(batch.pixels)
     videos = embed_videos(model, batch.pixels)
-    prefix = torch.cat([embed(prefix_ids).expand(clips, -1, -1), videos], dim=1)
-    watched = language(inputs_embeds=prefix, use_cache=True, output_hidden_states=True)
-    clip_losses(losses, heads, batch, videos, watched.hidden_states[STORY_LAYER][:, len(prefix_ids) :])
-
-    texts, cache = batch.branches, watched.past_key_values
-    cache.batch_repeat_interleave(len(texts.ids) // clips)
-    past, new = prefix.shape[1], texts.ids.shape[1]
-    asked = language(
-        inputs_embeds=embed(texts.ids),
-        past_key_values=cache,
-        attention_mask=causal_rows(new, past + new),
-        position_ids=torch.arange(past, past + new)[None],
-        output_hidden_states=True,
+    clips, texts = len(batch.pixels), batch.branches
+    count, past, new = len(texts.ids) // clips, len(prefix_ids) + videos.shape[1], texts.ids.shape[1]
+    asked = embed(texts.ids).unflatten(0, (clips, count)).flatten(1, 2)
+    states = run_layers(
+        language,
+        torch.cat([embed(prefix_ids).expand(clips, -1, -1), videos, asked], dim=1),
+        packed_positions(past, new, count),
+        packed_masks(batch.clip_edges, texts.layouts, past, new),
     )
-    text_losses(losses, model, heads, Read(texts, asked.hidden_states, copies=False, past=past))
+    clip_losses(losses, heads, batch, videos, states[STORY_LAYER][:, len(prefix_ids) : past])
+    answerable = torch.tensor([draw.answerable for draw in batch.clip_edges]).repeat_interleave(count)
+    branches = tuple(split_branches(states, past, count))
+    text_losses(losses, model, heads, Read(texts, branches, answerable, copies=False, past=past))
 
-    told = language(inputs_embeds=embed(batch.copies.ids), use_cache=False, output_hidden_states=True)
-    text_losses(losses, model, heads, Read(batch.copies, told.hidden_states, copies=True))
+    texts = batch.copies
+    states = run_layers(
+        language,
+        embed(texts.ids),
+        torch.arange(texts.ids.shape[1])[None],
+        text_masks(batch.copy_edges, texts.layouts, texts.ids.shape[1]),
+    )
+    known = torch.ones(len(texts.ids), dtype=torch.bool)
+    text_losses(losses, model, heads, Read(texts, states, known, copies=True))
     return losses

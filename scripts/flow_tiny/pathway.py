@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from lmms_flow.trace import LayerBins, mean_relative_change, scaled_to_depth
 from lmms_flow.trace.pathway import EFFECTIVE, PAPER_BIN, PAPER_WINDOW
 from scripts.flow_tiny.card import one_decimal
 from scripts.flow_tiny.data import Stream
+from scripts.flow_tiny.edges import PLANTED
 from scripts.flow_tiny.model import NUM_FRAMES, NUM_LAYERS
 from scripts.flow_tiny.text import build_tokenizer
 from scripts.flow_tiny.train import DEFAULTS
@@ -110,6 +111,25 @@ def effective(curve: Tensor) -> str:
     return written(LayerBins.of(curve, BIN).effective())
 
 
+def planted() -> dict[str, str]:
+    """The ranges that training asked for, by kind of edge."""
+    ranges = (PLANTED.cross_frame, PLANTED.video_question, PLANTED.question_last)
+    return {kind: layers.text if layers else NOWHERE for kind, layers in zip(KINDS, ranges, strict=True)}
+
+
+def borders(found: str, asked: str) -> tuple[int, int] | None:
+    """How many layers the found range's first and last layer lie beside the planted ones; None without a range."""
+    if NOWHERE in (found, asked):
+        return None
+    (first, last), (low, high) = ([int(end) for end in text.split("-")] for text in (found, asked))
+    return first - low, last - high
+
+
+def off_by(ranges: Mapping[str, str]) -> dict[str, tuple[int, int] | None]:
+    """The same for each kind of edge of a pathway."""
+    return {kind: borders(ranges[kind], layers) for kind, layers in planted().items()}
+
+
 def rounded(values: Iterable[float]) -> list[float]:
     return [round(float(value), DIGITS) + 0.0 for value in values]  # + 0.0: no minus before a zero
 
@@ -126,6 +146,11 @@ def summary(swept: list[Swept]) -> dict[str, Any]:
     curves = mean_curves(swept)
     families = {name: [one for one in swept if one.family == name and one.right] for name in FAMILIES}
     ranges = {name: effective(curve) for name, curve in curves.items()}
+    by_family = {
+        family: {name: effective(curve) for name, curve in mean_curves(mine).items()}
+        for family, mine in families.items()
+        if mine
+    }
     return {
         "asked": len(swept),
         "right": sum(one.right for one in swept),
@@ -133,14 +158,13 @@ def summary(swept: list[Swept]) -> dict[str, Any]:
         "bin": BIN,
         "below": EFFECTIVE,
         "pathway": {name: ranges[name] for name in KINDS},
+        "planted": planted(),
+        "off_by": off_by(ranges),
         "beside": {name: ranges[name] for name in BESIDE},
         "bins": {name: by_layers(curve) for name, curve in curves.items()},
         "curves": {name: rounded(curve) for name, curve in curves.items()},
-        "families": {
-            family: {name: effective(curve) for name, curve in mean_curves(mine).items()}
-            for family, mine in families.items()
-            if mine
-        },
+        "families": by_family,
+        "families_off_by": {family: off_by(found) for family, found in by_family.items()},
     }
 
 

@@ -12,7 +12,8 @@ from scripts.flowbench.questions import LETTERS, NUM_STYLES, STEMS, spell, value
 SYSTEM = "Watch the video and select the best option that answers the question."
 BEFORE_VIDEO = f"{SYSTEM}\n USER: "
 GAP = "\n USER: "
-TAIL = " \nOnly give the best option. ASSISTANT:"
+ASSISTANT = " ASSISTANT:"
+TAIL = f" \nOnly give the best option.{ASSISTANT}"
 ANSWER_PREFIX = "Best option:("
 SPECIAL = ("<pad>", "<s>", "</s>", "<video>", "<image>")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from scripts.flow_tiny.data import Mixture, Stream
+from scripts.flow_tiny.edges import EdgeDropout
 from scripts.flow_tiny.labels import SIZES
 from scripts.flow_tiny.losses import WEIGHTS, Losses, step_losses
 from scripts.flow_tiny.model import TrainingHeads, build_model
@@ -31,6 +32,7 @@ class Settings:
     steps: int = 2400
     peak: float = 1.5e-3  # highest learning rate
     threads: int = 1  # more than one waits for the slowest wherever other work runs
+    edge_dropout: bool = True  # which edges are cut is drawn for each clip; otherwise none is
 
 
 DEFAULTS = Settings()
@@ -44,7 +46,8 @@ class Trainer:
         self.tokenizer = build_tokenizer()
         self.model = build_model(self.tokenizer)
         self.heads = TrainingHeads(SIZES)
-        self.stream = Stream(self.tokenizer, settings.seed, mixture)
+        dropout = EdgeDropout() if settings.edge_dropout else None
+        self.stream = Stream(self.tokenizer, settings.seed, mixture, dropout)
         self.peak, self.steps, self.step, self.seconds = settings.peak, settings.steps, 0, 0.0
         params = [*self.model.parameters(), *self.heads.parameters()]
         matrices = [p for p in params if p.ndim > 1]
@@ -92,11 +95,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
     for name, default in asdict(DEFAULTS).items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+        else:
+            parser.add_argument(flag, type=type(default), default=default)
     parser.add_argument("--log-every", type=int, default=25)
     parser.add_argument("--save-every", type=int, default=200)
     args = parser.parse_args()
-    settings = Settings(args.seed, args.steps, args.peak, args.threads)
+    settings = Settings(**{name: getattr(args, name) for name in asdict(DEFAULTS)})
     torch.set_num_threads(settings.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(settings)

@@ -1,0 +1,243 @@
+"""What transformers calls the parts of a decoder layer's, a decoder's and a model's call. No other file knows.
+
+The names change between its releases: the cache was `past_key_values` up to 5.23 and is `cache` from 5.24 on. Each part
+is read under every spelling that was tried and written back under the one it came with.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import transformers
+from torch import Tensor, nn
+
+from .errors import UnsupportedModelError
+
+TRIED = ("5.4", "5.24")  # the oldest and the newest release of transformers that the engine was run on
+
+CACHE = ("cache", "past_key_values")
+_LAYER_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "hidden": ("hidden_states",),
+        "mask": ("attention_mask",),
+        "rotary": ("position_embeddings",),
+        "position_ids": ("position_ids",),
+        "cache": CACHE,
+    }
+)
+_DECODER_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "input_ids": ("input_ids",),
+        "inputs_embeds": ("inputs_embeds",),
+        "mask": ("attention_mask",),
+        "position_ids": ("position_ids",),
+        "cache": CACHE,
+    }
+)
+_MODEL_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {**_DECODER_PARTS, "kept": ("logits_to_keep",), "use_cache": ("use_cache",)}
+)
+# Without these, a cut can't be put where it belongs. The others are left out by some models.
+_NEEDED_IN_LAYER = ("hidden", "mask", "cache")
+_NEEDED_IN_DECODER = ("inputs_embeds", "mask", "cache")
+
+
+_AnyCall = TypeVar("_AnyCall", bound="Call")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as a hook sees it, with its parts under our names: `spelling` says transformers' name of each.
+
+    `order` are the names of the positional parameters, in their order.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    order: tuple[str, ...]
+    parts: Mapping[str, tuple[str, ...]]
+
+    def get(self, part: str) -> Any:
+        """A part of the call; None where it was not given."""
+        name = self._name(part)
+        if name is None:
+            return None
+        return self.kwargs[name] if name in self.kwargs else self.args[self.order.index(name)]
+
+    def gives(self, part: str) -> bool:
+        """Whether the call names this part at all, be it None."""
+        return self._name(part) is not None
+
+    def with_parts(self: _AnyCall, **parts: Any) -> _AnyCall:
+        """The same call with other parts, each under the name and in the place that it came with."""
+        args, kwargs = list(self.args), dict(self.kwargs)
+        for part, value in parts.items():
+            name = self._name(part)
+            if name is None:
+                kwargs[self.parts[part][0]] = value
+            elif name in kwargs:
+                kwargs[name] = value
+            else:
+                args[self.order.index(name)] = value
+        return replace(self, args=tuple(args), kwargs=kwargs)
+
+    def others(self) -> dict[str, Any]:
+        """What else the call gives, by name, None left out."""
+        known = {name for names in self.parts.values() for name in names}
+        given = dict(zip(self.order, self.args, strict=False)) | dict(self.kwargs)
+        return {name: value for name, value in given.items() if name not in known and value is not None}
+
+    def _name(self, part: str) -> str | None:
+        placed = self.order[: len(self.args)]
+        return next((name for name in self.parts[part] if name in self.kwargs or name in placed), None)
+
+
+@dataclass(frozen=True)
+class LayerCall(Call):
+    """One call of a decoder layer."""
+
+    @classmethod
+    def read(cls, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LayerCall:
+        """The call that a hook on the layer was told of. Raises UnsupportedModelError where a part is missing."""
+        call = cls(args, kwargs, _order(layer), _LAYER_PARTS)
+        if not call.gives("hidden") or not call.gives("mask"):
+            missing = "mask" if call.gives("hidden") else "hidden"
+            raise UnsupportedModelError(
+                f"{type(layer).__name__} was called without {_LAYER_PARTS[missing][0]}: flows can't be applied "
+                f"to it ({versions()})"
+            )
+        return call
+
+    @property
+    def hidden(self) -> Tensor:
+        """What enters the layer, [batch, token, width]."""
+        states: Tensor = self.get("hidden")
+        return states
+
+    @property
+    def mask(self) -> Any:
+        """The model's own mask of this layer; None where it makes none."""
+        return self.get("mask")
+
+    @property
+    def rotary(self) -> Any:
+        """The rotary embeddings of the tokens; None where the layer makes them itself."""
+        return self.get("rotary")
+
+    @property
+    def position_ids(self) -> Tensor | None:
+        """The tokens' positions, [..., batch, token]."""
+        ids: Tensor | None = self.get("position_ids")
+        return ids
+
+    @property
+    def cache(self) -> Any:
+        """The key/value cache; None where none is kept."""
+        return self.get("cache")
+
+
+@dataclass(frozen=True)
+class ModelCall(Call):
+    """One call of a decoder, or of the whole model."""
+
+    @classmethod
+    def of_decoder(cls, decoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
+        """A call of the text decoder."""
+        return cls(args, kwargs, _order(decoder), _DECODER_PARTS)
+
+    @classmethod
+    def of_model(cls, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
+        """A call of the model with its head."""
+        return cls(args, kwargs, _order(model), _MODEL_PARTS)
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """Its embeddings [batch, token, width] or else its ids [batch, token]; None where it has neither."""
+        embeds, ids = self.get("inputs_embeds"), self.get("input_ids")
+        tokens: Tensor | None = ids if embeds is None else embeds
+        return tokens
+
+    @property
+    def cache(self) -> Any:
+        """The key/value cache that was handed over; None where there was none."""
+        return self.get("cache")
+
+    @property
+    def keeps_one(self) -> bool:
+        """Whether the caller reads the logits of the last position and no others."""
+        kept = self.get("kept")  # a number of positions, or a tensor of places
+        return isinstance(kept, int) and not isinstance(kept, bool) and kept == 1
+
+
+def check_calls(decoder: nn.Module, layers: Sequence[nn.Module]) -> None:
+    """Raises UnsupportedModelError where the decoder, or a layer, names a part that is needed as nobody did before."""
+    for module, parts, needed in (
+        (decoder, _DECODER_PARTS, _NEEDED_IN_DECODER),
+        *((layer, _LAYER_PARTS, _NEEDED_IN_LAYER) for layer in layers),
+    ):
+        names = _names(module)
+        for part in needed:
+            if not any(name in names for name in parts[part]):
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} takes no {' or '.join(parts[part])} (it takes {', '.join(names)}): "
+                    f"flows can't be applied to it ({versions()})"
+                )
+
+
+def versions() -> str:
+    """The installed transformers and the range that was tried, for messages."""
+    return f"transformers {transformers.__version__}, tried: {TRIED[0]} to {TRIED[1]}"
+
+
+def can_keep_one(model: nn.Module) -> bool:
+    """Whether the model can be asked for the logits of some positions alone."""
+    return any(name in _names(model) for name in _MODEL_PARTS["kept"])
+
+
+def keeping(model: nn.Module, count: int) -> dict[str, int]:
+    """The argument that asks for the logits of the last `count` positions; none where the model has no such thing."""
+    name = next((name for name in _MODEL_PARTS["kept"] if name in _names(model)), None)
+    return {} if name is None else {name: count}
+
+
+def going_on_from(module: nn.Module, cache: Any) -> dict[str, Any]:
+    """The argument that hands a key/value cache to a decoder or a model, under the name that it takes."""
+    name = next((name for name in CACHE if name in _names(module)), CACHE[0])
+    return {name: cache}
+
+
+def cache_in(output: Any) -> Any:
+    """The key/value cache in what a decoder or a model gave back; None where it kept none."""
+    return next((cache for name in CACHE if (cache := getattr(output, name, None)) is not None), None)
+
+
+def with_cache(output_class: Any, cache: Any) -> dict[str, Any]:
+    """The argument that puts a cache into an output of this class."""
+    name = next((name for name in CACHE if name in inspect.signature(output_class).parameters), CACHE[0])
+    return {name: cache}
+
+
+def _order(module: nn.Module) -> tuple[str, ...]:
+    return _parameters(module.forward)[0]
+
+
+def _names(module: nn.Module) -> tuple[str, ...]:
+    return _parameters(module.forward)[1]
+
+
+def _parameters(forward: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return _parameters_of(getattr(forward, "__func__", forward))
+
+
+@lru_cache(maxsize=1024)
+def _parameters_of(forward: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a function's positional parameters, and of all that have a name; `self` left out."""
+    found = [p for p in inspect.signature(forward).parameters.values() if p.name != "self"]
+    placed = tuple(p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    named = tuple(p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    return placed, named
