@@ -17,8 +17,10 @@ LOG_INFO = 32  # "concealing ... errors" is said at this level
 
 def version() -> str:
     """Raises ImportError where it is not installed."""
-    import decord
-
+    try:
+        import decord
+    except (OSError, RuntimeError) as error:  # a library that it needs is missing or too old
+        raise ImportError(str(error)) from None
     return f"{NAME} {decord.__version__}"
 
 

@@ -125,7 +125,7 @@ def _read(
     if clip.reader == ANY_READER and not track.why_in_order and not in_order:
         try:
             return decord.version(), decord.read(track, expected, indices, complaints)
-        except (ImportError, OSError, OtherFramesError):
+        except (ImportError, OtherFramesError):
             pass
     return pyav.version(), pyav.read(track, expected, indices, complaints)
 
