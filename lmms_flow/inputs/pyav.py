@@ -95,10 +95,11 @@ def count(track: Track, complaints: Complaints) -> list[tuple[int | None, float]
     return times
 
 
-def is_mirrored(track: Track) -> bool:
-    """Whether the file says that its frames are shown mirrored, by its first one."""
+def is_shown_oddly(track: Track) -> bool:
+    """Whether the file says that its frames are shown mirrored or at an angle that is no right one, by its first one."""
     with _opened(track) as (container, stream):
-        return any(_matrix(frame)[1] for frame in islice(container.decode(stream), 1))
+        shown = [_matrix(frame) for frame in islice(container.decode(stream), 1)]
+    return any(mirrored or turned not in UPRIGHT for turned, mirrored in shown)
 
 
 @contextmanager

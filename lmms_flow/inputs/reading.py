@@ -120,7 +120,7 @@ def _read(
         except OtherFramesError as error:
             # PyAV knows whether it is the file; if it is, that is what is said.
             pyav.read(track, expected, indices, complaints)
-            line = f"{clip.reader} does not read this video safely ({error}): reader=pyav does"
+            line = f"{clip.reader} does not read this {track.codec} video safely ({error}): reader=pyav does"
             raise SampleError(line, path=track.path) from None
     if clip.reader == ANY_READER and not track.why_in_order and not in_order:
         try:
