@@ -29,10 +29,10 @@ from lmms_flow.harness.generation import cut_at_stops, generation_arguments
 from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
 from lmms_flow.harness.host_flags import DEFAULT_SEED
 from lmms_flow.harness.options import find_options
-from lmms_flow.harness.read_ahead import Clip, ReadAhead
 from lmms_flow.harness.sample import Outcome, QuestionId, Sample, describe
 from lmms_flow.harness.sample_key import digest
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
+from lmms_flow.inputs.video import Frames
 
 from .chat import Messages
 from .flows import ArmFlow
@@ -242,6 +242,7 @@ class Answerer:
 
     def _details(self, one: Asked, vision: int) -> dict[str, Any]:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
+        frames = one.question.frames
         num_tokens = len(one.question.prompt.input_ids)
         windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
         full = sum(edges_in_window(num_tokens, window) for window in windows)
@@ -254,13 +255,17 @@ class Answerer:
             logger.warning(f"no FLOPs are recorded: {error}")
             cost = None
         return {
-            "frames": one.question.frames.indices if one.question.frames else (),
+            "frames": frames.indices if frames else (),
+            "reader": frames.reader if frames else "",
             "edges_kept": kept,
             "edges_total": total,
             "flops": cost.flops if cost else None,
             "flops_full": cost.flops_full if cost else None,
             "groups_rule": one.groups.rule if one.groups else "",
-            "notes": tuple(f"{rule} cuts nothing here: a group is empty" for rule in empty),
+            "notes": (
+                *(f"{rule} cuts nothing here: a group is empty" for rule in empty),
+                *(frames.notes if frames else ()),
+            ),
             "prompt_digest": digest(one.question.prompt.text)[:16],
             "data_digest": self.owner.data_digest(one.sample),
         }

@@ -31,9 +31,9 @@ from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_wo
 from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.read_ahead import Clip, ReadAhead
 from lmms_flow.harness.sample import QuestionId, Sample, describe, question_of, unpack
 from lmms_flow.harness.sample_key import digest, file_identity, package_versions, sample_key
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 
 from .adapters import find_adapter
 from .answering import Answerer
@@ -130,7 +130,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         if self.args.records != "none":
             journal = Journal(self.args.records, rank=self._rank)
             logger.info(f"records of this run are in {journal.folder}")
-        with ReadAhead() as reader, journal or nullcontext():
+        with ReadAhead(timeout=self.args.video_timeout) as reader, journal or nullcontext():
             with_baseline = self._with_baseline(requests)
             answerer = Answerer(self, reader, with_baseline)
             loop = RequestLoop(
@@ -289,6 +289,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             video.get("end_time"),
             video.get("sampling") or self.sampling,
             video.get("duration"),
+            self.args.reader,
         )
 
     def data_digest(self, sample: Sample) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.groups import EncodedPrompt
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.video import Frames
 
 Messages = Sequence[Mapping[str, Any]]
 PROCESSORS = ("image_processor", "video_processor")  # parts of a processor

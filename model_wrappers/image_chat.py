@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.video import Frames
 
 from .chat import Messages, VideoChat
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, VideoLlama3VideoProcessor
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.video import Frames
 from lmms_flow.inputs.clock import printed
+from lmms_flow.inputs.video import Frames
 
 from .base import FlowModel
 from .chat import Messages, VideoChat

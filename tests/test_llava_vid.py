@@ -28,7 +28,7 @@ from lmms_flow.harness.errors import RunError, SampleError
 from lmms_flow.harness.journal import read_journal
 from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.sample import Sample
-from lmms_flow.harness.video import Frames, read_frames
+from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.image_chat import resized, resized_size
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.model_wrappers.pooled_llava import PooledProjector

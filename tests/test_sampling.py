@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.video import read_frames
 from lmms_flow.inputs.clock import Clock, printed, read_clock, shown_times
 from lmms_flow.inputs.sampling import frame_indices
+from lmms_flow.inputs.video import read_frames
 from tests.clips import write_clip
 
 RATES = (5.0, 12.0, 23.976023976023978, 24.0, 25.0, 29.97002997002997, 30.0, 59.94005994005994, 7.3)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.video import read_frames
 from lmms_flow.inputs.sampling import SAMPLINGS, clip_bounds, linspace, midpoints, segment_starts
+from lmms_flow.inputs.video import read_frames
 from tests.clips import level, write_clip
 
 

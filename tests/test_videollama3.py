@@ -24,8 +24,8 @@ from lmms_flow.engine.sparse import SparseHooks
 from lmms_flow.flow import Flow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.groups import find_groups
-from lmms_flow.harness.video import Frames, read_frames
 from lmms_flow.inputs.sampling import linspace
+from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow, timestamps
 from lmms_flow.report.records import arm_key
 from tests.checkpoints_videollama3 import HIDDEN, PATCH_SIZE, VISION_HEADS, VISION_LAYERS, videollama3

@@ -33,6 +33,7 @@ class SampleRecord:
     groups_rule: str = ""  # how the question was found in the prompt
     frames: tuple[int, ...] = ()  # indices into the decoded video
     num_frames: int = 0  # asked for
+    reader: str = ""  # the library that decoded the video, with its version
     options: Mapping[str, float] = field(default_factory=dict)  # letter -> probability of being the answer
     flops: int | None = None  # of the prefill under this flow: vision tower, decoder and head
     flops_full: int | None = None  # the same under full attention
