@@ -96,7 +96,7 @@ def count(track: Track, complaints: Complaints) -> list[tuple[int | None, float]
 
 
 def is_shown_oddly(track: Track) -> bool:
-    """Whether the file says that its frames are shown mirrored or at an angle that is no right one; its first one tells."""
+    """Whether the file says that its frames are shown mirrored or at an odd angle; its first frame tells."""
     with _opened(track) as (container, stream):
         shown = [_matrix(frame) for frame in islice(container.decode(stream), 1)]
     return any(mirrored or turned not in UPRIGHT for turned, mirrored in shown)
