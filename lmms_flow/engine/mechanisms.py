@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from .decoder import check_attention, decoder_layers, find_decoder
 from .errors import UnsupportedModelError
 from .layer_call import takes_tokens_apart
 
+# decoder -> the modules of which nothing was found
+_seen: WeakKeyDictionary[nn.Module, tuple[tuple[int, type], ...]] = WeakKeyDictionary()
 _MIXERS = re.compile(
     r"mamba|ssm|rwkv|recurren|retention|delta_?net|linear_?attn|linear_?attention|lightning|"
     r"short_?conv|canon|(?:^|_)conv|hyena|lru|cross_?att|encoder_att",
@@ -29,6 +32,9 @@ def check_mechanisms(model: nn.Module) -> nn.Module:
     """The model's decoder. Raises UnsupportedModelError, by name, for what moves information past a mask."""
     decoder = find_decoder(model)
     check_attention(model)
+    parts = tuple((id(part), type(part)) for part in decoder.modules())
+    if _seen.get(decoder) == parts:
+        return decoder
     _check_compiled(decoder)
     config: Any = getattr(decoder, "config", None)
     if getattr(config, "is_encoder_decoder", False):
@@ -48,6 +54,7 @@ def check_mechanisms(model: nn.Module) -> nn.Module:
                 f"{type(model).__name__}: layer {number} ({type(layer).__name__}) {found}: a cut in the attention "
                 "mask would not cut it"
             )
+    _seen[decoder] = parts
     return decoder
 
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from .decoder import attention_implementation, decoder_layers, find_decoder
+from .decoder import attention_implementation, find_decoder
 from .errors import UnsupportedModelError
 from .hooks import open_blocks
 from .probe import ISOLATE, Probe, difference, quietly
@@ -77,11 +77,6 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 
 def _key(decoder: nn.Module) -> Any:
-    """What decides how the layers treat their masks."""
-    layers: list[Any] = decoder_layers(decoder)
-    forwards = tuple(
-        (type(part), id(vars(part).get("forward")), type(part).forward)
-        for layer in layers
-        for part in (layer, layer.self_attn)
-    )
-    return attention_implementation(decoder), forwards
+    """What decides how the layers treat their masks: attention, modules, and forwards that somebody exchanged."""
+    parts = tuple((id(part), type(part).forward, id(vars(part).get("forward"))) for part in decoder.modules())
+    return attention_implementation(decoder), parts

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from ..flow import ResolvedFlow
 from .baseline import Baseline, Branch, branch_of
 from .decoder import decoder_layers, find_decoder, with_base
-from .dense import DenseHooks, to_additive, visible
+from .dense import DenseHooks, check_causal, to_additive, visible
 from .errors import UnsupportedModelError
 from .hooks import has_foreign_hooks, open_blocks
 from .layer_call import LayerCall, ModelCall, can_keep_one, over_parts
@@ -61,6 +61,7 @@ class SparseHooks(DenseHooks):
         # cache -> layer -> [batch, key], whether a cached prompt key is one
         self._live_caches: WeakKeyDictionary[Any, dict[int, Tensor]] = WeakKeyDictionary()
         self._cached: dict[int, Tensor] = {}  # of the cache of this forward
+        self._own: tuple[Tensor, bool] | None = None  # the model's own mask, and whether it is plain causal
         self._entered: Tensor | None = (
             None  # the columns of the padded prompt whose rows entered, [batch, row]
         )
@@ -110,8 +111,7 @@ class SparseHooks(DenseHooks):
         self._last_only = False  # holds for one forward of the model
         alone = self._positions.keys.shape == (1, self._resolved[0].layout.num_tokens)  # no beams, no padding
         self._taken = self._branch if self._dropping and cache is not None and alone else None
-        self._keys = None
-        self._entered = None
+        self._keys = self._entered = self._own = None
 
     def _prepare(self, layer: int, call: LayerCall) -> LayerCall:
         if self._dropping and not call.can_move(self._num_columns):
@@ -212,7 +212,7 @@ class SparseHooks(DenseHooks):
                 for sample in range(len(columns))
             ]
         )
-        if isinstance(own, Tensor):
+        if isinstance(own, Tensor) and not self._is_plain(own):
             keep &= _gather_mask(visible(own).to(columns.device), columns.clamp_min(0))
         keep &= real[:, None, :]
         keep |= torch.diag_embed(~real)  # a filler row reads itself, lest it become nan
@@ -223,6 +223,14 @@ class SparseHooks(DenseHooks):
             return None
         keep = keep[:, None, skipped:].to(hidden.device)
         return to_additive(keep, hidden.dtype) if self._additive else keep
+
+    def _is_plain(self, own: Tensor) -> bool:
+        """Whether the model's own mask is the causal triangle and nothing else; layers mostly share one."""
+        if self._own is None or self._own[0] is not own:
+            check_causal(own, self._positions)
+            seen = visible(own)
+            self._own = own, bool((seen == torch.ones_like(seen[0, 0]).tril()).all())
+        return self._own[1]
 
     def _read_by_last(self, layer: int, columns: Tensor) -> Tensor:
         """Which columns, of those that the plan says, the last prompt token reads: a random draw cuts single edges."""
