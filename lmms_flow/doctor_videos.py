@@ -92,7 +92,7 @@ def _write(codec: Codec, folder: Path) -> Path | None:
 
 def _read(file: Path) -> tuple[np.ndarray, tuple[int, ...]]:
     """The one place that knows how a run reads its videos."""
-    from lmms_flow.harness.video import read_frames
+    from lmms_flow.inputs.video import read_frames
 
     frames = read_frames(file, 4)
     return frames.pixels, frames.indices

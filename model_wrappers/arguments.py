@@ -12,6 +12,8 @@ from lmms_flow.engine import ENGINES
 from lmms_flow.flow.errors import nearest
 from lmms_flow.harness import host
 from lmms_flow.harness.errors import RunError
+from lmms_flow.inputs.clip import ANY_READER, READERS
+from lmms_flow.inputs.workers import TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,12 @@ class ModelArguments:
     device_map: str = ""  # as transformers takes it, for a model on several GPUs
     num_frames: int = 8  # of each video, where the task does not say
     batch_size: int = 1  # of questions
+    reader: str = ANY_READER  # what decodes videos: "auto", "decord", "pyav" or "torchcodec"
+    video_timeout: int = TIMEOUT  # seconds for one video
     records: str = "lmms_flow_records"  # folder of the journal, or "none"
     on_error: str = "raise"  # or "record": go on without the sample, and say so
     trust_remote_code: bool = False
+    released_vision: bool = False  # VideoLLaMA3's vision tower as the paper's scripts ran it: docs/paper.md
 
 
 _CHOICES = {
@@ -39,6 +44,7 @@ _CHOICES = {
     "attn_implementation": None,
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "on_error": ("raise", "record"),
+    "reader": (ANY_READER, *READERS),
 }
 
 
