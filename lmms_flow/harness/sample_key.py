@@ -28,8 +28,6 @@ _PACKAGES = (
     "torchcodec",
 )
 PIECE = 1 << 16  # bytes of a file that are hashed at its start, in its middle and at its end
-    1 << 20
-)  # bytes up to which a file is read whole for its identity, and that are read at both ends of others
 
 
 def sample_key(
