@@ -65,11 +65,18 @@ def test_an_av1_clip_is_read_or_its_codec_named(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mp4", "libsvtav1", b_frames=0, options={"preset": "12"})
     assert read_frames(path, 8).reader.startswith("pyav")
     pytest.importorskip("decord")
-    with pytest.raises(
-        SampleError, match="decord does not read this video safely .*reader=pyav does"
-    ) as error:
+    with pytest.raises(SampleError, match="decord does not read this av1 video safely .*: reader=pyav does"):
         read_frames(path, 8, reader="decord")
-    assert "av1" in str(error.value).lower()
+
+
+def test_a_codec_that_nothing_decodes_is_named(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4")
+    data = path.read_bytes()
+    place = data.rindex(b"avc1")
+    path.write_bytes(data[:place] + b"zzzz" + data[place + 4 :])
+    with pytest.raises(SampleError, match=r"nothing here decodes the video's codec \(none \(zzzz") as error:
+        read_frames(path, 8)
+    assert error.value.path == str(path)
 
 
 def test_an_angle_that_is_no_right_one_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import re
 import tempfile
 from pathlib import Path
 
+import av
+
 from lmms_flow.harness.errors import one_line
 
 # Said of files that play well.
@@ -59,6 +61,12 @@ class NoComplaints(Complaints):
 
     def of_damage(self) -> str:
         return ""
+
+
+def write_errors() -> None:
+    """Has PyAV's FFmpeg write its errors, and no more, to the standard error stream."""
+    av.logging.set_libav_level(av.logging.ERROR)
+    av.logging.restore_default_callback()
 
 
 def in_short(error: BaseException, file: Path, limit: int = 80) -> str:

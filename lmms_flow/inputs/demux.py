@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import av
 
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.inputs.bitstream import is_entry_point
-from lmms_flow.inputs.complaints import Complaints, in_short
+from lmms_flow.inputs.complaints import Complaints, in_short, write_errors
 from lmms_flow.inputs.container import refuse_truncated
 from lmms_flow.inputs.holes import refuse_holes
 from lmms_flow.inputs.track import Packet, Track, shown_stream
@@ -38,8 +39,8 @@ def read_track(file: Path, complaints: Complaints) -> Track:
             stream = shown_stream(container)
             formats = frozenset(container.format.name.split(","))
             refuse_truncated(file, formats)
-            codec = codec_name(stream)
-            extradata = stream.codec_context.extradata if stream.codec_context else None
+            codec = codec_name(container, stream)
+            extradata = stream.codec_context.extradata
             packets: list[Packet] = []
             entries: set[int | None] = set()
             corrupt, first = 0, b""
@@ -74,9 +75,17 @@ def read_track(file: Path, complaints: Complaints) -> Track:
     return track
 
 
-def codec_name(stream: Any) -> str:
-    context = stream.codec_context
-    return str(context.codec.canonical_name if context is not None else "unknown")
+def codec_name(container: Any, stream: Any) -> str:
+    """The codec's own name, not that of a decoder. Raises SampleError, by that name, where nothing here decodes it."""
+    if stream.codec_context is not None:
+        return str(stream.codec_context.codec.canonical_name)
+    av.logging.set_level(
+        av.logging.INFO
+    )  # PyAV hears what FFmpeg logs of the container, and this alone names the codec
+    line = re.search(r"Video: ([^,\n]+)", container.dumps_format())
+    write_errors()
+    name = line[1].strip() if line else "unknown"
+    raise SampleError(f"nothing here decodes the video's codec ({name})", path=container.name)
 
 
 def unreadable(error: BaseException, file: Path) -> SampleError:

@@ -96,7 +96,7 @@ def count(track: Track, complaints: Complaints) -> list[tuple[int | None, float]
 
 
 def is_shown_oddly(track: Track) -> bool:
-    """Whether the file says that its frames are shown mirrored or at an odd angle; its first frame tells."""
+    """Whether frames are to be shown mirrored, or turned by an angle that is no right one; by the first frame."""
     with _opened(track) as (container, stream):
         shown = [_matrix(frame) for frame in islice(container.decode(stream), 1)]
     return any(mirrored or turned not in UPRIGHT for turned, mirrored in shown)
@@ -107,8 +107,6 @@ def _opened(track: Track) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(os.fspath(track.path)) as container:
             stream = shown_stream(container)
-            if stream.codec_context is None:
-                raise SampleError(f"nothing here decodes {track.codec}", path=track.path)
             stream.codec_context.thread_count = 1  # the machine's cores are the model's
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:

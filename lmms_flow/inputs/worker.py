@@ -10,11 +10,9 @@ import sys
 import threading
 from typing import BinaryIO
 
-import av
-
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.inputs.clip import Clip, Frames
-from lmms_flow.inputs.complaints import Complaints
+from lmms_flow.inputs.complaints import Complaints, write_errors
 from lmms_flow.inputs.reading import decode
 
 
@@ -26,8 +24,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as answers:
         complaints = Complaints()
         os.dup2(2, 1)  # what libraries print is no answer
-        av.logging.set_libav_level(av.logging.ERROR)
-        av.logging.restore_default_callback()
+        write_errors()
         while True:
             _answer(clips.get(), complaints, answers)
 
