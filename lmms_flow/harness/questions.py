@@ -116,10 +116,8 @@ def doc_to_visual(doc: Question) -> list[str]:
 
 def doc_to_text(doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
     """The text of the user's turn, in the form that the task's YAML picks for the model (``form``)."""
-    if doc.get(
-        "problem"
-    ):  # lmms-eval asks for it while it lists its requests; messages and video are refused
-        return ""
+    if doc.get("problem"):
+        return ""  # lmms-eval asks while it lists its requests; messages and video are refused
     form = _form(lmms_eval_specific_kwargs)
     options = doc.get("options") or [
         form.option.format(*pair) for pair in zip(LETTERS, doc["candidates"], strict=False)
