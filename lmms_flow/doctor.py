@@ -109,21 +109,29 @@ def _videos() -> Iterator[Finding]:
     """Each codec that can be written here is written, and read as a run reads it."""
     from lmms_flow import doctor_videos
 
-    for reader, version in doctor_videos.readers().items():
-        yield Finding("videos", f"reader {reader}", "ok" if version else "note", version or "not installed")
     with tempfile.TemporaryDirectory() as folder:
+        for reader, version in doctor_videos.readers().items():
+            if not version:
+                yield Finding("videos", f"reader {reader}", "note", "not installed")
+                continue
+            tried = doctor_videos.try_codec(doctor_videos.CODECS[0], Path(folder), reader)
+            todo = f"reinstall {reader}, or leave out reader={reader}" if tried.problem else ""
+            detail = f"{version}; {tried.problem}" if tried.problem else version
+            yield Finding("videos", f"reader {reader}", "note" if tried.problem else "ok", detail, todo)
         for codec in doctor_videos.CODECS:
             yield _codec(codec, doctor_videos.try_codec(codec, Path(folder)))
 
 
-def _codec(codec: Any, problem: str | None) -> Finding:
+def _codec(codec: Any, tried: Any) -> Finding:
     name = f"codec {codec.name}"
-    if problem is None:
-        return Finding("videos", name, "ok", f"a clip in {codec.container} was written and read")
-    if problem == "":
+    if tried.reader:
+        return Finding(
+            "videos", name, "ok", f"a clip in {codec.container} was written, and read by {tried.reader}"
+        )
+    if not tried.problem:
         return Finding("videos", name, "note", "no clip can be written here, so it was not tried")
-    todo = f"videos of this codec are errors: convert them, or reinstall the readers ({problem})"
-    return Finding("videos", name, "fails" if codec.common else "note", problem, todo)
+    todo = "videos of this codec are errors here: convert them, or reinstall the readers"
+    return Finding("videos", name, "fails" if codec.common else "note", tried.problem, todo)
 
 
 def _host() -> Iterator[Finding]:

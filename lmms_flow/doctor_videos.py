@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from lmms_flow.harness.errors import SampleError
+from lmms_flow.inputs.clip import ANY_READER, READERS, Frames
+from lmms_flow.inputs.video import read_frames
 
-READERS = ("decord", "av", "torchcodec")  # by the names of their packages
 FRAMES, SIDE = 12, 64
 
 
@@ -38,30 +39,38 @@ CODECS = (
 
 
 def readers() -> dict[str, str]:
-    """Each reader's version; empty where it is not installed."""
+    """Each reader's version; empty where it is not installed, or can't be loaded."""
     found = {}
     for name in READERS:
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            found[name] = importlib.import_module(f"lmms_flow.inputs.{name}").version()
+        except Exception:  # a library that is built for another system raises what it likes
             found[name] = ""
     return found
 
 
-def try_codec(codec: Codec, folder: Path) -> str | None:
-    """None: a clip was written and its frames came back in their order. "": none can be written. Else what is wrong."""
+@dataclass(frozen=True)
+class Tried:
+    """What came of a clip of a codec: which reader read it, or why none did; neither where none could be written."""
+
+    reader: str = ""
+    problem: str = ""
+
+
+def try_codec(codec: Codec, folder: Path, reader: str = ANY_READER) -> Tried:
+    """Writes a clip and reads it: its frames must come back in their order."""
     file = _write(codec, folder)
     if file is None:
-        return ""
+        return Tried()
     try:
-        pixels, indices = _read(file)
+        frames = _read(file, reader)
     except SampleError as error:
-        return error.reason
-    shown = [float(frame.mean()) for frame in pixels]
-    expected = [_grey(index) for index in indices]
+        return Tried(problem=error.reason)
+    shown = [float(frame.mean()) for frame in frames.pixels]
+    expected = [_grey(index) for index in frames.indices]
     if max(abs(one - other) for one, other in zip(shown, expected, strict=True)) > 12:
-        return f"frames {list(indices)} came back as others"
-    return None
+        return Tried(problem=f"frames {list(frames.indices)} came back as others")
+    return Tried(reader=frames.reader)
 
 
 def _grey(index: int) -> float:
@@ -90,9 +99,5 @@ def _write(codec: Codec, folder: Path) -> Path | None:
     return None
 
 
-def _read(file: Path) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The one place that knows how a run reads its videos."""
-    from lmms_flow.inputs.video import read_frames
-
-    frames = read_frames(file, 4)
-    return frames.pixels, frames.indices
+def _read(file: Path, reader: str) -> Frames:
+    return read_frames(file, 4, reader=reader)

@@ -37,13 +37,17 @@ class Adapter:
             try:
                 model.load_adapter(self.source, adapter_name=NAME)
             except (ValueError, RuntimeError, KeyError, TypeError) as error:
-                raise self._misfit(str(error).partition("\n")[0]) from None
+                raise self.misfit(error) from None
         given, found = load_file(self.weights).values(), _adapter_weights(model)
         if _marks(given, found) != _marks(found, found):
-            raise self._misfit(f"{len(given)} weights in {WEIGHTS}, {len(found)} in the model, and not the same")
+            raise self.misfit(
+                f"{len(given)} weights in {WEIGHTS}, {len(found)} in the model, and not the same"
+            )
 
-    def _misfit(self, why: str) -> FlowError:
-        return FlowError(f"the adapter {self.source} doesn't fit {self.base or 'its model'} ({why}): {MERGED}")
+    def misfit(self, why: object) -> FlowError:
+        """The error of an adapter of another model, with the first line of what is wrong."""
+        base, line = self.base or "the weights beside it", str(why).strip().partition("\n")[0]
+        return FlowError(f"the adapter {self.source} doesn't fit {base} ({line}): {MERGED}")
 
 
 def find_adapter(source: str, revision: str) -> Adapter | None:
@@ -83,7 +87,9 @@ def _base(source: str, config: Path) -> str:
             f"whole path as {where}"
         )
     if not folders and not _may_be_repository(named):
-        raise FlowError(f"the adapter {source}: its base {named!r} is not there; write where it is as {where}")
+        raise FlowError(
+            f"the adapter {source}: its base {named!r} is not there; write where it is as {where}"
+        )
     if folders and not (folders[0] / "config.json").is_file():
         raise FlowError(f"the adapter {source}: its base {named!r} is no model, it has no config.json")
     return str(folders[0]) if folders else named

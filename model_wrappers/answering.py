@@ -17,10 +17,12 @@ from lmms_flow.engine import (
     VisionCount,
     VisionPasses,
     counting_vision,
+    find_decoder,
     intervene,
     ledger,
     one_vision_pass,
 )
+from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.flow import FlowError, ResolvedFlow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.generation import cut_at_stops, generation_arguments
@@ -186,12 +188,10 @@ class Answerer:
                     **inputs, **generation, return_dict_in_generate=True, output_logits=True
                 )
             beams = len(out.logits[0]) // len(batch)
-            likeliest = out.logits[0][::beams].argmax(-1).tolist()
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
-        answers = self.chat.tokenizer.batch_decode(
-            out.sequences[: len(batch), inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+        answers = self.chat.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [
             Outcome.ok(
                 cut_at_stops(answer, gen_kwargs).strip(),
@@ -201,7 +201,9 @@ class Answerer:
                 shared_milliseconds=round(1000 * (one.question.seconds + encoding.seconds / len(batch)), 3),
                 **self._details(one, encoding.flops // len(batch)),
             )
-            for one, answer, row, first in zip(batch, answers, probabilities, likeliest, strict=True)
+            for one, answer, row, first in zip(
+                batch, answers, probabilities, written[:, 0].tolist(), strict=True
+            )
         ]
 
     def _record(
@@ -242,18 +244,23 @@ class Answerer:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
         frames = one.question.frames
         num_tokens = len(one.question.prompt.input_ids)
-        full = one.arm.bound.num_layers * num_tokens * (num_tokens + 1) // 2
-        kept, total = one.resolved.kept_edges() if one.resolved else (full, full)
+        windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
+        full = sum(edges_in_window(num_tokens, window) for window in windows)
+        kept, total = kept_edges_in(one.resolved, windows) if one.resolved else (full, full)
         empty = one.resolved.empty if one.resolved else ()
         layout = num_tokens if one.groups is None else one.groups.layout
-        cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
+        try:
+            cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
+        except FlowError as error:  # an answer is right without a count of what it cost
+            logger.warning(f"no FLOPs are recorded: {error}")
+            cost = None
         return {
             "frames": frames.indices if frames else (),
             "reader": frames.reader if frames else "",
             "edges_kept": kept,
             "edges_total": total,
-            "flops": cost.flops,
-            "flops_full": cost.flops_full,
+            "flops": cost.flops if cost else None,
+            "flops_full": cost.flops_full if cost else None,
             "groups_rule": one.groups.rule if one.groups else "",
             "notes": (
                 *(f"{rule} cuts nothing here: a group is empty" for rule in empty),

@@ -37,7 +37,7 @@ from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 
 from .adapters import find_adapter
 from .answering import Answerer
-from .arguments import ModelArguments, read_arguments
+from .arguments import ModelArguments, as_read, joined, read_arguments
 from .chat import VideoChat
 from .flows import Flows
 from .identity import checkpoint_identity
@@ -102,13 +102,23 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         adapter = find_adapter(source, self.args.revision)
         if adapter is None:
             return self.load(source)
-        chat = self.load(adapter.base or source)
+        try:
+            chat = self.load(adapter.base or source)
+        except RuntimeError as error:  # transformers applies an adapter beside its base while loading
+            raise adapter.misfit(error) from None
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
         logger.info(f"the adapter {source} is applied to its base, {base}")
         return chat
 
     # What lmms-eval calls
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str | Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> FlowModel:
+        """`batch_size` and `device` may stand in `--model_args` as well as in flags of their own."""
+        return cls(**joined(arg_string, additional_config))
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
         """Answers every request, in the order of the requests."""
@@ -213,7 +223,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             raise FlowError(f"device={self.args.device}: this machine has no GPU that torch can use")
 
     def _check_digest(self, digest: str) -> None:
-        if self.args.flow_digest not in ("", digest):
+        if self.args.flow_digest not in ("", digest, as_read(digest)):
             raise FlowError(
                 f"flow {self.flow.text!r} has the digest {digest}, and flow_digest={self.args.flow_digest} was given: "
                 "the flow is not the one that was meant"

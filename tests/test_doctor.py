@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_a_machine_that_passes_the_tests_works(capsys: pytest.CaptureFixture[str
     parts = {finding["part"] for finding in report["findings"]}
     assert parts == set(doctor.PARTS)
     named = {finding["name"] for finding in report["findings"]}
-    assert {"transformers", "lmms-eval", "codec H.264", "reader av", "models", "tasks", "records"} <= named
+    assert {"transformers", "lmms-eval", "codec H.264", "reader pyav", "models", "tasks", "records"} <= named
     assert sum(finding["part"].startswith("self-check") for finding in report["findings"]) >= 8
 
 
@@ -126,7 +127,7 @@ def test_a_folder_that_can_not_be_written(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_a_common_codec_that_can_not_be_read_fails_and_others_are_notes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(file: Path) -> Any:
+    def refuse(file: Path, reader: str) -> Any:
         raise SampleError(f"the codec of {file.suffix} is not supported")
 
     monkeypatch.setattr(doctor_videos, "_read", refuse)
@@ -143,10 +144,15 @@ def test_a_common_codec_that_can_not_be_read_fails_and_others_are_notes(
 
 def test_other_frames_than_were_written_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (codec,) = (codec for codec in doctor_videos.CODECS if codec.name == "H.264")
-    assert doctor_videos.try_codec(codec, tmp_path) is None
+    assert doctor_videos.try_codec(codec, tmp_path).reader
     read = doctor_videos._read
-    monkeypatch.setattr(doctor_videos, "_read", lambda file: (read(file)[0][::-1], read(file)[1]))
-    assert "came back as others" in (doctor_videos.try_codec(codec, tmp_path) or "")
+
+    def backwards(file: Path, reader: str) -> Any:
+        frames = read(file, reader)
+        return replace(frames, pixels=frames.pixels[::-1])
+
+    monkeypatch.setattr(doctor_videos, "_read", backwards)
+    assert "came back as others" in doctor_videos.try_codec(codec, tmp_path).problem
 
 
 @pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="an installed package has no templates")

@@ -69,7 +69,9 @@ def test_the_lock_is_within_what_is_promised(each: Declared) -> None:
 
 
 @pytest.mark.parametrize(
-    "each", [each for each in declared() if "<" in str(each.requirement.specifier)], ids=lambda each: each.name
+    "each",
+    [each for each in declared() if "<" in str(each.requirement.specifier)],
+    ids=lambda each: each.name,
 )
 def test_each_cap_has_its_reason(each: Declared) -> None:
     assert each.reason.startswith((BREAKS, "untried"))

@@ -111,6 +111,32 @@ def test_our_models_record_is_logged():
     assert scores["record"]["options"] == {"A": 0.2, "B": 0.8}
 
 
+@pytest.mark.parametrize(
+    ("token", "flow", "right"),
+    [
+        ("B", "none", 1.0),
+        ("B", "video:last", 1.0),
+        ("b", "none", 1.0),  # under full attention the paper's code reads any case
+        ("b", "sham", 1.0),
+        ("b", "video:last", 0.0),
+        (" B", "none", 0.0),
+        ("(B", "none", 0.0),
+        ("B)", "video:last", 0.0),
+        ("A", "none", 0.0),
+        ("", "none", 0.0),
+    ],
+)
+def test_ours_are_scored_by_the_first_token_alone(token, flow, right):
+    """The paper's rule: what the likeliest token decodes to equals the letter."""
+    scores = process_results(
+        question(), ["B", record(answer="B", flow=flow, first_token=token, protocol="paper")]
+    )
+    assert scores["accuracy"] == right
+    assert scores["unreadable"] == int(token not in ("A", "B", "b") or (token == "b" and not right))
+    stock = record(answer="B", flow=flow, first_token=token, protocol="stock")
+    assert process_results(question(), ["(B)", stock])["accuracy"] == 1.0
+
+
 @pytest.mark.parametrize(("status", "counted"), [("error", "errors"), ("skipped", "skipped")])
 def test_a_sample_without_an_answer_is_no_wrong_answer(status, counted):
     scores = process_results(question(), ["", record(status, reason="the video is missing")])

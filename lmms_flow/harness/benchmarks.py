@@ -187,7 +187,7 @@ def _letter_of(answer: str, candidates: Sequence[str]) -> str:
     quotes where it would pass for a letter.
     """
     equal = [letter for letter, text in zip(LETTERS, candidates, strict=False) if text == answer]
-    return equal[-1] if equal else answer if answer not in LETTERS else repr(answer)
+    return equal[-1] if equal else answer if len(answer) != 1 else repr(answer)
 
 
 def _marked(letter: str, option: str) -> tuple[str, str]:

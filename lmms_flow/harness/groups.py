@@ -14,7 +14,7 @@ from lmms_flow.harness.options import Option, find_options, stem_end, true_lette
 from lmms_flow.harness.questions import CLOSING_BREAK
 
 QUESTION_LABEL = "Question:"
-_LINE_BREAK = re.compile(r"[^\S\n]*\n")
+_LINE_BREAK = re.compile(r"\s*\n")
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     groups = _base_groups(prompt, start + begin, start + end)
     question = groups["question"]
     first_word = begin + len(QUESTION_LABEL) if label >= 0 else begin
-    stem = _stem(text, first_word, options, doc)
-    if prompt.keeps_breaks:
-        stem = stem[0], _after_break(text, stem[1])
+    stem = _stem(text, first_word, options, doc, prompt.keeps_breaks)
     parts = _parts(prompt, start, stem, options, true, question)
     rule = f"{'label' if label >= 0 else 'user text'} to {'last option' if options else 'its end'}"
     try:
@@ -115,7 +113,7 @@ def _question_end(text: str, options: Sequence[Option]) -> int:
 
 
 def _after_break(text: str, stop: int) -> int:
-    """Behind the line break that follows the character `stop`, white space in front of it included; else `stop`."""
+    """Behind the line break that follows the character `stop`, with all white space up to it; else `stop`."""
     found = _LINE_BREAK.match(text, stop)
     return found.end() if found else stop
 
@@ -166,17 +164,23 @@ def _base_groups(prompt: EncodedPrompt, begin: int, end: int) -> dict[str, range
     }
 
 
-def _stem(text: str, first: int, options: tuple[Option, ...], doc: Mapping[str, Any]) -> tuple[int, int]:
+def _stem(
+    text: str, first: int, options: tuple[Option, ...], doc: Mapping[str, Any], keeps_breaks: bool
+) -> tuple[int, int]:
     """The characters of the question's own words, from `first` on: the document's question where it stands there once.
 
-    Else all up to the label "Options:" or the first option.
+    Else all up to the label "Options:" or the first option. With `keeps_breaks` white space of the question's own and
+    the line break behind it belong to them.
     """
     stop = options[0].start if options else len(text)
-    own = doc.get("question")
-    if isinstance(own, str) and own.strip() and text.count(own.strip(), first, stop) == 1:
-        place = text.index(own.strip(), first, stop)
-        return place, place + len(own.strip())
-    return first, stem_end(text, options)
+    own = str(doc.get("question") or "")
+    start, end = first, stem_end(text, options)
+    if own.strip() and text.count(own.strip(), first, stop) == 1:
+        start = text.index(own.strip(), first, stop)
+        end = start + len(own.strip())
+        if keeps_breaks:
+            start -= len(own) - len(own.lstrip())
+    return max(start, first), _after_break(text, end) if keeps_breaks else end
 
 
 def _parts(

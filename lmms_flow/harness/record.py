@@ -23,7 +23,7 @@ class SampleRecord:
     status: Status
     reason: str = ""  # why it is not "ok"; one line
     answer: str = ""
-    first_token: str | None = None  # the likeliest first token, as it is decoded alone: spaces count
+    first_token: str | None = None  # the answer's first token, as it is decoded alone: spaces count
     flow: str = "none"  # as the user wrote it
     flow_name: str = ""
     flow_digest: str = ""  # of the bound flow's meaning

@@ -113,8 +113,10 @@ def effective(curve: Tensor) -> str:
 
 def planted() -> dict[str, str]:
     """The ranges that training asked for, by kind of edge."""
-    ranges = (PLANTED.cross_frame, PLANTED.video_question, PLANTED.question_last)
-    return {kind: layers.text if layers else NOWHERE for kind, layers in zip(KINDS, ranges, strict=True)}
+    bound = PLANTED.bind(NUM_LAYERS).pathway
+    assert bound is not None
+    ranges = (bound.cross_frame, bound.video_question, bound.question_last)
+    return dict(zip(KINDS, map(written, ranges), strict=True))
 
 
 def borders(found: str, asked: str) -> tuple[int, int] | None:
