@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lmms_flow.harness.errors import RunError, SampleError
+from lmms_flow.harness.sample_key import digest, package_versions
 from lmms_flow.inputs.clip import ANY_READER, READERS
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.arguments import read_arguments
+from lmms_flow.model_wrappers.base import FlowModel
 from scripts.videos.coded import encode, number
 from scripts.videos.kinds import KINDS
 
@@ -101,3 +105,21 @@ def test_arguments() -> None:
         read_arguments({"reader": "pyva"})
     with pytest.raises(RunError, match="video_timeout=0: write a whole number from 1"):
         read_arguments({"video_timeout": 0})
+
+
+def test_a_journal_tells_readers_apart() -> None:
+    """The reader is part of what is asked, and so of the key under which an answer is kept."""
+    sample = SimpleNamespace(
+        messages=[
+            {"role": "user", "content": [{"type": "video", "url": "clip.mp4"}, {"type": "text", "text": "?"}]}
+        ],
+        videos=lambda: [{"url": "clip.mp4"}],
+    )
+    clips = []
+    for reader in (ANY_READER, *READERS):
+        model = object.__new__(FlowModel)
+        model.args = read_arguments({"reader": reader})
+        clips.append(model.clip(sample))  # type: ignore[arg-type]
+    assert [clip.reader for clip in clips if clip] == [ANY_READER, *READERS]
+    assert len({digest(asdict(clip)) for clip in clips if clip}) == 4
+    assert {"decord", "av", "torchcodec"} <= set(package_versions())

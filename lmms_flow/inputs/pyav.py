@@ -20,6 +20,7 @@ from lmms_flow.inputs.demux import unreadable
 from lmms_flow.inputs.track import Track, shown_stream
 
 NAME = "pyav"
+AHEAD = 16  # frames that a decoder may be ahead of the one that it returns, at most, when it complains
 TICK = Fraction(1, 1000)  # of the graphs that convert colours; they look at one frame after another
 # How a frame is turned upright, by the angle (counter-clockwise) at which it is stored. As ffmpeg does it.
 UPRIGHT = {
@@ -136,14 +137,16 @@ def _decoded(
     place: int,
 ) -> Iterator[Any]:
     """The frames from ``place`` on; a wanted one was decoded from nothing that is damaged."""
-    damage = ""
+    damage, said_at = "", -AHEAD
     complaints.forget()
     for frame in _frames(container, stream, track, place):
         if place < len(expected) and frame.pts != expected[place]:
             raise OtherFramesError(f"the frame {place} is shown at another time than its packet says")
-        if frame.pts in track.entries:
+        if frame.pts in track.entries and place - said_at > AHEAD:
             damage = ""
         said = complaints.of_damage()
+        if said:
+            said_at = place
         if said or frame.is_corrupt:
             damage = damage or said or "its data can't be decoded"
         if damage and place in wanted:

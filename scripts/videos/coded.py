@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 BITS = 10
 HEIGHT, WIDTH = 64, 160
@@ -90,14 +91,19 @@ def copy(
     ):
         stream = read.streams.video[0]
         out = write.add_stream_from_template(stream)
+        # AVI takes H.264 with start codes alone, and its muxer does not see to it.
+        filtered = (
+            BitStreamFilterContext("h264_mp4toannexb", stream) if Path(target).suffix == ".avi" else None
+        )
         for place, packet in enumerate(packet for packet in read.demux(stream) if packet.size):
             if keep(place, packet):
                 offset = round(Fraction(shift) / packet.time_base) if shift else 0
                 for name in ("pts", "dts"):
                     if (time := getattr(packet, name)) is not None:
                         setattr(packet, name, time + offset)
-                packet.stream = out
-                write.mux(packet)
+                for one in filtered.filter(packet) if filtered else [packet]:
+                    one.stream = out
+                    write.mux(one)
     return Path(target)
 
 

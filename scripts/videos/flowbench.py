@@ -87,8 +87,10 @@ def convert(
     return folder
 
 
-def score(folder: Path | None, families: tuple[str, ...] = FAMILIES, limit: int | None = None) -> list[Any]:
-    """(family, document, answer, frames) of every sample; an error has no answer."""
+def score(
+    folder: Path | None, families: tuple[str, ...] = FAMILIES, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """The record of every sample, and whether its answer `is_right`."""
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
@@ -103,20 +105,20 @@ def score(folder: Path | None, families: tuple[str, ...] = FAMILIES, limit: int 
             task_manager=TaskManager(include_defaults=False, model_name="llava_vid_flow"),
             batch_size=1,
         )
-    records = []
+    found = []
     for samples in out["samples"].values():
         for sample in samples:
             record = json.loads(sample["record"]) if isinstance(sample["record"], str) else sample["record"]
-            answer = record["answer"] if record["status"] == "ok" else None
-            records.append(
-                (record["task"], record["doc_id"], answer, tuple(record["frames"]), sample["target"])
+            found.append(
+                {**record, "is_right": record["status"] == "ok" and record["answer"] == sample["target"]}
             )
-    return sorted(records, key=str)
+    return sorted(found, key=lambda record: (record["task"], record["doc_id"]))
 
 
-def accuracy(records: list[Any]) -> float:
-    answered = [record for record in records if record[2] is not None]
-    return sum(record[2] == record[4] for record in answered) / max(1, len(answered))
+def accuracy(records: list[dict[str, Any]]) -> float:
+    """Of those that were answered."""
+    answered = [record for record in records if record["status"] == "ok"]
+    return sum(record["is_right"] for record in answered) / max(1, len(answered))
 
 
 def main() -> None:
@@ -128,8 +130,8 @@ def main() -> None:
     for container in CONTAINERS:
         with tempfile.TemporaryDirectory() as folder:
             found = score(convert(Path(folder) / "bench", container, limit=limit), limit=limit)
-        errors = sum(record[2] is None for record in found)
-        same = sum(one[2] == other[2] for one, other in zip(plain, found, strict=True))
+        errors = sum(record["status"] != "ok" for record in found)
+        same = sum(one["answer"] == other["answer"] for one, other in zip(plain, found, strict=True))
         print(
             f"{container}: accuracy {accuracy(found):.4f}, {errors} errors, {same} of {len(found)} answers are the same"
         )
