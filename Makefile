@@ -3,6 +3,8 @@
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
 # make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
 # make lint         ruff and mypy
+# make lock         resolves setup.cfg anew into requirements.lock
+# make test-oldest, make test-newest   the quick tests with the oldest versions that are promised, with today's newest
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/quickstart
@@ -11,10 +13,11 @@ ARMS ?= flowbench flowbench_flow_cross_frame_first_half flowbench_flow_cross_fra
 COMMA := ,
 TASKS = $(subst $(eval) ,$(COMMA),$(strip $(ARMS)))
 BIN = $(VENV)/bin
+UV = VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: quickstart leaderboard test test-host soak lint format clean
+.PHONY: quickstart leaderboard test test-host soak lint format clean lock lock-platforms test-oldest test-newest
 
 quickstart: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
@@ -44,11 +47,25 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(VENV)/.installed: setup.cfg pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lmms-flow needs Python 3.10 or later")'
+# Exactly the versions of the lock; uv, which is in it, installs the rest.
+$(VENV)/.installed: requirements.lock setup.cfg
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lmms-flow needs Python 3.11 or later; PYTHON=python3.11 make ... names one")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)
+	@echo "installing by requirements.lock: about 5 GB on disk, torch is most of it"
+	$(UV) pip sync --require-hashes requirements.lock
+	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# What is promised of versions, and trying it (docs/versions.md).
+lock: $(VENV)/.installed
+	$(BIN)/python -m scripts.versions lock
+
+lock-platforms: $(VENV)/.installed
+	$(BIN)/python -m scripts.versions platforms
+
+test-oldest test-newest: $(VENV)/.installed
+	$(BIN)/python -m scripts.versions $(@:test-%=%) $(TIER_ARGS)
 
 clean:
 	rm -rf out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -29,7 +29,11 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from lmms_flow import assets
-from lmms_flow.engine import RowPlan, intervene
+from lmms_flow.engine import RowPlan, decoder_layers, find_decoder, intervene
+from lmms_flow.engine.contract import Contract
+from lmms_flow.engine.layer_call import LayerCall, ModelCall
+from lmms_flow.engine.mechanisms import check_mechanisms
+from lmms_flow.engine.model_state import ModelState
 from lmms_flow.flow import PRESETS, Flow
 from lmms_flow.harness.groups import EncodedPrompt, find_groups
 from lmms_flow.model_wrappers.paper_prompt import PAPER_SYSTEM
@@ -160,6 +164,42 @@ def prefill_milliseconds(width: int, layers: int, repeats: int) -> dict[str, flo
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def check_milliseconds(repeats: int) -> dict[str, float]:
+    """What is checked at each forward and each block: 32 layers, the paper's prompt, the model's own work left out."""
+    model, layout = decoder(64, 32), PRESETS[0].layout()
+    inner = find_decoder(model)
+    resolved = [Flow.load("blind").bind(32).resolve(layout)]
+    contract, cache = Contract(inner, resolved), transformers.DynamicCache()
+    states = torch.zeros(1, layout.num_tokens, 64)
+
+    def forward(new: int) -> None:
+        past = cache.get_seq_length()
+        mask = torch.ones(1, past + new, dtype=torch.long)
+        given = {"inputs_embeds": states[:, :new], "attention_mask": mask, "cache": cache}
+        contract.check(ModelCall.of_decoder(inner, (), given))
+        for number, layer in enumerate(decoder_layers(inner), 1):
+            call = LayerCall.read(layer, (states,), {"attention_mask": None, "cache": cache})
+            contract.ran(number, call.cache)
+        if not past:
+            key = torch.zeros(1, 1, layout.num_tokens, 64)
+            cache.update(key, key, 0)
+        contract.done()
+
+    def prefill() -> None:
+        cache.reset()
+        forward(layout.num_tokens)
+
+    def token() -> None:
+        forward(1)
+
+    return {
+        "checks of a prefill, ms": milliseconds(prefill, repeats),
+        "checks of a decoded token, ms": milliseconds(token, repeats),
+        "looking at a model's layers, a block, ms": milliseconds(lambda: check_mechanisms(model), repeats),
+        "whether a baseline's model is as it was, ms": milliseconds(lambda: ModelState.of(inner), repeats),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -175,6 +215,7 @@ def main() -> None:
         "plug-in at the start of lmms-eval, ms": plugin_milliseconds(),
         "groups, resolving and planning of one prompt, ms": planning_milliseconds(30),
         **mask_mebibytes(),
+        **check_milliseconds(30),
         **{f"prefill, {name}, ms": value for name, value in prefill.items()},
         **{
             f"prefill, {name}, against stock": value / stock

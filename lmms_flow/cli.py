@@ -1,8 +1,10 @@
-"""`lmms-flow`: look at flows, find our tasks, check a model, evaluate, compare."""
+"""`lmms-flow`: look at flows, find our tasks, check a model and a machine, evaluate, compare."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--model_args", default="", help="as for lmms-eval, such as pretrained=flow-tiny")
     verify.set_defaults(run=_verify)
 
+    doctor = commands.add_parser(
+        "doctor", help="what works on this machine, and what to do where something does not"
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs and bug reports")
+    doctor.set_defaults(run=_doctor)
+
     commands.add_parser("eval", help="lmms-eval with our tasks known and an honest exit status")
 
     compare = commands.add_parser(
@@ -177,25 +185,37 @@ def _tasks(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from lmms_eval.models import get_model
     from rich.table import Table
 
     from .engine import self_check
-    from .harness.plugin import model_manifests
+    from .harness import host
     from .report.showing import make_console
 
     if args.model not in MODELS:
         raise FlowError(
             f"--model {args.model!r} is no model of ours{nearest(args.model, MODELS)} ({', '.join(MODELS)})"
         )
-    model_manifests()
-    model = get_model(args.model).create_from_arg_string(args.model_args)
+    model = host.GET_MODEL.take()(args.model).create_from_arg_string(args.model_args)
     checks = self_check(model.model, engine=model.args.engine)
     table = Table("check", "passed", "detail", title=f"{args.model}, {model.checkpoint}")
     for check in checks:
         table.add_row(check.name, "yes" if check.passed else "NO", check.detail)
     make_console().print(table)
     return 0 if all(check.passed for check in checks) else 1
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import as_json, examine, works
+    from .report.findings import print_findings
+    from .report.showing import make_console
+
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        findings = examine()
+    if args.json:
+        print(json.dumps(as_json(findings), indent=2))
+    else:
+        print_findings(make_console(), findings)
+    return 0 if works(findings) else 1
 
 
 def _compare(args: argparse.Namespace) -> int:

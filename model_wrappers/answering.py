@@ -17,19 +17,22 @@ from lmms_flow.engine import (
     VisionCount,
     VisionPasses,
     counting_vision,
+    find_decoder,
     intervene,
     ledger,
     one_vision_pass,
 )
+from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.flow import FlowError, ResolvedFlow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.generation import cut_at_stops, generation_arguments
 from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
+from lmms_flow.harness.host_flags import DEFAULT_SEED
 from lmms_flow.harness.options import find_options
-from lmms_flow.harness.read_ahead import Clip, ReadAhead
-from lmms_flow.harness.sample import Outcome, QuestionId, Sample
+from lmms_flow.harness.sample import Outcome, QuestionId, Sample, describe
 from lmms_flow.harness.sample_key import digest
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
+from lmms_flow.inputs.video import Frames
 
 from .chat import Messages
 from .flows import ArmFlow
@@ -140,7 +143,8 @@ class Answerer:
             raise question
         if not arm.flow.needs_masks:
             return Asked(place, sample, question, arm, None, None)
-        groups = find_groups(question.prompt, question.user_text, sample.doc, arm.flow)
+        with _of_the_document():
+            groups = find_groups(question.prompt, question.user_text, sample.doc, arm.flow)
         return Asked(place, sample, question, arm, groups, arm.bound.resolve(groups.layout))
 
     def _prepare(self, text: str, clip: Clip | None, sample: Sample) -> Prepared:
@@ -148,7 +152,8 @@ class Answerer:
         start = time.perf_counter()
         prompt, tensors = self.chat.prompt(text, frames)
         user_text = _user_text(sample.messages)
-        letters = tuple(option.letter for option in find_options(user_text.strip(), sample.doc))
+        with _of_the_document():
+            letters = tuple(option.letter for option in find_options(user_text.strip(), sample.doc))
         return Prepared(prompt, tensors, frames, user_text, letters, reading + time.perf_counter() - start)
 
     # Running
@@ -178,25 +183,27 @@ class Answerer:
             if baseline is not None and batch[0].resolved is not None and not baseline.states:
                 baseline = self._record(baseline, inputs, generation)
             start, encoded_before = time.perf_counter(), vision.passes.seconds
-            with self._under(batch, baseline), _seeded(batch, gen_kwargs):
+            with self._under(batch, baseline), _seeded(batch, gen_kwargs, self.owner.asked.seed):
                 out = self.model.generate(
                     **inputs, **generation, return_dict_in_generate=True, output_logits=True
                 )
             beams = len(out.logits[0]) // len(batch)
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
-        answers = self.chat.tokenizer.batch_decode(
-            out.sequences[: len(batch), inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+        answers = self.chat.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [
             Outcome.ok(
                 cut_at_stops(answer, gen_kwargs).strip(),
+                first_token=self.chat.tokenizer.decode([first]),
                 options={letter: self._probability(letter, row) for letter in one.question.letters},
                 milliseconds=round(1000 * seconds / len(batch), 3),
                 shared_milliseconds=round(1000 * (one.question.seconds + encoding.seconds / len(batch)), 3),
                 **self._details(one, encoding.flops // len(batch)),
             )
-            for one, answer, row in zip(batch, answers, probabilities, strict=True)
+            for one, answer, row, first in zip(
+                batch, answers, probabilities, written[:, 0].tolist(), strict=True
+            )
         ]
 
     def _record(
@@ -235,23 +242,44 @@ class Answerer:
 
     def _details(self, one: Asked, vision: int) -> dict[str, Any]:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
+        frames = one.question.frames
         num_tokens = len(one.question.prompt.input_ids)
-        full = one.arm.bound.num_layers * num_tokens * (num_tokens + 1) // 2
-        kept, total = one.resolved.kept_edges() if one.resolved else (full, full)
+        windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
+        full = sum(edges_in_window(num_tokens, window) for window in windows)
+        kept, total = kept_edges_in(one.resolved, windows) if one.resolved else (full, full)
         empty = one.resolved.empty if one.resolved else ()
         layout = num_tokens if one.groups is None else one.groups.layout
-        cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
+        try:
+            cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
+        except FlowError as error:  # an answer is right without a count of what it cost
+            logger.warning(f"no FLOPs are recorded: {error}")
+            cost = None
         return {
-            "frames": one.question.frames.indices if one.question.frames else (),
+            "frames": frames.indices if frames else (),
+            "reader": frames.reader if frames else "",
             "edges_kept": kept,
             "edges_total": total,
-            "flops": cost.flops,
-            "flops_full": cost.flops_full,
+            "flops": cost.flops if cost else None,
+            "flops_full": cost.flops_full if cost else None,
             "groups_rule": one.groups.rule if one.groups else "",
-            "notes": tuple(f"{rule} cuts nothing here: a group is empty" for rule in empty),
+            "notes": (
+                *(f"{rule} cuts nothing here: a group is empty" for rule in empty),
+                *(frames.notes if frames else ()),
+            ),
             "prompt_digest": digest(one.question.prompt.text)[:16],
             "data_digest": self.owner.data_digest(one.sample),
         }
+
+
+@contextmanager
+def _of_the_document() -> Iterator[None]:
+    """What a document's fields are not as they should be for is that sample's failure, not the run's."""
+    try:
+        yield
+    except (SampleError, FlowError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SampleError(f"the document can't be read ({describe(error)})") from error
 
 
 def _batches(asked: Sequence[Asked], one_by_one: bool) -> list[list[Asked]]:
@@ -268,15 +296,14 @@ def _batches(asked: Sequence[Asked], one_by_one: bool) -> list[list[Asked]]:
 
 
 @contextmanager
-def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """A sampled answer depends on its question and on nothing that ran before it."""
+def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any], seed: int) -> Iterator[None]:
+    """A sampled answer depends on its question and the run's seed, and on nothing that ran before it."""
     if not generation_arguments(gen_kwargs)["do_sample"]:
         yield
         return
+    asked = [[one.question.prompt.text, one.sample.repeat] for one in batch]
     with torch.random.fork_rng():
-        torch.manual_seed(
-            int(digest([[one.question.prompt.text, one.sample.repeat] for one in batch])[:12], 16)
-        )
+        torch.manual_seed(int(digest([asked, seed] if seed != DEFAULT_SEED else asked)[:12], 16))
         yield
 
 

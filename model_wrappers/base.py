@@ -8,7 +8,9 @@ docs/adding-a-model.md.
 from __future__ import annotations
 
 import os
+import time
 import traceback
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
@@ -17,22 +19,25 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 from accelerate import Accelerator
-from lmms_eval.api.model import lmms
 from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
 from lmms_flow.flow import Flow, FlowError
+from lmms_flow.harness import host
 from lmms_flow.harness.errors import RunError, SampleError, SkippedSampleError
+from lmms_flow.harness.generation import check_generation, generation_key
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
+from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.read_ahead import Clip, ReadAhead
-from lmms_flow.harness.sample import QuestionId, Sample, describe, question_of
+from lmms_flow.harness.sample import QuestionId, Sample, describe, question_of, unpack
 from lmms_flow.harness.sample_key import digest, file_identity, package_versions, sample_key
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 
+from .adapters import find_adapter
 from .answering import Answerer
-from .arguments import ModelArguments, read_arguments
+from .arguments import ModelArguments, as_read, joined, read_arguments
 from .chat import VideoChat
 from .flows import Flows
 from .identity import checkpoint_identity
@@ -40,26 +45,35 @@ from .identity import checkpoint_identity
 SMALL_MODEL = 50_000_000  # parameters
 
 
-class FlowModel(lmms):  # type: ignore[misc]
+_HostModel: Any = host.MODEL_BASE.take()
+
+
+class FlowModel(_HostModel):  # type: ignore[misc]
     """A VideoLLM of transformers that runs under a flow."""
 
     is_simple = False
     runs_flows = True  # tasks that carry a flow ask for this
     default_checkpoint: ClassVar[str] = ""
     sampling: ClassVar[str] = "midpoints"  # which frames of a video, where the task does not say
+    has_released_vision: ClassVar[bool] = False  # whether the argument released_vision means something here
     _is_checked = False
+    _identity: str | None = None
+    _identity_holds_until = 0.0
 
     def __init__(self, **model_args: Any) -> None:
         super().__init__()
         self.args = read_arguments(model_args)
         self.checkpoint = self.args.pretrained or self.default_checkpoint
+        self.asked = read_flags()
         accelerator = Accelerator()
         self.accelerator = accelerator
         self._rank, self._world_size = accelerator.local_process_index, accelerator.num_processes
         try:
             self.flow = Flow.load(self.args.flow, checkpoint=self.checkpoint)
             self._place(accelerator)
-            self.chat = self.load(self.checkpoint)
+            if self.args.released_vision and not self.has_released_vision:
+                raise FlowError("released_vision=true is for videollama3_flow alone: leave it out")
+            self.chat = self._load_with_adapter(self.checkpoint)
             self.model = self.chat.model.eval()
             self._limit_threads()
             num_layers = len(decoder_layers(find_decoder(self.model)))
@@ -83,16 +97,40 @@ class FlowModel(lmms):  # type: ignore[misc]
         model = AutoModelForImageTextToText.from_pretrained(source, **self.loading_arguments)
         return VideoChat(model, processor)
 
+    def _load_with_adapter(self, source: str) -> VideoChat:
+        """The checkpoint; where it is an adapter alone, its base with the adapter in it."""
+        adapter = find_adapter(source, self.args.revision)
+        if adapter is None:
+            return self.load(source)
+        try:
+            chat = self.load(adapter.base or source)
+        except RuntimeError as error:  # transformers applies an adapter beside its base while loading
+            raise adapter.misfit(error) from None
+        adapter.apply(chat.model)
+        base = adapter.base or "the weights beside it"
+        logger.info(f"the adapter {source} is applied to its base, {base}")
+        return chat
+
     # What lmms-eval calls
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str | Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> FlowModel:
+        """`batch_size` and `device` may stand in `--model_args` as well as in flags of their own."""
+        return cls(**joined(arg_string, additional_config))
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
         """Answers every request, in the order of the requests."""
+        self.asked = read_flags()
+        check_generation(requests, self.asked.gen_kwargs)
         self._check(requests)
+        self._look_at_model(len(requests))
         journal = None
         if self.args.records != "none":
             journal = Journal(self.args.records, rank=self._rank)
             logger.info(f"records of this run are in {journal.folder}")
-        with ReadAhead() as reader, journal or nullcontext():
+        with ReadAhead(timeout=self.args.video_timeout) as reader, journal or nullcontext():
             with_baseline = self._with_baseline(requests)
             answerer = Answerer(self, reader, with_baseline)
             loop = RequestLoop(
@@ -113,7 +151,7 @@ class FlowModel(lmms):  # type: ignore[misc]
         """The questions that some request asks under full attention, from the model's number of frames."""
         found = set()
         for request in requests:
-            _, _, gen_kwargs, doc_id, task, split = request.args
+            _, _, gen_kwargs, doc_id, task, split = host.arguments_of(request)
             metadata = request.metadata or {}
             text = metadata.get("flow") or self.flow.text
             if (
@@ -149,6 +187,9 @@ class FlowModel(lmms):  # type: ignore[misc]
     def generate_until_multi_round(self, requests: list[Any]) -> NoReturn:
         self._refuse("multi-round generation")
 
+    def generate_visual_cot(self, requests: list[Any]) -> NoReturn:
+        self._refuse("pictures that the model draws (visual_cot)")
+
     def _refuse(self, what: str) -> NoReturn:
         raise RunError(f"{type(self).__name__} answers generate_until tasks; this task asks for {what}")
 
@@ -182,7 +223,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             raise FlowError(f"device={self.args.device}: this machine has no GPU that torch can use")
 
     def _check_digest(self, digest: str) -> None:
-        if self.args.flow_digest not in ("", digest):
+        if self.args.flow_digest not in ("", digest, as_read(digest)):
             raise FlowError(
                 f"flow {self.flow.text!r} has the digest {digest}, and flow_digest={self.args.flow_digest} was given: "
                 "the flow is not the one that was meant"
@@ -247,6 +288,8 @@ class FlowModel(lmms):  # type: ignore[misc]
             video.get("start_time"),
             video.get("end_time"),
             video.get("sampling") or self.sampling,
+            video.get("duration"),
+            self.args.reader,
         )
 
     def data_digest(self, sample: Sample) -> str:
@@ -271,6 +314,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             "category": category,
             "protocol": str(metadata.get("protocol") or "stock"),
             "num_frames": num_frames,
+            "vision": "released" if self.args.released_vision else "",
         }
         try:
             arm = self.flows.of(task, metadata)
@@ -290,14 +334,47 @@ class FlowModel(lmms):  # type: ignore[misc]
             "attention": self.args.attn_implementation,
             "device": self._device.type,
             "batch_size": self.args.batch_size,
+            **({"vision": "released"} if self.args.released_vision else {}),
             **package_versions(),
         }
 
-    @cached_property
+    @property
     def _weights(self) -> str:
-        """What tells this checkpoint from another that is loaded under the same name."""
-        name = f"{self.checkpoint}@{self.args.revision}"
-        return checkpoint_identity(name, self.model, self.chat.settings, self.vocabulary)
+        """What tells this checkpoint from another that is loaded under the same name, or was changed since."""
+        if self._identity is None:
+            self._look_at_model()
+        return self._identity or ""
+
+    def _look_at_model(self, num_requests: int = 0) -> None:
+        """Hashes what is in memory, when a run begins: weights may be edited after they were loaded.
+
+        A task that asks in rounds begins a run for each question: there it is done again only when a twentieth of the
+        time has gone into it.
+        """
+        start = time.monotonic()
+        if self._identity is not None and num_requests == 1 and start < self._identity_holds_until:
+            return
+        self._identity = checkpoint_identity(
+            f"{self.checkpoint}@{self.args.revision}",
+            self.model,
+            self.chat.settings,
+            self.chat.tokenizer,
+            (type(self), type(self.chat)),
+        )
+        self._identity_holds_until = time.monotonic() + 20 * (time.monotonic() - start)
+
+    def cache_keys(self, requests: Sequence[Any]) -> dict[tuple[str, int, int], str]:
+        """What lmms-eval's own cache must know of each request: all that the records know."""
+        self._look_at_model(len(requests))
+        with_baseline = self._with_baseline(list(requests))
+        keys = {}
+        for index, request in enumerate(requests):
+            try:
+                key = self._key(unpack(request, index, self.task_dict), with_baseline)
+            except (SampleError, FlowError):
+                key = uuid.uuid4().hex  # equals nothing: the model is asked, and says what is wrong
+            keys[request.task_name, request.doc_id, request.idx] = key
+        return keys
 
     def _key(self, sample: Sample, with_baseline: frozenset[QuestionId] = frozenset()) -> str:
         clip = self.clip(sample)
@@ -309,7 +386,7 @@ class FlowModel(lmms):  # type: ignore[misc]
             document=sample.doc,
             prompt=self.chat.render(sample.messages),
             videos=[] if clip is None else [{**asdict(clip), **file_identity(clip.path)}],
-            gen_kwargs=sample.gen_kwargs,
+            gen_kwargs=generation_key(sample.gen_kwargs, self.asked.seed),
             checkpoint=self._weights,
             flow_digest=arm.bound.digest,
             runtime=self._runtime | ({"baseline": True} if off_baseline else {}),

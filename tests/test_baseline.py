@@ -174,3 +174,9 @@ def test_a_baseline_of_other_positions_is_not_used() -> None:
             out = model(**prompt.tensors, **apart, past_key_values=cache, logits_to_keep=1)
             last.append(out.logits[:, -1])
     assert difference(*last) < TOLERANCE
+
+
+def test_sham_leaves_no_baseline_it_takes_the_masked_path_everywhere() -> None:
+    layout = random_layout(2, empty=False)
+    assert departure(Flow.load("sham").bind(8).resolve(layout)) is None
+    assert not Baseline.for_flows([Flow.load("sham").bind(8).resolve(layout)]).layers

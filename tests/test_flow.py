@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from lmms_flow import Flow, FlowError, Layout
 from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.engine import keep_masks
 from lmms_flow.flow import PRESET_NAMES, PRESETS, Knockout, LayerRange, Pathway, find_preset, preset_of
+from lmms_flow.flow.layout import merge
+from lmms_flow.flow.leaks import leaks
 
 from .layouts import random_layout
 
@@ -560,3 +563,39 @@ def test_the_flow_package_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Corners that seeded bugs got through
+
+
+@pytest.mark.parametrize(
+    ("depth", "first", "second"), [(5, range(1, 3), range(3, 6)), (1, range(1, 1), range(1, 2))]
+)
+def test_the_first_half_of_an_odd_depth_is_the_smaller_one(depth: int, first: range, second: range) -> None:
+    assert LayerRange("first_half").bind(depth) == first
+    assert LayerRange("second_half").bind(depth) == second
+
+
+def test_ranges_inside_others_are_merged_into_them() -> None:
+    assert merge([range(10), range(2, 5), range(4, 7)]) == (range(10),)
+    assert merge([range(8, 9), range(3), range(3, 4)]) == (range(4), range(8, 9))
+
+
+@pytest.mark.parametrize("lost", ["question", "video"])
+def test_the_leak_audit_reads_the_masks_and_not_the_pathways_word(lost: str) -> None:
+    """A pathway whose cuts are not what its ranges say leaks where they are missing."""
+    layout = random_layout(3, empty=False)
+    preset = "effective-llava-next-7b-closed"
+    bound = Flow.load(preset).bind(32)
+    assert not leaks(bound.resolve(layout))
+    assert bound.pathway is not None
+    ends = ("question:tail", "question:last") if lost == "question" else ("video:question",)
+    late = (
+        max(bound.pathway.question_last) + 1 if lost == "question" else max(bound.pathway.video_question) + 1
+    )
+    cuts = list(bound.cuts)
+    cuts[late - 1] = frozenset(
+        cut for cut in cuts[late - 1] if not str(cut).startswith(ends) and str(cut) != "question:question"
+    )
+    found = leaks(dataclasses.replace(bound, cuts=tuple(cuts)).resolve(layout))
+    assert any(f"(layer {late})" in str(route) for route in found)

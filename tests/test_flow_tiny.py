@@ -18,7 +18,7 @@ from lmms_flow.flow import Flow, find_preset
 from lmms_flow.flow.pathway import KINDS
 from lmms_flow.harness.groups import find_groups
 from lmms_flow.harness.questions import doc_to_messages, doc_to_text
-from lmms_flow.harness.video import read_frames
+from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from scripts.flow_tiny.card import (
     TEMPLATE,

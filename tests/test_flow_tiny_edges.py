@@ -13,7 +13,7 @@ from lmms_flow.engine import intervene
 from lmms_flow.flow import Flow, Layout
 from lmms_flow.harness.groups import find_groups
 from lmms_flow.harness.questions import doc_to_messages, doc_to_text
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.video import Frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from scripts.flow_tiny.data import Batch, Mixture
 from scripts.flow_tiny.edges import BESIDE, DIRECT, OUTSIDE, PLANTED, THE_WAY, Draw, EdgeDropout

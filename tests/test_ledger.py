@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch.utils.flop_counter import FlopCounterMode
 
 from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.cli import main
 from lmms_flow.engine import find_decoder, intervene, keep_masks
 from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine import vision_count as vision_module
+from lmms_flow.engine.flops import flop_counter
 from lmms_flow.engine.ledger import Ledger, decoder_shape, ledger, ledger_of
 from lmms_flow.engine.vision_count import counting_vision
 from lmms_flow.engine.workload import Setting
@@ -53,7 +53,7 @@ def prefill(
     with (
         torch.no_grad(),
         intervene(model, flow, layout, engine=engine),
-        FlopCounterMode(display=False) as counter,
+        flop_counter() as counter,
     ):
         cache = model(**tensors, **wanted, use_cache=True).past_key_values
         held = held_masks(model)
@@ -65,7 +65,7 @@ def held_masks(model: Any) -> int:
     """Bytes of every tensor [..., query, key] that the intervention's hooks can reach, the model's own masks aside."""
     found: dict[int, int] = {}
     for hook in find_decoder(model)._forward_pre_hooks.values():
-        held = vars(hook.__self__)
+        held = vars(hook._call.__self__)
         collect(held | {"_given": [mask for _, mask in held["_given"].values()]}, found)
     return sum(found.values())
 
@@ -260,7 +260,7 @@ def test_counting_the_vision_pass_changes_nothing(family: str, monkeypatch: pyte
                 model(**longer.tensors)
             with monkeypatch.context() as patch:
                 patch.setattr(
-                    vision_module, "FlopCounterMode", None
+                    vision_module, "flop_counter", None
                 )  # a shape that was seen is not counted again
                 with counting_vision(model) as again:
                     assert torch.equal(model(**prompt.tensors).logits, plain)

@@ -99,12 +99,13 @@ class Host:
 
 
 @pytest.fixture
-def manager_class():
+def manager_class(monkeypatch: pytest.MonkeyPatch):
     class Manager(Host.TaskManager):
         initialize_tasks = Host.TaskManager.initialize_tasks
 
     module = type(sys)("a_host")
     module.TaskManager = Manager  # type: ignore[attr-defined]
+    monkeypatch.setattr(plugin, "seam_errors", [])  # this host has no arms to make
     plugin._patch(module)
     plugin._patch(module)
     return Manager
@@ -127,6 +128,7 @@ def test_the_users_own_tasks_come_first(manager_class):
 
 
 def test_within_our_own_command_every_model_sees_them(manager_class):
+    plugin.seam_errors.clear()
     with plugin.tasks_for_all_models():
         assert manager_class(model_name="qwen2_5_vl").searched == [OURS]
     assert manager_class(model_name="qwen2_5_vl").searched == []

@@ -15,40 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from ..flow import ResolvedFlow
-from .decoder import decoder_layers, find_decoder
-from .layer_call import LayerCall
-
-
-@dataclass(frozen=True)
-class Departure:
-    """Where a flow leaves the baseline: `layer` is the first in which it cuts, `row` the first that loses an edge."""
-
-    layer: int
-    row: int
-
-
-def departure(resolved: ResolvedFlow) -> Departure | None:
-    """Where a flow leaves full attention; None for one that runs all of it anew, or all of it as it was.
-
-    `sham` is to take the masked path everywhere, so it shares nothing.
-    """
-    layers = [n for n in range(1, resolved.bound.num_layers + 1) if not resolved.is_causal(n)]
-    if not layers or resolved.bound.flow.kind == "sham":
-        return None
-    rows = [row for rectangles in resolved.rectangles.values() for row in _first_rows(rectangles)]
-    if resolved.draws:
-        rows.append(resolved.layout.groups["video"][0].start)
-    return Departure(layers[0], min(rows))
-
-
-def _first_rows(rectangles: Iterable[tuple[tuple[range, ...], tuple[range, ...]]]) -> Iterator[int]:
-    """The first row of each span of queries that loses an edge: what lies above the diagonal was never there."""
-    for keys, queries in rectangles:
-        first_key = min(span.start for span in keys)
-        for span in queries:
-            if span.stop > first_key:
-                yield max(span.start, first_key)
+from ..flow import FlowError, ResolvedFlow
+from .decoder import decoder_layers
+from .departure import Departure, departure
+from .hooks import Handles, open_blocks
+from .layer_call import LayerCall, over_parts
+from .mechanisms import check_mechanisms, eagerly
+from .model_state import ModelState
 
 
 @dataclass
@@ -59,6 +32,8 @@ class Baseline:
     states: dict[int, Tensor] = field(default_factory=dict)  # layer -> what entered it, [1, token, width]
     positions: tuple[Tensor, ...] = ()  # what layer 1 was told of them: rotary embeddings, or position ids
     cache: Any = None  # its keys and values; generated tokens may stand behind the prompt's
+    own_mask: Tensor | None = None  # what the model itself gave layer 1 for a mask
+    model_state: ModelState | None = None  # the model that it was recorded on, as it was
 
     @classmethod
     def for_flows(cls, flows: Iterable[ResolvedFlow]) -> Baseline:
@@ -68,32 +43,51 @@ class Baseline:
 
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block, the first forward of `model` is recorded; it must be a prefill of one prompt."""
-        handles = [
-            layer.register_forward_pre_hook(self._record(number), with_kwargs=True)
-            for number, layer in enumerate(decoder_layers(find_decoder(model)), 1)
-            if number == 1 or number in self.layers
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        """Inside the block, the first forward of `model` is recorded; it must be a prefill of one prompt.
 
-    def _record(self, number: int) -> Any:
+        Raises UnsupportedModelError for a model that no flow can go on from, and FlowError inside another flow's block.
+        """
+        decoder = check_mechanisms(getattr(model, "_orig_mod", model))
+        handles = Handles()
+        try:
+            for number, layer in enumerate(decoder_layers(decoder), 1):
+                if number == 1 or number in self.layers:
+                    handles.before(layer, self._record(number, decoder))
+            with eagerly():
+                yield
+        finally:
+            handles.remove()
+
+    def _record(self, number: int, decoder: nn.Module) -> Any:
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if number not in self.states:
+                if open_blocks(decoder):
+                    raise FlowError(
+                        "a baseline is full attention: it can't be recorded inside a flow's block"
+                    )
                 call = LayerCall.read(layer, args, kwargs)
                 self.states[number] = call.hidden.detach()
                 self.cache = call.cache
                 if number == 1:
-                    self.positions = _positions(call)
+                    self.positions, self.own_mask = _positions(call), call.mask
+                    self.model_state = ModelState.of(decoder)
 
         return before_layer
 
     def serves(self, layer: int) -> bool:
         """Whether it has what a flow needs whose first layer of its own is `layer`."""
         return self.cache is not None and 1 in self.states and layer in self.states
+
+    def is_of(self, decoder: nn.Module, call: LayerCall) -> bool:
+        """Whether it was recorded from the very prompt of this call of layer 1, on the model as it is now."""
+        if self.cache is None or self.cache.get_seq_length() < self.states[1].shape[1]:
+            return False  # somebody took its keys away
+        before, now = (self.states[1], *self.positions), (call.hidden, *_positions(call))
+        if len(before) != len(now) or not all(map(_equal, before, now)):
+            return False
+        if (self.own_mask is None) != (call.mask is None) or not _equal(self.own_mask, call.mask):
+            return False
+        return self.model_state is not None and self.model_state.equals(ModelState.of(decoder))
 
     def keys(self, layer: int, columns: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of some prompt tokens in a layer, [1, head, token, width] each."""
@@ -110,12 +104,6 @@ class Branch:
         self.row = leaves.row
         self.whole = whole  # layers that run in full all the same
         self.layer = max(leaves.layer, whole + 1)
-
-    def is_of(self, call: LayerCall) -> bool:
-        """Whether the baseline was recorded from this very prompt: what enters layer 1 is the same, positions too."""
-        before = (self.baseline.states[1], *self.baseline.positions)
-        now = (call.hidden, *_positions(call))
-        return len(before) == len(now) and all(map(torch.equal, before, now))
 
     def skips(self, layer: int) -> bool:
         """Whether the baseline has already computed this layer."""
@@ -136,10 +124,19 @@ class Branch:
         stored.keys, stored.values = keys, values
 
 
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two tensors hold the same; two of None do."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return one is other
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other.to(one.device))
+
+
 def _positions(call: LayerCall) -> tuple[Tensor, ...]:
     """What a decoder layer is told of its rows' positions."""
     if call.rotary is not None:
-        return tuple(call.rotary)
+        parts: list[Tensor] = []
+        over_parts(call.rotary, parts.append)
+        return tuple(parts)
     return () if call.position_ids is None else (call.position_ids,)
 
 

@@ -24,6 +24,13 @@ def find_decoder(model: nn.Module) -> nn.Module:
     return decoder
 
 
+def with_base(model: nn.Module) -> tuple[nn.Module, ...]:
+    """A model, and what it wraps with adapters (PEFT), which `generate` calls past the wrapper."""
+    base = getattr(model, "get_base_model", None)
+    inner = base() if callable(base) else model
+    return (model,) if inner is model else (model, inner)
+
+
 def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
     """The decoder's layers, first to last."""
     return _layers(decoder)
@@ -32,7 +39,7 @@ def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
 def _layers(decoder: nn.Module) -> list[nn.Module]:
     layers: Any = getattr(decoder, "layers", ())
     if not isinstance(layers, Sequence | nn.ModuleList) or not all(
-        hasattr(layer, "self_attn") for layer in layers
+        isinstance(getattr(layer, "self_attn", None), nn.Module) for layer in layers
     ):
         return []
     return list(layers)

@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from ..flow import FlowError, ResolvedFlow
+from .contract import Contract
 from .decoder import attention_implementation, decoder_layers
 from .errors import UnsupportedModelError
+from .hooks import Handles
 from .layer_call import LayerCall, ModelCall
 from .masks import keep_mask
-from .positions import Positions, read_positions
+from .positions import Positions
 
 
 class DenseHooks:
@@ -28,30 +30,35 @@ class DenseHooks:
         self, decoder: nn.Module, resolved: Sequence[ResolvedFlow], continuation: Sequence[int] = ()
     ) -> None:
         self._resolved = resolved
-        self._continuation = continuation
+        self._longest = max(each.layout.num_tokens for each in resolved)
+        self._drawn: dict[
+            int, tuple[int, Tensor]
+        ] = {}  # sample -> the layer that was drawn last, and its mask
+        self._last_rows: dict[
+            tuple[int, int], Tensor
+        ] = {}  # (sample, layer) -> the last row of what was drawn
+        self._contract = Contract(decoder, resolved, continuation)
         self._positions: Positions | None = None
         self._prompt_masks: dict[tuple[int, int, torch.device], Tensor] = {}
         self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
-        self._given: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+        self._given: dict[tuple[int, int, int | None], tuple[Any, Tensor]] = {}
         self._additive = attention_implementation(decoder) == "eager"
-        self._handles: list[RemovableHandle] = []
+        self._handles = Handles()
         try:
-            self._handles.append(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
+            self._handles.before(decoder, self._before_decoder)
+            self._handles.after(decoder, self._after_decoder)
             for number, layer in enumerate(decoder_layers(decoder), 1):
-                if self._needs_hook(number):
-                    self._handles.append(
-                        layer.register_forward_pre_hook(self._layer_hook(number), with_kwargs=True)
-                    )
+                self._handles.before(layer, self._layer_hook(number))
         except BaseException:
             self.remove()
             raise
 
     def remove(self) -> None:
         """Takes every hook off and forgets the masks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._handles.remove()
         self._prompt_masks.clear()
+        self._drawn.clear()
+        self._last_rows.clear()
         self._forget_step()
 
     def _forget_step(self) -> None:
@@ -63,28 +70,42 @@ class DenseHooks:
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget_step()
-        call = ModelCall.of_decoder(module, args, kwargs)
-        layouts = [r.layout for r in self._resolved]
-        self._positions = read_positions(call, layouts, self._continuation)
+        self._positions = self._contract.check(ModelCall.of_decoder(module, args, kwargs))
+
+    def _after_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self._contract.done()
 
     def _layer_hook(self, number: int) -> Any:
+        is_needed = self._needs_hook(number)
+
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            call = self._prepare(number, LayerCall.read(layer, args, kwargs))
+            call = LayerCall.read(layer, args, kwargs)
+            self._contract.ran(number, call.cache)
+            if not is_needed:
+                return None
+            call = self._prepare(number, call)
             return call.args, dict(call.kwargs)
 
         return before_layer
 
     def _prepare(self, layer: int, call: LayerCall) -> LayerCall:
         """What a layer is called with under the flow."""
-        return call.with_parts(mask=self._mask(layer, call.mask, call.hidden))
+        return call.with_parts(mask=self._mask(layer, call))
 
-    def _mask(self, layer: int, own: Any, hidden: Tensor) -> Tensor:
+    def _mask(self, layer: int, call: LayerCall) -> Tensor:
         """What this layer is given; layers with the same cuts and the same mask of their own share it."""
+        own, hidden = call.mask, call.hidden
         keep = self._keep(layer, hidden.device)
-        key = (id(keep), id(own))
+        held = _keys_of_a_window(call.cache, layer) if own is None else None
+        key = (id(keep), id(own), held)
         if key not in self._given:
+            if held is not None:
+                keep = keep[..., -(held + hidden.shape[1]) :]
             mask = combine(own, keep, hidden.dtype if self._additive else None)
             if own is not None:
+                check_causal(own, self._positions)
                 self._check_rows(mask, layer)
             self._given[key] = own, mask  # `own` is held, lest another mask is given its id
         return self._given[key][1]
@@ -92,8 +113,7 @@ class DenseHooks:
     def _check_rows(self, mask: Tensor, layer: int) -> None:
         """A sliding window may hide the keys that the flow has left to a row; its softmax would then be uniform."""
         assert self._positions is not None
-        visible = (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2).any(-1)
-        bare = ~visible.any(1) & (self._positions.queries >= 0).to(mask.device)
+        bare = ~visible(mask).any(-1).any(1) & (self._positions.queries >= 0).to(mask.device)
         if bare.any():
             sample, row = bare.nonzero()[0].tolist()
             raise FlowError(
@@ -117,8 +137,11 @@ class DenseHooks:
         assert positions is not None
         queries, keys = positions.queries.to(device), positions.keys.to(device)
         beams = len(queries) // len(self._resolved)
+        decoding = bool((queries.amin(-1) >= self._longest).all())
         rows = [
-            expand(self._prompt_mask(sample // beams, layer, device), queries[sample], keys[sample])
+            expand(
+                self._last_or_whole(sample // beams, layer, device, decoding), queries[sample], keys[sample]
+            )
             for sample in range(len(queries))
         ]
         keep = torch.stack(rows)
@@ -126,10 +149,25 @@ class DenseHooks:
         causal = torch.ones(queries.shape[1], num_keys, dtype=torch.bool, device=device).tril(positions.past)
         return (keep & causal)[:, None]
 
+    def _last_or_whole(self, sample: int, layer: int, device: torch.device, decoding: bool) -> Tensor:
+        """A prompt's mask; of one that is drawn anew in every layer, generated tokens need the last row alone."""
+        if not self._resolved[sample].draws or not decoding:
+            return self._prompt_mask(sample, layer, device)
+        if (
+            sample,
+            layer,
+        ) not in self._last_rows:  # the prompt was read in another way than by this engine's masks
+            self._prompt_mask(sample, layer, device)
+        return self._last_rows[sample, layer].to(device)
+
     def _prompt_mask(self, sample: int, layer: int, device: torch.device) -> Tensor:
         resolved = self._resolved[sample]
         if resolved.draws:  # a control's layers differ all: keeping them would fill the memory
-            return keep_mask(resolved, layer).to(device)
+            if self._drawn.get(sample, (0,))[0] != layer:
+                mask = keep_mask(resolved, layer)
+                self._drawn[sample] = layer, mask.to(device)
+                self._last_rows[sample, layer] = mask[-1:].clone()
+            return self._drawn[sample][1].to(device)
         first_alike = resolved.bound.cuts.index(resolved.bound.cuts[layer - 1]) + 1
         key = (sample, first_alike, device)
         if key not in self._prompt_masks:
@@ -137,13 +175,39 @@ class DenseHooks:
         return self._prompt_masks[key]
 
 
+def _keys_of_a_window(cache: Any, layer: int) -> int | None:
+    """How many keys a sliding window's cache holds, which are the latest ones; None for a cache of all keys."""
+    layers = getattr(cache, "layers", ())
+    if len(layers) < layer or not isinstance(layers[layer - 1], DynamicSlidingWindowLayer):
+        return None
+    keys = getattr(layers[layer - 1], "keys", None)
+    return 0 if keys is None else int(keys.shape[-2]) if keys.ndim > 1 else 0
+
+
+def check_causal(own: Tensor, positions: Positions | None) -> None:
+    """A flow is cut from causal attention: a mask in which tokens read later ones is none of its kind."""
+    assert positions is not None
+    rows, columns = own.shape[-2:]
+    if rows == 1:
+        return
+    later = visible(own)[:, 0].triu(columns - rows + 1)
+    if not later.any():
+        return
+    real = (positions.keys >= 0).to(own.device)  # what padding reads is of no account
+    if (later & real[:, None, -columns:] & real[:, -rows:, None]).any():
+        raise UnsupportedModelError(
+            "the model lets tokens read later ones (image tokens that read one another in both directions, or a "
+            "prefix): flows are cut from causal attention"
+        )
+
+
 def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """A prompt's kept edges [query, key] for the rows and columns of one forward.
+    """A prompt's kept edges [query, key], or its last row alone, for the rows and columns of one forward.
 
     Generated tokens take the cuts of the last prompt token and see one another; padding is left to the model's mask.
     """
-    num_tokens = len(prompt)
-    rows = queries.clamp(0, num_tokens - 1)
+    num_tokens = prompt.shape[1]
+    rows = queries.clamp(0, num_tokens - 1) if len(prompt) == num_tokens else torch.zeros_like(queries)
     columns = keys.clamp(0, num_tokens - 1)
     keep = prompt[rows][:, columns]
     outside = (keys < 0) | (keys >= num_tokens)
@@ -170,6 +234,11 @@ def combine(own: Any, keep: Tensor, additive: torch.dtype | None) -> Tensor:
     if own.dtype == torch.bool:
         return own & keep
     return own.masked_fill(~keep, torch.finfo(own.dtype).min)
+
+
+def visible(mask: Tensor) -> Tensor:
+    """Which edges a mask of the model's own leaves, bool."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def to_additive(keep: Tensor, dtype: torch.dtype) -> Tensor:

@@ -55,7 +55,9 @@ def kept_pairs(blocks: Blocks, skipped: int = 0) -> NDArray[np.float32]:
     row_borders = np.arange(skipped, num_keys + BLOCK, BLOCK)
     key_borders = np.arange(0, num_keys + BLOCK, BLOCK)
     reads_earlier = np.tril(_reads(blocks), -1).astype(np.float32)  # counts to 16,384 are exact
-    kept: NDArray[np.float32] = _tokens(row_borders, blocks) @ reads_earlier @ _tokens(key_borders, blocks).T
+    kept = np.asarray(
+        _tokens(row_borders, blocks) @ reads_earlier @ _tokens(key_borders, blocks).T, np.float32
+    )
     for number, segment in enumerate(blocks.segments):
         if blocks.reads(number, number) and segment.stop > skipped:
             rows, keys = _touched(segment, skipped), _touched(segment, 0)

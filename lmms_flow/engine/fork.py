@@ -8,18 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
-from ..flow import ResolvedFlow
+from ..flow import FlowError, ResolvedFlow
+from .contract import Contract
 from .decoder import attention_implementation, decoder_layers
-from .dense import to_additive
-from .layer_call import LayerCall
+from .dense import check_causal, to_additive, visible
+from .hooks import Handles
+from .layer_call import LayerCall, ModelCall, over_parts
 from .masks import keep_mask
+from .positions import Positions
 
 PACKED_ROWS = (
     512  # rows of forks that share one call of a layer: enough to fill a matrix product, few for a mask
 )
+
+
+class CantForkError(Exception):
+    """The rows of this model can't be run apart from the prompt's."""
 
 
 @dataclass(frozen=True)
@@ -70,23 +76,31 @@ class ForkWalk:
         self._states: dict[int, Tensor] = {}  # fork -> [row, width], from the layer where it joins
         self._keep: dict[int, Tensor] = {}
         self._after: Tensor | None = None  # the baseline behind the layer before
-        self._handles: list[RemovableHandle] = []
+        self._handles = Handles()
+        self._contract = Contract(decoder, [forks[0].resolved])
+        self._num_tokens = forks[0].resolved.layout.num_tokens
+        self._positions: Positions | None = None
 
     def __enter__(self) -> ForkWalk:
         layers = decoder_layers(self._decoder)
+        self._handles.before(self._decoder, self._before_decoder)
+        self._handles.after(self._decoder, lambda *call: self._contract.done())
         for number, layer in enumerate(layers, 1):
-            hook = self._hook(number, number == len(layers))
-            self._handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+            self._handles.after(layer, self._hook(number, number == len(layers)))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._handles.remove()
+
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._positions = self._contract.check(ModelCall.of_decoder(module, args, kwargs))
 
     def _hook(self, number: int, is_last: bool) -> Any:
         def after_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             call = LayerCall.read(layer, args, kwargs)
+            if not call.can_move(self._num_tokens):
+                raise CantForkError
+            self._contract.ran(number, None)
             self._follow_additions(call.hidden)
             self._join(number, call.hidden)
             for chunk in self._packs():
@@ -137,8 +151,9 @@ class ForkWalk:
         rows = torch.cat([self._states[f].to(device) for f in pack])[None]
         moved: dict[str, Any] = {}
         if call.rotary is not None:
-            parts = (part[..., first_row:, :] for part in call.rotary)
-            moved["rotary"] = tuple(torch.cat([part] * len(pack), dim=-2) for part in parts)
+            moved["rotary"] = over_parts(
+                call.rotary, lambda part: torch.cat([part[..., first_row:, :]] * len(pack), dim=-2)
+            )
         if call.position_ids is not None:
             moved["position_ids"] = torch.cat([call.position_ids[..., first_row:]] * len(pack), dim=-1)
         mask = self._mask(number, pack, call.mask, rows)
@@ -161,18 +176,29 @@ class ForkWalk:
         for place, f in enumerate(pack):
             keep = causal & self._cut(f) if number in self._forks[f].layers else causal
             at = slice(place * count, (place + 1) * count)
+            self._check_rows(keep, number, self._forks[f])
             mask[at, :first_row] = keep[:, :first_row]
             mask[at, first_row + place * count : first_row + (place + 1) * count] = keep[:, first_row:]
         whole = mask[None, None]
         return to_additive(whole, rows.dtype) if self._additive else whole
+
+    def _check_rows(self, keep: Tensor, layer: int, fork: Fork) -> None:
+        """A window may hide the keys that a knockout has left to a row; its softmax would then be uniform."""
+        bare = ~keep.any(-1)
+        if bare.any():
+            token = fork.first_row + int(bare.nonzero()[0])
+            raise FlowError(
+                f"knockout {fork.resolved.bound.flow.text!r} leaves token {token} without any key in layer {layer}: "
+                "the layer's own attention window hides the rest"
+            )
 
     def _own_keep(self, own: Any, first_row: int, device: torch.device, count: int) -> Tensor:
         """What the model itself lets these rows read: everything before them, or a window of it."""
         if own is None:
             num_tokens = first_row + count
             return torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()[first_row:]
-        visible: Tensor = own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
-        return visible[0, 0, first_row:].to(device)
+        check_causal(own, self._positions)
+        return visible(own)[0, 0, first_row:].to(device)
 
     def _cut(self, number: int) -> Tensor:
         """The fork's rows of its knockout's mask, bool [row, key]; windows of one knockout share it."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from torch import nn
 
 from ..flow import Flow, FlowError, Layout
 from ..flow.errors import nearest
+from .applied import applied
 from .baseline import Baseline
-from .decoder import check_attention, decoder_layers, find_decoder
-from .dense import DenseHooks
-from .sparse import SparseHooks
-from .strips import strips_in
+from .decoder import decoder_layers
+from .mechanisms import check_mechanisms
+from .proof import prove
+from .windows import check_windows, layer_windows
 
 ENGINES = ("dense", "sparse")
 
@@ -32,7 +33,11 @@ def intervene(
     `layout` is that of the prompt, or a list for a batch; layouts leave padding out, the attention mask says where
     it is. Both prefill and decoding are covered: generated tokens take the cuts of the last prompt token. The hooks
     always come off, also when the body raises. `baseline` is what full attention left of the same prompt: the sparse
-    engine goes on from it where the flow leaves it (see `Baseline`).
+    engine goes on from it where the flow leaves it (see `Baseline`). Blocks inside one another join their cuts.
+
+    A call that is not what the layout describes is refused (see `contract.py`), and so is a model whose layers move
+    information past the mask (see `mechanisms.py`); the first block on a model shows on a made-up prompt that a cut
+    cuts (see `proof.py`).
 
     `continuation` is for training (teacher forcing): so many tokens of the answer follow each prompt in the same
     forward, one number or one a layout. They take the cuts that generated tokens take. Dense engine only: it computes
@@ -47,23 +52,18 @@ def intervene(
     if not flow.needs_masks:
         yield model
         return
-    decoder = find_decoder(model)
-    check_attention(model)
+    model = getattr(model, "_orig_mod", model)  # a compiled wrapper runs what it wraps
+    decoder = check_mechanisms(model)
     layouts = [layout] if isinstance(layout, Layout) else list(layout)
     if not layouts:
         raise FlowError("intervene needs a layout, or one for each sample of the batch")
     following = _following(continuation, len(layouts), engine)
     bound = flow.bind(len(decoder_layers(decoder)))
     resolved = [bound.resolve(each) for each in layouts]
-    with strips_in(decoder) if engine == "sparse" else nullcontext(False) as takes_strips:
-        if engine == "sparse":
-            hooks: DenseHooks = SparseHooks(model, decoder, resolved, takes_strips, baseline)
-        else:
-            hooks = DenseHooks(decoder, resolved, following)
-        try:
-            yield model
-        finally:
-            hooks.remove()
+    check_windows(resolved, layer_windows(decoder))
+    prove(model)
+    with applied(model, decoder, resolved, engine, baseline, following):
+        yield model
 
 
 def _following(continuation: int | Sequence[int], num_layouts: int, engine: str) -> list[int]:

@@ -7,12 +7,13 @@ is read under every spelling that was tried and written back under the one it ca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import torch
 import transformers
 from torch import Tensor, nn
 
@@ -28,6 +29,8 @@ _LAYER_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "rotary": ("position_embeddings",),
         "position_ids": ("position_ids",),
         "cache": CACHE,
+        # Told up to 5.x of some releases; growing caches, the only ones that are served, don't look at it.
+        "places": ("cache_position",),
     }
 )
 _DECODER_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -113,6 +116,21 @@ class LayerCall(Call):
             )
         return call
 
+    def can_move(self, tokens: int) -> bool:
+        """Whether all that the layer is told of single tokens is known, so that some of so many can be taken out.
+
+        Anything else with tensors in it may be told by token: their kinds, states of other layers, embeddings of each.
+        """
+        rotary: list[Tensor] = []
+        try:
+            over_parts(self.rotary, rotary.append)
+        except UnsupportedModelError:
+            return False
+        by_token = all(part.ndim > 1 and part.shape[-2] == tokens for part in rotary)
+        ids = self.position_ids
+        known = ids is None or (ids.ndim > 1 and ids.shape[-1] == tokens)
+        return by_token and known and not any(map(_holds_tensors, self.others().values()))
+
     @property
     def hidden(self) -> Tensor:
         """What enters the layer, [batch, token, width]."""
@@ -174,6 +192,30 @@ class ModelCall(Call):
         return isinstance(kept, int) and not isinstance(kept, bool) and kept == 1
 
 
+def over_parts(rotary: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Rotary embeddings changed part by part: one tensor (complex numbers) or a tuple of them (cosines and sines)."""
+    if rotary is None:
+        return None
+    if isinstance(rotary, Tensor):
+        return change(rotary)
+    if isinstance(rotary, tuple | list) and all(isinstance(part, Tensor) for part in rotary):
+        return tuple(change(part) for part in rotary)
+    raise UnsupportedModelError(
+        f"the rotary embeddings are a {type(rotary).__name__} and no tensors ({versions()}): flows can't move them"
+    )
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() > 1
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensors, value.values()))
+    if isinstance(value, list | tuple | set):
+        return any(map(_holds_tensors, value))
+    # A plain value says nothing of single tokens; of anything else it is not known.
+    return not isinstance(value, bool | int | float | str | torch.dtype | torch.device | type(None))
+
+
 def check_calls(decoder: nn.Module, layers: Sequence[nn.Module]) -> None:
     """Raises UnsupportedModelError where the decoder, or a layer, names a part that is needed as nobody did before."""
     for module, parts, needed in (
@@ -196,12 +238,14 @@ def versions() -> str:
 
 def can_keep_one(model: nn.Module) -> bool:
     """Whether the model can be asked for the logits of some positions alone."""
-    return any(name in _names(model) for name in _MODEL_PARTS["kept"])
+    return bool(keeping(model, 1))
 
 
 def keeping(model: nn.Module, count: int) -> dict[str, int]:
     """The argument that asks for the logits of the last `count` positions; none where the model has no such thing."""
-    name = next((name for name in _MODEL_PARTS["kept"] if name in _names(model)), None)
+    base = getattr(model, "get_base_model", None)  # an adapter's wrapper hands over what it does not know
+    names = _names(base() if callable(base) else model)
+    name = next((name for name in _MODEL_PARTS["kept"] if name in names), None)
     return {} if name is None else {name: count}
 
 
@@ -241,3 +285,9 @@ def _parameters_of(forward: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     placed = tuple(p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
     named = tuple(p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
     return placed, named
+
+
+def takes_tokens_apart(module: nn.Module) -> bool:
+    """Whether a module's forward is given a mask of tokens or a cache: it reads more than its own token."""
+    names = _names(module)
+    return any(name in names for name in (*CACHE, "past_key_value", "cache_params", "attention_mask"))

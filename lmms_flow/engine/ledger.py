@@ -7,7 +7,7 @@ compute all of them and throw the cut ones away. `edges` are those that the flow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,8 +18,13 @@ from ..flow import BoundFlow, Flow, FlowError, Layout
 from ..flow.errors import nearest
 from ..flow.shapes import DecoderShape
 from .decoder import decoder_layers, find_decoder
+from .hooks import open_blocks
+from .measured import Measured
+from .model_state import adapters_of
 from .plan import RowPlan
 from .workload import Setting, Workload
+
+AGREES = 0.005  # a measured size this close to the one by weights is that one
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Ledger:
         return self.full.flops / (self.flow.linear + self.flow.attention_by_edges + self.flow.head)
 
 
-_shapes: WeakKeyDictionary[nn.Module, DecoderShape] = WeakKeyDictionary()
+_shapes: WeakKeyDictionary[nn.Module, tuple[Any, DecoderShape]] = WeakKeyDictionary()
 
 
 def ledger(
@@ -100,11 +105,9 @@ def ledger(
     `layout` may be a number of tokens under `none`, which needs no groups. `vision` are the FLOPs of the vision tower,
     from `counting_vision`. A prompt is counted on its own: padding in a batch and work that arms share are not in it.
     The first call reads the model's sizes, a new layout takes milliseconds, and one that was seen well below one.
-    Raises FlowError where the flow does not fit.
+    Raises FlowError where the flow does not fit, and where a layer's FLOPs can't be told.
     """
-    if model not in _shapes:
-        _shapes[model] = decoder_shape(model)
-    return ledger_of(_shapes[model], flow, layout, engine, vision=vision, setting=Setting.of(model))
+    return ledger_of(_shape_now(model), flow, layout, engine, vision=vision, setting=Setting.of(model))
 
 
 def ledger_of(
@@ -132,8 +135,37 @@ def ledger_of(
     return Ledger(run, full, vision)
 
 
+def _shape_now(model: nn.Module) -> DecoderShape:
+    """The model's sizes, read once for as long as its modules and adapters are as they were."""
+    state = tuple((id(part), *adapters_of(part)) for part in find_decoder(model).modules())
+    known = _shapes.get(model)
+    if known is None or known[0] != state:
+        known = state, decoder_shape(model)
+        _shapes[model] = known
+    return known[1]
+
+
 def decoder_shape(model: nn.Module) -> DecoderShape:
-    """A loaded model's decoder: weights are summed over the linear maps that are really there."""
+    """A loaded model's decoder: its linear maps as their sizes say, if a measurement agrees, or else as measured."""
+    by_size = _by_size(model)
+    if open_blocks(find_decoder(model)):
+        return by_size  # nothing can be measured inside a block
+    measured = Measured.of(model)
+    width = measured.a_pair[0] / 4
+    if any(abs(pair / 4 - width) > 0.01 * max(width, 1) for pair in measured.a_pair):
+        raise FlowError(
+            f"the FLOPs of {type(model).__name__} are not given: its layers' attention is of several sizes"
+        )
+    pairs = [(row / 2, weights) for row, weights in zip(measured.a_row, by_size.weights, strict=True)]
+    weights = tuple(w if abs(row / max(w, 1) - 1) < AGREES else round(row) for row, w in pairs)
+    agrees = abs(width / by_size.attention_width - 1) < AGREES
+    return replace(
+        by_size, weights=weights, attention_width=by_size.attention_width if agrees else round(width)
+    )
+
+
+def _by_size(model: nn.Module) -> DecoderShape:
+    """Weights summed over the linear maps that are there."""
     decoder = find_decoder(model)
     layers = decoder_layers(decoder)
     any_decoder: Any = decoder

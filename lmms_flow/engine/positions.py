@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..flow import FlowError, Layout
+from ..flow import FlowError
 from .layer_call import ModelCall
 
 T = TypeVar("T")
@@ -27,29 +27,31 @@ class Positions:
     past: int
 
 
-def read_positions(call: ModelCall, layouts: Sequence[Layout], continuation: Sequence[int] = ()) -> Positions:
-    """Reads them off a decoder's call. Raises FlowError where the prompt does not have the layouts' lengths.
+def attended_tokens(call: ModelCall, tokens: Tensor, past: int) -> Tensor:
+    """The token of each column of a decoder's call, [batch, key]; -1 for padding.
 
-    `continuation` says for each layout how many tokens follow the prompt in the same forward (teacher forcing).
+    Raises FlowError where the call has a mask of another kind.
     """
-    tokens = call.tokens
-    if tokens is None:
-        raise FlowError("the decoder was called without input_ids and inputs_embeds")
     batch, num_queries = tokens.shape[:2]
-    past = int(call.cache.get_seq_length()) if call.cache is not None else 0
     mask = call.get("mask")
     if mask is None:
-        mask = torch.ones(batch, past + num_queries, dtype=torch.long, device=tokens.device)
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != past + num_queries:
+        return torch.arange(past + num_queries, device=tokens.device).expand(batch, -1)
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        kind = (
+            f"a tensor of {mask.ndim} dimensions" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        )
         raise FlowError(
-            "intervene needs the model's attention_mask as [batch, token] or none at all, "
-            "and a dynamic key/value cache"
+            f"the decoder's attention_mask is {kind}, and flows need it as [batch, token] or none at all: the caller "
+            "gave it so, or the model makes its own mask above its decoder, such as one for image tokens that read "
+            "one another in both directions"
+        )
+    if mask.shape != (batch, past + num_queries):
+        raise FlowError(
+            f"the attention_mask is {list(mask.shape)}, for {batch} samples of {past} cached and {num_queries} new "
+            "tokens (flows need a dynamic key/value cache)"
         )
     attended = mask.to(torch.long)
-    keys = torch.where(attended.bool(), attended.cumsum(-1) - 1, -1)
-    following = spread(continuation or [0] * len(layouts), batch)
-    _check_lengths(attended.sum(-1).tolist(), spread(layouts, batch), following, decoding=past > 0)
-    return Positions(keys[:, past:], keys, past)
+    return torch.where(attended.bool(), attended.cumsum(-1) - 1, -1)
 
 
 def spread(of_prompts: Sequence[T], batch: int) -> list[T]:
@@ -57,16 +59,3 @@ def spread(of_prompts: Sequence[T], batch: int) -> list[T]:
     if batch % len(of_prompts):
         raise FlowError(f"{len(of_prompts)} layouts were given for a batch of {batch}")
     return [one for one in of_prompts for _ in range(batch // len(of_prompts))]
-
-
-def _check_lengths(
-    lengths: Sequence[int], layouts: Sequence[Layout], following: Sequence[int], decoding: bool
-) -> None:
-    for sample, (length, layout, after) in enumerate(zip(lengths, layouts, following, strict=True)):
-        whole = layout.num_tokens + after
-        if length <= whole if decoding else length != whole:
-            raise FlowError(
-                f"sample {sample} of the batch has a prompt of {length} tokens, its layout has {layout.num_tokens}"
-                + (f" and {after} are to follow it" if after else "")
-                + (" (a prompt is to be read in one piece)" if decoding else "")
-            )

@@ -6,10 +6,10 @@ layers, so no architecture is written twice. The key/value cache keeps what gene
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,19 @@ from transformers.cache_utils import DynamicLayer
 
 from ..flow import ResolvedFlow
 from .baseline import Baseline, Branch, branch_of
-from .decoder import decoder_layers, find_decoder
-from .dense import DenseHooks, to_additive
-from .layer_call import LayerCall, ModelCall, can_keep_one
+from .decoder import decoder_layers, find_decoder, with_base
+from .dense import DenseHooks, check_causal, to_additive, visible
+from .errors import UnsupportedModelError
+from .hooks import has_foreign_hooks, open_blocks
+from .layer_call import LayerCall, ModelCall, can_keep_one, over_parts
 from .plan import RowPlan
+from .pruned import PrunedLayer
 from .strips import Strips
+from .windows import has_windows
 
-WHOLE_OUTPUT = ("labels", "output_hidden_states", "output_attentions")
+# What asks for more than the last position: a loss, or something of every layer (`output_hidden_states`,
+# `output_attentions`, `output_router_logits`).
+WHOLE_OUTPUT = ("labels", "output_")
 
 
 class SparseHooks(DenseHooks):
@@ -49,49 +55,75 @@ class SparseHooks(DenseHooks):
         self._branch = branch_of(baseline, resolved, self._whole)
         self._taken: Branch | None = None  # the branch, in a forward that takes it
         self._has_windows = has_windows(decoder)
+        self._model, self._decoder = model, decoder
         self._last_only = self._dropping = self._on_live_cache = False
-        self._live_caches: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._cached: dict[int, Tensor] = {}  # layer -> [batch, key], whether a cached prompt key is one
+        self.is_open = True  # its pruned caches are of no use to anybody else
+        # cache -> layer -> [batch, key], whether a cached prompt key is one
+        self._live_caches: WeakKeyDictionary[Any, dict[int, Tensor]] = WeakKeyDictionary()
+        self._cached: dict[int, Tensor] = {}  # of the cache of this forward
+        self._own: tuple[Tensor, bool] | None = None  # the model's own mask, and whether it is plain causal
         self._entered: Tensor | None = (
             None  # the columns of the padded prompt whose rows entered, [batch, row]
         )
         self._keys: Tensor | None = None  # those that they may read: the same, or a baseline's before them
         super().__init__(decoder, resolved)
         try:
-            self._handles.append(model.register_forward_pre_hook(self._before_model, with_kwargs=True))
+            for part in with_base(model):
+                self._handles.before(part, self._before_model)
+                self._handles.after(part, self._after_model, always=True)
             for number, layer in enumerate(decoder_layers(decoder), 1):
-                self._handles.append(layer.register_forward_hook(self._after_layer(number), with_kwargs=True))
+                self._handles.after(layer, self._after_layer(number))
         except BaseException:
             self.remove()
             raise
+
+    def remove(self) -> None:
+        super().remove()
+        self.is_open = False
 
     def _needs_hook(self, layer: int) -> bool:
         return True
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        whole = any(kwargs.get(name) is not None and kwargs[name] is not False for name in WHOLE_OUTPUT)
+        given = {name for name, value in kwargs.items() if value is not None and value is not False}
+        whole = any(name.startswith(WHOLE_OUTPUT) for name in given)
         one = ModelCall.of_model(module, args, kwargs).keeps_one
         self._last_only = can_keep_one(module) and one and not whole and not _outputs_states(module)
+
+    def _after_model(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._last_only = self._dropping = self._on_live_cache = False  # also where the forward broke off
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._before_decoder(module, args, kwargs)
         assert self._positions is not None
         cache = ModelCall.of_decoder(module, args, kwargs).cache
-        prefill = self._positions.past == 0
-        self._dropping = prefill and self._last_only and not self._has_windows and _can_hold_rows(cache)
-        self._on_live_cache = not prefill and cache in self._live_caches
+        self._dropping = (
+            self._contract.is_plain_prefill
+            and self._last_only
+            and not self._has_windows
+            and not self._masks_everywhere()  # nothing dies under `sham`, and the reference shares its masks
+            and _can_hold_rows(cache)
+            and len(open_blocks(self._decoder)) == 1
+            and not has_foreign_hooks(self._model)
+        )
+        self._on_live_cache = cache is not None and cache in self._live_caches
+        self._cached = self._live_caches[cache] if self._on_live_cache else {}
         self._last_only = False  # holds for one forward of the model
         alone = self._positions.keys.shape == (1, self._resolved[0].layout.num_tokens)  # no beams, no padding
         self._taken = self._branch if self._dropping and cache is not None and alone else None
-        self._keys = None
-        if prefill and cache is not None:
-            self._live_caches.discard(cache)
-        self._entered = None
+        self._keys = self._entered = self._own = None
 
     def _prepare(self, layer: int, call: LayerCall) -> LayerCall:
-        if layer == 1 and self._taken and not self._taken.is_of(call):
+        if self._dropping and not call.can_move(self._num_columns):
+            if layer > self._whole:
+                raise UnsupportedModelError(
+                    f"layer {layer} is told something of each token that the first layers are not: write "
+                    "engine='dense'"
+                )
+            self._dropping, self._taken = False, None
+        if layer == 1 and self._taken and not self._taken.baseline.is_of(self._decoder, call):
             self._taken = None
-        if layer <= self._whole or not (self._dropping or self._on_live_cache):
+        if not (self._dropping or self._on_live_cache) or layer <= self._whole:
             if not super()._needs_hook(layer):
                 return call
             strips = self._strips(layer, call.hidden, call.mask)
@@ -106,12 +138,13 @@ class SparseHooks(DenseHooks):
         if self._entered is None or not torch.equal(rows, self._entered):
             hidden = _gather(hidden, self._places(rows))
         self._entered, self._keys = rows, keys
+        own = call.mask
         call = _moved(call.with_parts(hidden=hidden), rows.clamp_min(0))
         if self._taken and self._taken.skips(layer):  # its output is not used
             return call.with_parts(mask=None)
         strips = self._strips(layer, hidden, call.mask)
         if strips is None:
-            return call.with_parts(mask=self._live_mask(layer, keys, hidden))
+            return call.with_parts(mask=self._live_mask(layer, keys, hidden, own))
         return call.with_parts(mask=None if strips.is_causal else strips)
 
     def _take(self, branch: Branch, layer: int, keys: Tensor, call: LayerCall) -> tuple[Tensor, Tensor]:
@@ -164,8 +197,11 @@ class SparseHooks(DenseHooks):
             return rows.clamp_min(0)
         return torch.searchsorted(self._entered, rows.clamp_min(0)).clamp_max(self._entered.shape[1] - 1)
 
-    def _live_mask(self, layer: int, columns: Tensor, hidden: Tensor) -> Tensor | None:
-        """The mask of the rows that entered, which are the last of the columns; None where it is plain causal."""
+    def _live_mask(self, layer: int, columns: Tensor, hidden: Tensor, own: Any) -> Tensor | None:
+        """The mask of the rows that entered, which are the last of the columns; None where it is plain causal.
+
+        `own` is the model's own mask of the whole prompt: what it hides stays hidden.
+        """
         assert self._positions is not None
         tokens = self._positions.keys.to(columns.device).gather(1, columns.clamp_min(0))
         real = columns >= 0
@@ -176,6 +212,8 @@ class SparseHooks(DenseHooks):
                 for sample in range(len(columns))
             ]
         )
+        if isinstance(own, Tensor) and not self._is_plain(own):
+            keep &= _gather_mask(visible(own).to(columns.device), columns.clamp_min(0))
         keep &= real[:, None, :]
         keep |= torch.diag_embed(~real)  # a filler row reads itself, lest it become nan
         causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=columns.device).tril()
@@ -185,6 +223,14 @@ class SparseHooks(DenseHooks):
             return None
         keep = keep[:, None, skipped:].to(hidden.device)
         return to_additive(keep, hidden.dtype) if self._additive else keep
+
+    def _is_plain(self, own: Tensor) -> bool:
+        """Whether the model's own mask is the causal triangle and nothing else; layers mostly share one."""
+        if self._own is None or self._own[0] is not own:
+            check_causal(own, self._positions)
+            seen = visible(own)
+            self._own = own, bool((seen == torch.ones_like(seen[0, 0]).tril()).all())
+        return self._own[1]
 
     def _read_by_last(self, layer: int, columns: Tensor) -> Tensor:
         """Which columns, of those that the plan says, the last prompt token reads: a random draw cuts single edges."""
@@ -198,6 +244,11 @@ class SparseHooks(DenseHooks):
         ]
         return torch.stack([row[tokens[sample]] for sample, row in enumerate(last)])
 
+    @property
+    def _num_columns(self) -> int:
+        assert self._positions is not None
+        return self._positions.keys.shape[1]
+
     def _masks_everywhere(self) -> bool:
         return any(each.bound.flow.kind == "sham" for each in self._resolved)
 
@@ -208,7 +259,7 @@ class SparseHooks(DenseHooks):
         num_new = hidden.shape[1]
         if num_new == 1 and bool(real.all()):
             return None
-        generated = self._positions.keys.shape[1] - self._prompt_width
+        generated = self._num_columns - self._contract.prompt_width
         later = torch.ones(num_new, generated, dtype=torch.bool, device=hidden.device)
         keep = torch.cat(
             [
@@ -227,21 +278,20 @@ class SparseHooks(DenseHooks):
                 return
             assert self._keys is not None
             assert self._positions is not None
-            self._live_caches.add(cache)
-            self._prompt_width = self._positions.keys.shape[1]
+            self._live_caches.setdefault(cache, self._cached)
             stored = cache.layers[number - 1]
             wanted = self._columns(
                 [plan.rows_read_by_last(number) for plan in self._plans], self._keys.device
             )
             if self._taken and self._taken.skips(number):
-                stored.keys, stored.values = self._taken.baseline.keys(number, wanted[0])
+                kept = self._taken.baseline.keys(number, wanted[0])
             else:
                 places = torch.searchsorted(self._keys, wanted.clamp_min(0)).clamp_max(
                     self._keys.shape[1] - 1
                 )
-                stored.keys, stored.values = (
-                    _gather_keys(each, places) for each in (stored.keys, stored.values)
-                )
+                kept = (_gather_keys(stored.keys, places), _gather_keys(stored.values, places))
+            dropped = self._num_columns - kept[0].shape[2]
+            cache.layers[number - 1] = PrunedLayer(*kept, self, dropped)
             self._cached[number] = (wanted >= 0) & self._read_by_last(number, wanted)
 
         return prune
@@ -255,33 +305,25 @@ def layers_with_visual_features(model: nn.Module) -> int:
 
 def _outputs_states(model: nn.Module) -> bool:
     """Whether the model's configuration, or its decoder's, asks for hidden states or attentions of every call."""
-    configs = (getattr(part, "config", None) for part in (model, find_decoder(model)))
-    return any(
-        bool(getattr(config, name, False))
-        for config in configs
-        for name in ("output_hidden_states", "output_attentions")
-    )
-
-
-def has_windows(decoder: nn.Module) -> bool:
-    """Whether some layer reads no further back than a window, by its place in the prompt: rows may not move there."""
-    config = getattr(decoder, "config", None)
-    types = getattr(config, "layer_types", None)
-    if types is not None:
-        return any(kind != "full_attention" for kind in types)
-    return getattr(config, "sliding_window", None) is not None
+    configs = [getattr(part, "config", None) for part in (model, find_decoder(model))]
+    names = {"output_hidden_states", "output_attentions", "output_router_logits"}
+    return any(bool(getattr(config, name, False)) for config in configs for name in names)
 
 
 def _can_hold_rows(cache: Any) -> bool:
     """Whether the layers of a cache may hold different lengths: none at all, or a plain growing one."""
-    return cache is None or all(type(layer) is DynamicLayer for layer in cache.layers)
+    if cache is None:
+        return True
+    return not getattr(cache, "offloading", False) and all(
+        type(each) is DynamicLayer for each in cache.layers
+    )
 
 
 def _moved(call: LayerCall, rows: Tensor) -> LayerCall:
     """The same call with the positions of these rows alone."""
     moved: dict[str, Any] = {}
     if call.rotary is not None:
-        moved["rotary"] = tuple(_gather(part, rows) for part in call.rotary)
+        moved["rotary"] = over_parts(call.rotary, lambda part: _gather(part, rows))
     if call.position_ids is not None:
         moved["position_ids"] = _gather(call.position_ids[..., None], rows)[..., 0]
     return call.with_parts(**moved)
@@ -293,6 +335,13 @@ def _gather(states: Tensor, rows: Tensor) -> Tensor:
     states = states.expand(*states.shape[:-3], batch, *states.shape[-2:])
     index = rows.to(states.device)[..., None].expand(*states.shape[:-3], batch, count, states.shape[-1])
     return states.gather(-2, index)
+
+
+def _gather_mask(own: Tensor, columns: Tensor) -> Tensor:
+    """A mask [batch, 1, query, key] between these columns of the prompt, [batch, column, column]."""
+    own = own[:, 0].expand(len(columns), -1, -1)
+    by_row = own.gather(1, columns[:, :, None].expand(-1, -1, own.shape[-1]))
+    return by_row.gather(2, columns[:, None, :].expand(-1, columns.shape[1], -1))
 
 
 def _gather_keys(states: Tensor, rows: Tensor) -> Tensor:

@@ -143,7 +143,10 @@ def strip_attention(
     kwargs.pop("is_causal", None)
     if takes_flex(attention_mask, query.device):
         mask = block_mask(attention_mask.blocks, attention_mask.skipped, query.device)
-        out, _ = flex_attention_forward(module, query, key, value, mask, **kwargs)
+        with torch.compiler.set_stance(
+            "default"
+        ):  # the block keeps the model's own code from running compiled
+            out, _ = flex_attention_forward(module, query, key, value, mask, **kwargs)
         return out, None
     return attend_in_strips(module, query, key, value, attention_mask, **kwargs), None
 
@@ -229,4 +232,5 @@ def strips_in(decoder: nn.Module) -> Iterator[bool]:
     try:
         yield True
     finally:
-        config._attn_implementation = "sdpa"
+        if config._attn_implementation == NAME:  # else somebody else set it inside the block, and was refused
+            config._attn_implementation = "sdpa"

@@ -18,9 +18,14 @@ from tqdm import tqdm
 
 from ..flow import Flow, FlowError, Knockout, Layout, ResolvedFlow, Rule
 from ..flow.errors import nearest
-from .decoder import check_attention, decoder_layers, find_decoder
-from .fork import Fork, ForkWalk
-from .layer_call import going_on_from, keeping
+from .applied import applied
+from .decoder import decoder_layers
+from .fork import CantForkError, Fork, ForkWalk
+from .hooks import has_foreign_hooks, open_blocks
+from .layer_call import CACHE, going_on_from, keeping
+from .mechanisms import check_mechanisms, eagerly
+from .proof import prove
+from .windows import check_windows, layer_windows
 
 Style: TypeAlias = Literal["center", "inverse", "from_layer", "to_layer"]
 STYLES = ("center", "inverse", "from_layer", "to_layer")
@@ -84,29 +89,69 @@ def sweep(
 
     `inputs` are the model's, for one prompt without padding. `layers` limits the windows' centres (from 1, all by
     default), `candidates` are token ids whose probabilities are kept, such as the answer letters. The forks' states are
-    held in `max_memory` bytes: more forks take more walks. Raises FlowError where a knockout does not fit the prompt.
+    held in `max_memory` bytes: more forks take more walks. Where rows can't be run apart (somebody else's hooks on the
+    model, layers that are told of each token what nobody knows here), each knockout takes a forward of its own. Raises
+    FlowError where a knockout or an input does not fit, and UnsupportedModelError where a cut would not be applied.
     """
-    decoder = find_decoder(model)
-    check_attention(model)
+    model = getattr(model, "_orig_mod", model)  # a compiled wrapper runs what it wraps
+    decoder = check_mechanisms(model)
+    if open_blocks(decoder):
+        raise FlowError("a sweep can't be run inside a block of intervene: it compares with full attention")
+    inputs = _only_the_prompt(inputs)
     num_layers = len(decoder_layers(decoder))
     centres = _check(inputs, layout, num_layers, window, style, layers)
     cuts = [_as_knockout(each) for each in knockouts]
+    _check_candidates(candidates, model)
+    resolved_cuts = [_resolve(cut, layout, num_layers) for cut in cuts]
+    check_windows(resolved_cuts, layer_windows(decoder))
+    prove(model)
     forks = [
         Fork(_first_row(resolved), resolved, frozenset(window_layers(layer, num_layers, window, style)))
-        for resolved in (_resolve(cut, layout, num_layers) for cut in cuts)
+        for resolved in resolved_cuts
         for layer in centres
     ]
     walks = _chunks(forks, _bytes_a_row(model), max_memory)
     bar = tqdm(walks, desc="sweep", unit="walk", disable=not progress or len(walks) < 2)
     baseline: Tensor | None = None
     read: list[Tensor] = []
-    for chunk in bar:
-        logits = _walk(model, decoder, inputs, chunk)
-        baseline = logits[0]
-        read.append(logits[1:])
+    with eagerly():
+        for chunk in bar:
+            logits = _read(model, decoder, inputs, chunk)
+            baseline = logits[0]
+            read.append(logits[1:])
     if baseline is None:
         raise FlowError("a sweep needs at least one knockout and one layer")
     return _result(cuts, centres, baseline, torch.cat(read), candidates)
+
+
+def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
+    """Logits of the baseline and of each fork, [1 + fork, vocabulary]: in one walk, or else one forward each."""
+    if not has_foreign_hooks(model):
+        try:
+            return _walk(model, decoder, inputs, chunk)
+        except CantForkError:
+            pass
+    rows = [_last_logits(model, inputs)]
+    for fork in chunk:
+        if not fork.layers:
+            rows.append(rows[0])
+            continue
+        with applied(model, decoder, [_in_layers(fork)], "dense"):
+            rows.append(_last_logits(model, inputs))
+    return torch.stack(rows)
+
+
+def _last_logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    out: Any = model(**inputs, **keeping(model, 1), use_cache=False)
+    logits: Tensor = out.logits[0, -1]
+    return logits.float()
+
+
+def _in_layers(fork: Fork) -> ResolvedFlow:
+    """The fork's knockout, cut in its own layers alone."""
+    (cut,) = fork.resolved.bound.cuts[0]
+    text = "+".join(f"{cut}@{layer}" for layer in sorted(fork.layers))
+    return Flow.load(text).bind(fork.resolved.bound.num_layers).resolve(fork.resolved.layout)
 
 
 def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
@@ -156,6 +201,34 @@ def _check(
             f"the prompt has {tokens.shape[1]} tokens, its layout {layout.num_tokens} (without padding)"
         )
     return centres
+
+
+def _only_the_prompt(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs without what a sweep sets itself. Raises FlowError for what would change what is read."""
+    given = {name: value for name, value in inputs.items() if value is not None}
+    cache = next((name for name in CACHE if name in given), None)
+    if cache is not None:
+        raise FlowError(f"a sweep reads the whole prompt and keeps its own cache: leave {cache} out")
+    asks = next(
+        (name for name in given if name.startswith(("labels", "output_")) and given[name] is not False), None
+    )
+    if asks is not None:
+        raise FlowError(f"a sweep reads probabilities of the last position alone: leave {asks} out")
+    mask = given.get("attention_mask")
+    if mask is not None and getattr(mask, "ndim", 0) != 2:
+        raise FlowError("a sweep takes the attention_mask as [batch, token] or none at all")
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in ("use_cache", "logits_to_keep", "return_dict")
+    }
+
+
+def _check_candidates(candidates: Sequence[int], model: nn.Module) -> None:
+    vocabulary = len(model.get_output_embeddings().weight)  # type: ignore[operator]
+    for token in candidates:
+        if not 0 <= token < vocabulary:
+            raise FlowError(f"there is no token {token}: the model's vocabulary has {vocabulary}")
 
 
 def _as_knockout(each: Knockout | str) -> Knockout:

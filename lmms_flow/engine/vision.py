@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .model_state import ModelState
+
 ENCODERS = (
     "get_image_features",
     "get_video_features",
@@ -27,18 +29,17 @@ class VisionPasses:
     saved: int = 0
     seconds: float = 0.0
     _depth: int = 0
-    _kept: dict[str, tuple[Any, Any]] = field(
-        default_factory=dict
-    )  # encoder -> its last arguments and result
+    # encoder -> its last arguments and result, and the model as it was
+    _kept: dict[str, tuple[Any, Any, ModelState]] = field(default_factory=dict)
 
-    def once(self, name: str, encode: Callable[..., Any]) -> Callable[..., Any]:
+    def once(self, name: str, encode: Callable[..., Any], owner: nn.Module) -> Callable[..., Any]:
         """`encode`, whose last result is given again for equal arguments."""
 
         @functools.wraps(encode)  # `generate` reads off its signature what it takes
         def encode_once(*args: Any, **kwargs: Any) -> Any:
             given = (args, {key: value for key, value in kwargs.items() if value is not None})
-            kept = self._kept.get(name)
-            if kept is not None and _same(kept[0], given):
+            kept, state = self._kept.get(name), ModelState.of(owner)
+            if kept is not None and _same(kept[0], given) and kept[2].equals(state):
                 self.saved += 1
                 return copy.copy(kept[1])  # beams are spread in place
             start = _now(args, kwargs)
@@ -50,7 +51,8 @@ class VisionPasses:
             if not self._depth:
                 self.seconds += _now(args, kwargs) - start
                 self.run += 1
-            self._kept[name] = given, copy.copy(result)
+            # A copy of the pixels: a caller may write the next ones into the same tensor.
+            self._kept[name] = _copied(given), copy.copy(result), state
             return result
 
         return encode_once
@@ -68,7 +70,7 @@ def one_vision_pass(model: nn.Module) -> Iterator[VisionPasses]:
     found = [name for name in ENCODERS if callable(getattr(type(inner), name, None))]
     before = {name: vars(inner).get(name) for name in found}  # another block's, around this one
     for name in found:
-        setattr(inner, name, passes.once(name, getattr(inner, name)))
+        setattr(inner, name, passes.once(name, getattr(inner, name), inner))
     try:
         yield passes
     finally:
@@ -76,6 +78,17 @@ def one_vision_pass(model: nn.Module) -> Iterator[VisionPasses]:
             delattr(inner, name)  # the class's own method is behind it
             if before[name] is not None:
                 setattr(inner, name, before[name])
+
+
+def _copied(value: Any) -> Any:
+    """Nested arguments with tensors of their own."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, tuple | list):
+        return type(value)(_copied(each) for each in value)
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    return value
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from .flops import flop_counter
 
 METHODS = ("get_image_features", "get_video_features")
 SMALL = 1024  # entries of a tensor of integers that are part of an input's shape, such as a grid of patches
@@ -90,7 +91,7 @@ def _run_counted(
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         args = tuple(map(_outside_inference, args))
         kwargs = {name: _outside_inference(value) for name, value in kwargs.items()}
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             features = method(*args, **kwargs)
     return features, counter.get_total_flops()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..flow import ResolvedFlow
-from .decoder import attention_implementation, decoder_layers, find_decoder
+from .decoder import attention_implementation, find_decoder
 from .layer_call import can_keep_one
 from .plan import RowPlan
-from .sparse import has_windows, layers_with_visual_features
+from .sparse import layers_with_visual_features
+from .windows import has_windows, kept_by_layer_in, layer_windows
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,6 @@ class Setting:
         return self.windows[layer - 1] if self.windows else None
 
 
-def layer_windows(decoder: nn.Module) -> tuple[int | None, ...]:
-    """How far back each layer reads, itself included; empty where all layers read everything."""
-    if not has_windows(decoder):
-        return ()
-    config: Any = decoder.config
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * len(decoder_layers(decoder))
-    return tuple(None if kind == "full_attention" else config.sliding_window for kind in kinds)
-
-
 @dataclass(frozen=True)
 class Workload:
     """One prompt under one engine, as `DenseHooks` and `SparseHooks` run it."""
@@ -67,7 +58,7 @@ class Workload:
     def layers(self) -> Iterator[tuple[int, int, int, int]]:
         """(rows, edges, pairs, cached) of each layer."""
         whole = self.resolved.layout.num_tokens
-        for number, kept in enumerate(self.resolved.kept_by_layer(), 1):
+        for number, kept in enumerate(kept_by_layer_in(self.resolved, self.setting.windows), 1):
             if self._drops(number):
                 rows, edges = len(self.plan.rows(number)), self.plan.num_edges(number)
                 cached = len(self.plan.rows_read_by_last(number))
@@ -117,7 +108,8 @@ class Workload:
 
     def _drops(self, layer: int) -> bool:
         """Whether rows may be dropped before this layer."""
-        allowed = self.sparse and self.setting.drops_rows and self.resolved.bound.flow.needs_masks
+        flow = self.resolved.bound.flow
+        allowed = self.sparse and self.setting.drops_rows and flow.needs_masks and flow.kind != "sham"
         return allowed and layer > self.setting.undropped
 
     def _takes_strips(self, layer: int) -> bool:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lmms_flow.harness import plugin
+from lmms_flow.harness import host, plugin
 from lmms_flow.harness.errors import one_line
+from lmms_flow.harness.sample import describe
 
 USAGE = """\
 usage: lmms-flow eval [--allow-errors] --model MODEL --tasks TASKS [any other argument of lmms-eval]
@@ -61,10 +62,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(arguments: list[str]) -> tuple[int, list[_Call]]:
     """The host's own status, and what was seen of its evaluations."""
-    from lmms_eval import __main__ as host
-
     calls: list[_Call] = []
-    original = host.cli_evaluate_single
+    original, cli_evaluate = host.CLI_SINGLE.take(), host.CLI_EVALUATE.take()
 
     def watched(args: Any = None) -> Any:
         call = _Call(args)
@@ -75,17 +74,17 @@ def _run(arguments: list[str]) -> tuple[int, list[_Call]]:
         except BaseException as error:
             call.error = error
             raise
-        call.results = returned[0]
+        call.results = host.results_of(returned)
         call.saved = call.results is None or not args.output_path or _result_files(args) != before
         return returned
 
     with (
         plugin.tasks_for_all_models(),
-        mock.patch.object(host, "cli_evaluate_single", watched),
+        mock.patch.object(sys.modules[host.CLI_SINGLE.module], host.CLI_SINGLE.name, watched),
         mock.patch.object(sys, "argv", ["lmms-eval", *arguments]),
     ):
         try:
-            host.cli_evaluate()
+            cli_evaluate()
         except SystemExit as stop:
             return _status(stop), calls
         except Exception as error:  # outside of an evaluation, or any under --verbosity DEBUG
@@ -145,18 +144,14 @@ def _explain(error: BaseException, args: Any) -> str:
     """One line for an exception; for a name that there is not, the nearest that there is."""
     text = str(error)
     if "not found in available models" in text:
-        from lmms_eval.models import list_available_models
-
-        return f"there is no model {args.model!r}{_nearest(args.model, list_available_models(include_aliases=True))}"
+        known = host.LIST_MODELS.take()(include_aliases=True)
+        return f"there is no model {args.model!r}{_nearest(args.model, known)}"
     if text.startswith("Tasks not found: "):
         missing = text.removeprefix("Tasks not found: ").partition(". Try")[0]
         manager = plugin.task_manager()
-        known = manager.all_tasks if manager is not None else ()
+        known = host.names_of_tasks(manager) if manager is not None else ()
         return f"there is no task {missing!r}{_nearest(missing.partition(',')[0], known)}"
-    cause = getattr(
-        getattr(error, "last_attempt", None), "exception", lambda: None
-    )()  # tenacity's RetryError
-    return f"{type(cause or error).__name__}: {cause or error}"
+    return describe(error)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

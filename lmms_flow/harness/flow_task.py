@@ -14,21 +14,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import threading
 import weakref
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lmms_eval.api.task import ConfigurableMessagesTask
-
 from lmms_flow.flow.language import is_file
-from lmms_flow.harness import plugin
-from lmms_flow.harness.errors import RunError
+from lmms_flow.harness import host, loop, plugin
+from lmms_flow.harness.errors import RunError, one_line
 from lmms_flow.harness.questions import read_record, total
+from lmms_flow.harness.sample import describe
 
 OWN = ("class", "base", "flow", "num_frames")
 LEFT_OUT = ("task", "group", "tag", "task_alias", "group_alias", "include")  # of the base
+_HostTask: Any = host.TASK_BASE.take()
 COUNTS = ("errors", "skipped")  # samples without an answer
 ASKED = (
     "process_results",
@@ -37,43 +38,45 @@ ASKED = (
 )  # what a protocol is, beside doc_to_*
 
 
-class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
+class FlowTask(_HostTask):  # type: ignore[misc]
     """An arm: the base's documents, prompts and scores, answered under a flow by a model of this package."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.name, self.base = str(config["task"]), str(config.get("base") or "")
         self.flow = str(config.get("flow") or "")
         self.num_frames = config.get("num_frames")
+        self._asking, self._scoring = False, threading.local()  # documents are scored in threads
         manager = plugin.task_manager()
         if manager is None:
             raise RunError(
                 f"task {self.name}: lmms-eval has no task manager in which its base could be found"
             )
         self._check(manager)
-        base = copy.deepcopy(dict(manager._get_config(self.base)))
+        base = copy.deepcopy(host.config_of(manager, self.base))
         if "class" in base:
             raise RunError(
                 f"task {self.name}: its base {self.base!r} is made by a class; name the task behind it"
             )
         self._takes_records = bool(_as_dict(base.get("metadata")).get("lmms_flow"))
         self._datasets = _DATASETS.setdefault(manager, {})
-        super().__init__(config=self._merged(base, config), model_name=manager.model_name)
+        super().__init__(config=self._merged(base, config), model_name=host.model_name_of(manager))
 
     def _check(self, manager: Any) -> None:
         line = "write four lines: task, class, base (a task of lmms-eval) and flow"
         if not self.base or not self.flow:
             raise RunError(f"task {self.name}: it has no {'flow' if self.base else 'base'}; {line}")
-        if self.base not in manager.task_index:
+        index, model = host.index_of_tasks(manager), host.model_name_of(manager)
+        if self.base not in index:
             raise RunError(f"task {self.name}: there is no task {self.base!r} to be its base")
-        if manager.task_index[self.base]["type"] in ("group", "tag"):
+        if index[self.base]["type"] in ("group", "tag"):
             raise RunError(
                 f"task {self.name}: its base {self.base!r} is a group of arms; name the group behind it"
             )
         if self.num_frames is not None and (type(self.num_frames) is not int or self.num_frames < 1):
             raise RunError(f"task {self.name}: num_frames is a whole number from 1, not {self.num_frames!r}")
-        if manager.model_name and not _runs_flows(manager.model_name):
+        if model and not _runs_flows(model):
             raise RunError(
-                f"task {self.name} runs under the flow {self.flow!r}, which the model {manager.model_name!r} can't "
+                f"task {self.name} runs under the flow {self.flow!r}, which the model {model!r} can't "
                 f"apply (models that can: {', '.join(plugin.MODELS)}, or a subclass of theirs)"
             )
 
@@ -122,12 +125,34 @@ class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
 
     def doc_to_messages(self, doc: Any, **rounds: Any) -> Any:
         """The base's messages; a video says how many frames are to be read of it, where this arm has its own number."""
-        messages = super().doc_to_messages(doc, **rounds)
+        self._asking = True
+        try:
+            messages = super().doc_to_messages(doc, **rounds)
+        finally:
+            self._asking = False
         if self.num_frames is None:
             return messages
         return [
             {**message, "content": _with_frames(message["content"], self.num_frames)} for message in messages
         ]
+
+    def fewshot_context(self, doc: Any, *args: Any, **kwargs: Any) -> Any:
+        """The base's; nothing for a broken document while lmms-eval lists its requests. Asking for it fails later."""
+        try:
+            return super().fewshot_context(doc, *args, **kwargs)
+        except Exception:
+            if self._asking:
+                raise
+            return ""
+
+    def doc_to_target(self, doc: Any) -> Any:
+        """The base's; nothing for a broken document where lmms-eval writes its log. Scoring one fails."""
+        try:
+            return super().doc_to_target(doc)
+        except Exception:
+            if getattr(self._scoring, "now", False):
+                raise
+            return ""
 
     def process_results(self, doc: Any, results: Any, full_docs: Any = None) -> Any:
         """The base's scores, and the record; an answer that no flow was applied to is refused, not scored."""
@@ -140,10 +165,18 @@ class FlowTask(ConfigurableMessagesTask):  # type: ignore[misc]
             )
         if self._takes_records:
             return super().process_results(doc, results, full_docs=full_docs)
-        counted = {"record": record} | {name: int(record["status"] == _STATUS[name]) for name in COUNTS}
         if record["status"] != "ok":
-            return counted
-        return counted | super().process_results(doc, [given[0]], full_docs=full_docs)
+            return _counted(record)
+        self._scoring.now = True
+        try:
+            scores = super().process_results(doc, [given[0]], full_docs=full_docs)
+        except Exception as error:
+            reason = f"document {record.get('doc_id')} can't be scored ({describe(error)})"
+            loop.fail(self.name, reason)
+            return _counted({**record, "status": "error", "reason": one_line(reason)})
+        finally:
+            self._scoring.now = False
+        return _counted(record) | scores
 
 
 _STATUS = {"errors": "error", "skipped": "skipped"}
@@ -152,12 +185,14 @@ _DATASETS: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDicti
 
 def _runs_flows(model: str) -> bool:
     """Whether a model of lmms-eval applies flows; a name that it does not know is for it to refuse."""
-    from lmms_eval.models import get_model
-
     try:
-        return bool(getattr(get_model(model), "runs_flows", False))
+        return bool(getattr(host.GET_MODEL.take()(model), "runs_flows", False))
     except ValueError:
         return True
+
+
+def _counted(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"record": record} | {name: int(record["status"] == _STATUS[name]) for name in COUNTS}
 
 
 def _counts() -> list[dict[str, Any]]:

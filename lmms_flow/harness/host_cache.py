@@ -1,37 +1,28 @@
 """lmms-eval's own response cache (`--use_cache`), and what may not be run under it.
 
-Its keys know the literal `--model_args` and a task's configuration, and it answers without asking the model. So what
-can change behind the same arguments is refused: an edited flow file, and answers that failed.
+Its keys know the literal `--model_args` and a task's configuration, and it answers without asking the model. So a model
+of ours tells it the keys of its records, which know the weights, the videos and the rest. What would still be wrong is
+refused: a flow file whose path says nothing, and answers that failed.
 """
 
 from __future__ import annotations
 
-import sys
-
 from lmms_flow.flow.language import is_file
+from lmms_flow.harness import host
 from lmms_flow.harness.errors import RunError
 
 
 def cache_in_use() -> str | None:
-    """The folder of the cache of the evaluation that is being set up; None where there is none.
-
-    lmms-eval tells its models nothing of it, so it is read off the evaluation that this call came from.
-    """
-    frame = sys._getframe()
-    while frame is not None:
-        if (
-            frame.f_code.co_name == "simple_evaluate"
-            and frame.f_globals.get("__name__") == "lmms_eval.evaluator"
-        ):
-            return frame.f_locals.get("use_cache")
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+    """The folder of the cache of the evaluation that is being set up; None where there is none."""
+    asked = host.evaluation()
+    return None if asked is None else asked["use_cache"]
 
 
 def refuse_what_it_would_hide(flow: str, digest: str, given_digest: str, on_error: str) -> None:
     """Raises RunError where the cache could serve an answer that the model would not give any more."""
     if cache_in_use() is None:
         return
+    host.teach_cache("cache_keys")
     if is_file(flow) and not given_digest:
         raise RunError(
             f"--use_cache knows the flow only by the path {flow}, so an edited file would get old answers: add "

@@ -17,6 +17,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from lmms_flow.flow import FlowError
+from lmms_flow.harness import host
 from lmms_flow.harness.errors import MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.record import SampleRecord
@@ -24,6 +25,7 @@ from lmms_flow.harness.sample import (
     Outcome,
     Sample,
     describe,
+    id_of,
     takes_records,
     unpack,
 )
@@ -33,6 +35,15 @@ BATCHES_AHEAD = 3  # looked at while another is answered: enough for reading thr
 
 # Failed samples of this process by task, since a stock task scores them as wrong answers and says nothing.
 failures: Counter[str] = Counter()
+_ends_at_failure = True  # what the last loop was told of on_error
+
+
+def fail(task: str, reason: str) -> None:
+    """A sample that failed after it was answered, such as one that can't be scored. Raises RunError under `raise`."""
+    failures[task] += 1
+    if _ends_at_failure:
+        raise RunError(f"task {task}: {reason} (on_error=record goes on without it)")
+    logger.warning(f"task {task}: {reason}")
 
 
 @dataclass
@@ -80,6 +91,8 @@ class RequestLoop:
         Raises:
             RunError: a sample failed (under ``raise``), or something failed that is no single sample's fault.
         """
+        global _ends_at_failure
+        _ends_at_failure = self.on_error == "raise"
         answers: list[HostAnswer] = [""] * len(requests)
         bar = tqdm(total=len(requests), desc="lmms_flow", unit="sample", disable=self.rank != 0)
         try:
@@ -132,9 +145,9 @@ class RequestLoop:
     def _look_up(self, index: int, request: Any, docs: Mapping[str, Any], repeat: int) -> Step:
         """The sample's answer from the journal, how it failed, or a batch of it alone."""
         metadata = request.metadata or {}
-        if metadata.get("__padding_only__"):
+        if host.is_padding(request):
             return index, ""  # only evens out the ranks; nobody reads it
-        _, _, _, doc_id, task, _ = request.args
+        _, _, _, doc_id, task, split = host.arguments_of(request)
         sample = None
         try:
             sample = unpack(request, index, docs, repeat)
@@ -144,7 +157,8 @@ class RequestLoop:
             self.missing_clips += failure.is_skip and isinstance(error, MissingVideoError)
             failed = Outcome.failed(failure)
             fields = self.fields(task, metadata, sample)
-            record = failed.record(task, doc_id, sample.id if sample else str(doc_id), fields)
+            own = id_of(_document(docs, task, split, doc_id), doc_id)
+            record = failed.record(task, doc_id, own, fields)
             return Failed(index, record, takes_records(metadata))
         except Exception as error:
             raise self._crash(f"task {task}, document {doc_id}", error) from error
@@ -250,6 +264,13 @@ class RequestLoop:
             if by_task:
                 tasks = ", ".join(f"{task}: {count}" for task, count in by_task)
                 log(f"{sum(count for _, count in by_task)} of {total} samples {verb} ({tasks})")
+
+
+def _document(docs: Mapping[str, Any], task: str, split: str, doc_id: int) -> Any:
+    try:
+        return docs[task][split][doc_id]
+    except (LookupError, TypeError):  # then the sample's reason says so
+        return None
 
 
 def _host_answer(record: SampleRecord, ours: bool) -> HostAnswer:

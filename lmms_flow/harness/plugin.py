@@ -1,7 +1,7 @@
 """What lmms-eval loads first: the names of our models, and a way for it to find our tasks.
 
 This runs at every start of lmms-eval, also where another model is used, so it imports nothing heavy and never
-raises.
+raises: lmms-eval loads all plug-ins in one `try`. What is not as it is expected is told in one line in the log.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmms_flow.harness import host
 from lmms_flow.harness.arms import add_arms, made_config
+from lmms_flow.harness.host import HostError
 
 MODELS = {
     "llava_vid_flow": "lmms_flow.model_wrappers.llava_vid.LlavaVidFlow",
@@ -25,23 +27,43 @@ MODELS = {
     "videollama3_flow": "lmms_flow.model_wrappers.videollama3.VideoLlama3Flow",
 }
 
-_TASKS_MODULE = "lmms_eval.tasks"
 _MARK = "_lmms_flow_tasks_are_known"
 
+seam_errors: list[HostError] = []  # what of lmms-eval was not as expected, each told once
 _for_all_models = False
 _task_manager: Callable[[], Any] = lambda: None  # noqa: E731  (a weak reference, or this before there is one)
 
 
 def model_manifests() -> list[Any]:
     """The payload of the entry point ``lmms_eval.models``; also makes our tasks known to the host."""
-    with contextlib.suppress(Exception):  # without the seam --include_path still finds the tasks
+    with _told():
         make_tasks_known()
-    try:
-        from lmms_eval.models.registry_v2 import ModelManifest
+    with _told():
+        manifest = host.MANIFEST.take()
+        return [manifest(model_id=name, chat_class_path=path) for name, path in MODELS.items()]
+    return []
 
-        return [ModelManifest(model_id=name, chat_class_path=path) for name, path in MODELS.items()]
-    except Exception:
-        return []
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong inside is a line in the log: the host and the other plug-ins go on."""
+    try:
+        yield
+    except HostError as error:
+        _tell(error)
+    except Exception as error:
+        what = f"place for our models and tasks ({type(error).__name__}: {error})"
+        _tell(HostError(what, "register them"))
+
+
+def _tell(error: HostError) -> bool:
+    """One line in the log, once; returns False."""
+    if str(error) not in map(str, seam_errors):
+        seam_errors.append(error)
+        from loguru import logger  # lmms-eval has imported it long before
+
+        logger.warning(str(error))
+    return False
 
 
 def tasks_folder() -> Path:
@@ -58,8 +80,11 @@ def task_manager() -> Any:
 
 
 def make_tasks_known() -> None:
-    """Lets every later ``TaskManager`` for one of our models find our tasks. Calling it again changes nothing."""
-    module = sys.modules.get(_TASKS_MODULE)
+    """Lets every later ``TaskManager`` for one of our models find our tasks. Calling it again changes nothing.
+
+    Raises HostError where the host's module of tasks is loaded and is not as it is expected.
+    """
+    module = sys.modules.get(host.TASKS_MODULE)
     if module is not None:
         _patch(module)
     elif not any(isinstance(finder, _TasksFinder) for finder in sys.meta_path):
@@ -68,9 +93,11 @@ def make_tasks_known() -> None:
 
 @contextlib.contextmanager
 def tasks_for_all_models() -> Iterator[None]:
-    """Within it our tasks are known whatever model is run."""
+    """Within it our tasks are known whatever model is run. Raises HostError where they can't be made known."""
     global _for_all_models
     make_tasks_known()
+    if seam_errors:
+        raise seam_errors[0]
     before, _for_all_models = _for_all_models, True
     try:
         yield
@@ -83,32 +110,39 @@ def _patch(module: ModuleType) -> None:
 
     There is no entry point for tasks. By ``initialize_tasks`` the manager knows its model, so that nothing
     changes for others. The host and the user's own ``include_path`` win where names clash: they come first.
-    The arms of our benchmarks have no files: they are added to the index, and ``_get_config`` knows them.
+    The arms of our benchmarks have no files: they are added to the index, and ``_get_config`` knows them. Where only
+    the arms can't be made, the tasks in files are still found.
     """
+    original = host.INITIALIZE_TASKS.take(module)
     manager_class = module.TaskManager
-    original = manager_class.initialize_tasks
-    from_file: Any = getattr(manager_class, "_get_config", None)
     if getattr(original, _MARK, False):
         return
+    from_file, read_yaml = _readers(module)
 
     def initialize_tasks(
         self: Any, include_path: str | Sequence[str] | None = None, include_defaults: bool = True
     ) -> Any:
         global _task_manager
         _task_manager = weakref.ref(self)
-        model = getattr(self, "model_name", None)
-        if _for_all_models or (isinstance(model, str) and model in MODELS):
-            include_path = _with_ours(include_path)
+        try:
+            ours = _for_all_models or _is_ours(host.model_name_of(self))
+        except HostError as error:
+            ours = _tell(error)
+        include_path = _with_ours(include_path) if ours else include_path
         index = original(self, include_path=include_path, include_defaults=include_defaults)
         if from_file is not None:
-            read_yaml = module.utils.load_yaml_config
-            add_arms(index, lambda name: read_yaml(index[name]["yaml_path"], mode="simple"))
+            try:
+                host.check_index(index)
+            except HostError as error:
+                _tell(error)
+            else:
+                add_arms(index, lambda name: read_yaml(index[name]["yaml_path"], mode="simple"))
         return index
 
     def _get_config(self: Any, name: str) -> Any:
         global _task_manager
         _task_manager = weakref.ref(self)  # whose task is made next, where there are several managers
-        made = made_config(self.task_index, name, lambda base: from_file(self, base))
+        made = made_config(host.index_of_tasks(self), name, lambda base: from_file(self, base))
         return from_file(self, name) if made is None else made
 
     setattr(initialize_tasks, _MARK, True)
@@ -116,6 +150,18 @@ def _patch(module: ModuleType) -> None:
     manager_class.initialize_tasks = initialize_tasks
     if from_file is not None:
         manager_class._get_config = _get_config
+
+
+def _readers(module: ModuleType) -> tuple[Any, Any]:
+    """How the host reads a task's configuration, with and without its functions; (None, None) where that is gone."""
+    with _told():
+        host.TASK_INDEX.take(module)
+        return host.GET_CONFIG.take(module), host.LOAD_YAML.take(module)
+    return None, None
+
+
+def _is_ours(model: object) -> bool:
+    return isinstance(model, str) and model in MODELS
 
 
 def _with_ours(include_path: str | Sequence[str] | None) -> list[str]:
@@ -129,7 +175,7 @@ class _TasksFinder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != _TASKS_MODULE:
+        if name != host.TASKS_MODULE:
             return None
         with contextlib.suppress(ValueError):
             sys.meta_path.remove(self)
@@ -155,5 +201,5 @@ class _PatchingLoader(Loader):
         self._loader.exec_module(module)
         if module.__spec__ is not None:
             module.__spec__.loader = module.__loader__ = self._loader
-        with contextlib.suppress(Exception):  # a later host may be built otherwise; its own tasks still work
+        with _told():  # a later host may be built otherwise; its own tasks still work
             _patch(module)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmms_flow.harness import host
 from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.sample import QuestionId, Sample, question_of
 
@@ -41,9 +42,9 @@ def by_question(requests: Sequence[Any]) -> Iterator[tuple[int, list[int]]]:
     seen: Counter[tuple[str, str, int]] = Counter()
     questions: dict[tuple[QuestionId, int], list[int]] = {}
     for index, request in enumerate(requests):
-        _, _, _, doc_id, task, split = request.args
+        _, _, _, doc_id, task, split = host.arguments_of(request)
         repeat = 0
-        if not (request.metadata or {}).get("__padding_only__"):
+        if not host.is_padding(request):
             repeat = seen[task, split, doc_id]
             seen[task, split, doc_id] += 1
         question = question_of(task, split, doc_id, request.metadata)

@@ -29,7 +29,7 @@ from lmms_flow.flow import Flow
 from lmms_flow.flow.pathway import KINDS, NOWHERE
 from lmms_flow.harness.groups import find_groups
 from lmms_flow.harness.questions import doc_to_messages, doc_to_text
-from lmms_flow.harness.video import read_frames
+from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.trace import LayerBins, mean_relative_change, scaled_to_depth
 from lmms_flow.trace.pathway import EFFECTIVE, PAPER_BIN, PAPER_WINDOW

@@ -1,0 +1,68 @@
+"""Whether a model is still what it was: its weights, adapters, attention and the hooks of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .hooks import is_foreign
+from .strips import NAME
+
+SAMPLED = 16  # entries of each parameter that are compared: edits behind autograd's back leave no other trace
+_ADAPTER = ("disable_adapters", "active_adapters", "merged_adapters", "scaling")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelState:
+    """A fingerprint of a module, made in milliseconds."""
+
+    plain: tuple[Any, ...]
+    sampled: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> ModelState:
+        """The module's state now."""
+        attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        plain: list[Any] = ["sdpa" if attention == NAME else attention]  # a block's own name for it
+        for part in module.modules():
+            plain.append((id(part), part.training, *_overrides(part)))
+        sampled = []
+        with torch.no_grad():
+            for parameter in (*module.parameters(), *module.buffers()):
+                plain.append((parameter.data_ptr(), _version(parameter)))
+                if parameter.numel() and not parameter.is_meta:
+                    flat = parameter.detach().reshape(-1)
+                    sampled.append(flat[:: max(1, len(flat) // SAMPLED)].clone())
+        return cls(tuple(plain), tuple(sampled))
+
+    def equals(self, other: ModelState) -> bool:
+        """Whether nothing changed between the two."""
+        return (
+            self.plain == other.plain
+            and len(self.sampled) == len(other.sampled)
+            and all(map(torch.equal, self.sampled, other.sampled))
+        )
+
+
+def _overrides(part: nn.Module) -> tuple[Any, ...]:
+    """What changes a module's forward without changing a weight."""
+    found: list[Any] = []
+    if "forward" in part.__dict__:
+        found.append(id(part.__dict__["forward"]))
+    for hooks in (part._forward_hooks, part._forward_pre_hooks):
+        found += [id(hook) for hook in hooks.values() if is_foreign(hook)]
+    return (*found, *adapters_of(part))
+
+
+def adapters_of(part: nn.Module) -> tuple[str, ...]:
+    """Which adapters a module runs with; nothing for one that is no adapter's."""
+    if not hasattr(type(part), "active_adapters"):
+        return ()
+    return tuple(repr(getattr(part, name, None)) for name in _ADAPTER)
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version

@@ -1,0 +1,82 @@
+"""Proof that a cut cuts: shown on a made-up prompt before the first flow is run on a model, and remembered.
+
+Structure does not show everything: an attention function may drop its mask, a layer may shift its tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from .decoder import attention_implementation, find_decoder
+from .errors import UnsupportedModelError
+from .hooks import open_blocks
+from .probe import ISOLATE, Probe, difference, quietly
+
+_proven: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+# A mixture of experts rounds by how many rows an expert is given: what is cut off moves the last bits. Up to so many
+# times what another batch moves is rounding.
+TIMES = 8.0
+
+
+def prove(model: nn.Module) -> None:
+    """Raises UnsupportedModelError where a cut does not cut, or a mask that cuts nothing changes the answer."""
+    decoder = find_decoder(model)
+    if open_blocks(decoder):
+        return  # shown when the outermost was opened
+    key = _key(decoder)
+    known = _proven.setdefault(decoder, set())
+    if key in known:
+        return
+    with quietly(model):
+        probe = Probe.of(model)
+        (stock,), (sham,) = probe.run(probe.clean, decode=False), probe.run(probe.clean, "sham", decode=False)
+        (cut,), (other,) = (probe.run(each, ISOLATE, decode=False) for each in (probe.clean, probe.other))
+        leaked = difference(cut, other)
+        allowed = allowed_leak(probe) if leaked else 0.0
+        seen = difference(stock, *probe.run(probe.other, decode=False)) if torch.equal(sham, cut) else 0.0
+    who = f"{type(model).__name__} ({attention_implementation(decoder)} attention)"
+    changed = difference(stock, sham)
+    if changed > rounding_of(model):
+        raise UnsupportedModelError(
+            f"{who} says something else as soon as it is given a mask, though the mask cuts nothing: off by "
+            f"{changed:.1e}. Its layers don't take the mask of transformers' attention interface"
+        )
+    if leaked > allowed:
+        raise UnsupportedModelError(
+            f"{who} moves information past the attention mask: tokens that are cut off from the last one change it "
+            f"by {leaked:.1e} (a convolution, a recurrence, a shift of tokens, or attention that ignores its mask)"
+        )
+    if seen > rounding_of(model):
+        raise UnsupportedModelError(f"{who} ignores its mask: a cut changes nothing")
+    known.add(key)
+
+
+def allowed_leak(probe: Probe) -> float:
+    """How far rounding alone may move the last token: measured by running it once more, in a batch of two."""
+    both = torch.cat([probe.clean, probe.other])
+    (alone,), (in_batch,) = (probe.run(each, ISOLATE, decode=False) for each in (probe.clean, both))
+    moved = difference(alone, in_batch)
+    if not moved:
+        return 0.0
+    kind = _dtype(probe.model)
+    a_few_bits = (32 if kind == torch.float32 else 2) * torch.finfo(kind).eps
+    return min(max(TIMES * moved, a_few_bits), rounding_of(probe.model))
+
+
+def rounding_of(model: nn.Module) -> float:
+    """How far apart two kernels may be that compute the same."""
+    return 1e-3 if _dtype(model) in (torch.float32, torch.float64) else 0.1
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _key(decoder: nn.Module) -> Any:
+    """What decides how the layers treat their masks: attention, modules, and forwards that somebody exchanged."""
+    parts = tuple((id(part), type(part).forward, id(vars(part).get("forward"))) for part in decoder.modules())
+    return attention_implementation(decoder), parts

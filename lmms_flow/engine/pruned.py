@@ -1,0 +1,43 @@
+"""A cache layer that holds a part of the prompt's keys: what generated tokens may read under the flow of its block."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from ..flow import FlowError
+
+
+class Block(Protocol):
+    """What a pruned layer asks of the block that pruned it."""
+
+    is_open: bool
+
+
+class PrunedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of some prompt tokens, [batch, head, token, width]; it serves its own block alone."""
+
+    def __init__(self, keys: Tensor, values: Tensor, block: Block, dropped: int) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self._block = block
+        self._dropped = dropped  # prompt columns that it does not hold
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Refuses every token that is not of the block: what it would read is not there."""
+        if not self._block.is_open:
+            raise FlowError(
+                "this key/value cache was pruned under a flow whose block has ended: go on from it inside the block, "
+                "or prefill with engine='dense', which keeps everything"
+            )
+        return super().update(key_states, value_states, *args, **kwargs)
+
+    def crop(self, max_length: int) -> None:
+        """Takes tokens off the end; a length of the whole sequence is counted without what was dropped."""
+        super().crop(max_length - self._dropped if max_length > 0 else max_length)
+
+    def __deepcopy__(self, memo: Any) -> PrunedLayer:
+        return PrunedLayer(self.keys.clone(), self.values.clone(), self._block, self._dropped)
