@@ -85,7 +85,7 @@ PRESETS = (
         random_share=0.42,
     ),
     Preset(  # scripts/flow_tiny/pathway.py
-        "effective-flow-tiny", 12, "1-4", "none", "1-12",
+        "effective-flow-tiny", 12, "1-4", "3-8", "5-12",
         ("flow-tiny",),
         _prompt(18, 16, 3, 31, 12),  # the median of flowbench
         from_paper=False,
