@@ -1,8 +1,10 @@
-"""`lmms-flow`: look at flows, find our tasks, check a model, evaluate, compare."""
+"""`lmms-flow`: look at flows, find our tasks, check a model and a machine, evaluate, compare."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--model_args", default="", help="as for lmms-eval, such as pretrained=flow-tiny")
     verify.set_defaults(run=_verify)
+
+    doctor = commands.add_parser(
+        "doctor", help="what works on this machine, and what to do where something does not"
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs and bug reports")
+    doctor.set_defaults(run=_doctor)
 
     commands.add_parser("eval", help="lmms-eval with our tasks known and an honest exit status")
 
@@ -194,6 +202,20 @@ def _verify(args: argparse.Namespace) -> int:
         table.add_row(check.name, "yes" if check.passed else "NO", check.detail)
     make_console().print(table)
     return 0 if all(check.passed for check in checks) else 1
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import as_json, examine, works
+    from .report.findings import print_findings
+    from .report.showing import make_console
+
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        findings = examine()
+    if args.json:
+        print(json.dumps(as_json(findings), indent=2))
+    else:
+        print_findings(make_console(), findings)
+    return 0 if works(findings) else 1
 
 
 def _compare(args: argparse.Namespace) -> int:

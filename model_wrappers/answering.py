@@ -29,10 +29,10 @@ from lmms_flow.harness.generation import cut_at_stops, generation_arguments
 from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
 from lmms_flow.harness.host_flags import DEFAULT_SEED
 from lmms_flow.harness.options import find_options
-from lmms_flow.harness.read_ahead import Clip, ReadAhead
 from lmms_flow.harness.sample import Outcome, QuestionId, Sample, describe
 from lmms_flow.harness.sample_key import digest
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
+from lmms_flow.inputs.video import Frames
 
 from .chat import Messages
 from .flows import ArmFlow
@@ -190,18 +190,20 @@ class Answerer:
             beams = len(out.logits[0]) // len(batch)
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
-        answers = self.chat.tokenizer.batch_decode(
-            out.sequences[: len(batch), inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+        answers = self.chat.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [
             Outcome.ok(
                 cut_at_stops(answer, gen_kwargs).strip(),
+                first_token=self.chat.tokenizer.decode([first]),
                 options={letter: self._probability(letter, row) for letter in one.question.letters},
                 milliseconds=round(1000 * seconds / len(batch), 3),
                 shared_milliseconds=round(1000 * (one.question.seconds + encoding.seconds / len(batch)), 3),
                 **self._details(one, encoding.flops // len(batch)),
             )
-            for one, answer, row in zip(batch, answers, probabilities, strict=True)
+            for one, answer, row, first in zip(
+                batch, answers, probabilities, written[:, 0].tolist(), strict=True
+            )
         ]
 
     def _record(
@@ -240,6 +242,7 @@ class Answerer:
 
     def _details(self, one: Asked, vision: int) -> dict[str, Any]:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
+        frames = one.question.frames
         num_tokens = len(one.question.prompt.input_ids)
         windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
         full = sum(edges_in_window(num_tokens, window) for window in windows)
@@ -252,13 +255,17 @@ class Answerer:
             logger.warning(f"no FLOPs are recorded: {error}")
             cost = None
         return {
-            "frames": one.question.frames.indices if one.question.frames else (),
+            "frames": frames.indices if frames else (),
+            "reader": frames.reader if frames else "",
             "edges_kept": kept,
             "edges_total": total,
             "flops": cost.flops if cost else None,
             "flops_full": cost.flops_full if cost else None,
             "groups_rule": one.groups.rule if one.groups else "",
-            "notes": tuple(f"{rule} cuts nothing here: a group is empty" for rule in empty),
+            "notes": (
+                *(f"{rule} cuts nothing here: a group is empty" for rule in empty),
+                *(frames.notes if frames else ()),
+            ),
             "prompt_digest": digest(one.question.prompt.text)[:16],
             "data_digest": self.owner.data_digest(one.sample),
         }

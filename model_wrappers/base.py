@@ -31,12 +31,13 @@ from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_wo
 from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.read_ahead import Clip, ReadAhead
 from lmms_flow.harness.sample import QuestionId, Sample, describe, question_of, unpack
 from lmms_flow.harness.sample_key import digest, file_identity, package_versions, sample_key
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 
+from .adapters import find_adapter
 from .answering import Answerer
-from .arguments import ModelArguments, read_arguments
+from .arguments import ModelArguments, as_read, joined, read_arguments
 from .chat import VideoChat
 from .flows import Flows
 from .identity import checkpoint_identity
@@ -54,6 +55,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     runs_flows = True  # tasks that carry a flow ask for this
     default_checkpoint: ClassVar[str] = ""
     sampling: ClassVar[str] = "midpoints"  # which frames of a video, where the task does not say
+    has_released_vision: ClassVar[bool] = False  # whether the argument released_vision means something here
     _is_checked = False
     _identity: str | None = None
     _identity_holds_until = 0.0
@@ -69,7 +71,9 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         try:
             self.flow = Flow.load(self.args.flow, checkpoint=self.checkpoint)
             self._place(accelerator)
-            self.chat = self.load(self.checkpoint)
+            if self.args.released_vision and not self.has_released_vision:
+                raise FlowError("released_vision=true is for videollama3_flow alone: leave it out")
+            self.chat = self._load_with_adapter(self.checkpoint)
             self.model = self.chat.model.eval()
             self._limit_threads()
             num_layers = len(decoder_layers(find_decoder(self.model)))
@@ -93,7 +97,28 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         model = AutoModelForImageTextToText.from_pretrained(source, **self.loading_arguments)
         return VideoChat(model, processor)
 
+    def _load_with_adapter(self, source: str) -> VideoChat:
+        """The checkpoint; where it is an adapter alone, its base with the adapter in it."""
+        adapter = find_adapter(source, self.args.revision)
+        if adapter is None:
+            return self.load(source)
+        try:
+            chat = self.load(adapter.base or source)
+        except RuntimeError as error:  # transformers applies an adapter beside its base while loading
+            raise adapter.misfit(error) from None
+        adapter.apply(chat.model)
+        base = adapter.base or "the weights beside it"
+        logger.info(f"the adapter {source} is applied to its base, {base}")
+        return chat
+
     # What lmms-eval calls
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str | Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> FlowModel:
+        """`batch_size` and `device` may stand in `--model_args` as well as in flags of their own."""
+        return cls(**joined(arg_string, additional_config))
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
         """Answers every request, in the order of the requests."""
@@ -105,7 +130,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         if self.args.records != "none":
             journal = Journal(self.args.records, rank=self._rank)
             logger.info(f"records of this run are in {journal.folder}")
-        with ReadAhead() as reader, journal or nullcontext():
+        with ReadAhead(timeout=self.args.video_timeout) as reader, journal or nullcontext():
             with_baseline = self._with_baseline(requests)
             answerer = Answerer(self, reader, with_baseline)
             loop = RequestLoop(
@@ -198,7 +223,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             raise FlowError(f"device={self.args.device}: this machine has no GPU that torch can use")
 
     def _check_digest(self, digest: str) -> None:
-        if self.args.flow_digest not in ("", digest):
+        if self.args.flow_digest not in ("", digest, as_read(digest)):
             raise FlowError(
                 f"flow {self.flow.text!r} has the digest {digest}, and flow_digest={self.args.flow_digest} was given: "
                 "the flow is not the one that was meant"
@@ -263,6 +288,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             video.get("start_time"),
             video.get("end_time"),
             video.get("sampling") or self.sampling,
+            video.get("duration"),
+            self.args.reader,
         )
 
     def data_digest(self, sample: Sample) -> str:
@@ -287,6 +314,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             "category": category,
             "protocol": str(metadata.get("protocol") or "stock"),
             "num_frames": num_frames,
+            "vision": "released" if self.args.released_vision else "",
         }
         try:
             arm = self.flows.of(task, metadata)
@@ -306,6 +334,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             "attention": self.args.attn_implementation,
             "device": self._device.type,
             "batch_size": self.args.batch_size,
+            **({"vision": "released"} if self.args.released_vision else {}),
             **package_versions(),
         }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.groups import EncodedPrompt
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.video import Frames
 
 Messages = Sequence[Mapping[str, Any]]
 PROCESSORS = ("image_processor", "video_processor")  # parts of a processor
@@ -22,6 +22,8 @@ class VideoChat:
 
     A family that does it otherwise overrides `render`, `encode` or `frame_spans`.
     """
+
+    keeps_breaks = False  # see EncodedPrompt
 
     def __init__(self, model: Any, processor: Any, video_token: str | None = None) -> None:
         self.model = model
@@ -108,7 +110,8 @@ class VideoChat:
         plain = self.tokenize(text, return_offsets_mapping=True)
         ids, offsets = list(plain["input_ids"]), [tuple(pair) for pair in plain["offset_mapping"]]
         if frames is None:
-            return EncodedPrompt(text, tuple(input_ids), tuple(offsets), range(0), ()), tensors
+            prompt = EncodedPrompt(text, tuple(input_ids), tuple(offsets), range(0), (), self.keeps_breaks)
+            return prompt, tensors
         placeholder = self.tokenizer.convert_tokens_to_ids(self.video_token)
         if ids.count(placeholder) != 1:
             raise SampleError(
@@ -123,7 +126,8 @@ class VideoChat:
             )
         spread = [*offsets[:before], *(offsets[before] for _ in video), *offsets[before + 1 :]]
         spans = self.frame_spans(input_ids, video, len(frames.indices))
-        return EncodedPrompt(text, tuple(input_ids), tuple(spread), video, spans), tensors
+        prompt = EncodedPrompt(text, tuple(input_ids), tuple(spread), video, spans, self.keeps_breaks)
+        return prompt, tensors
 
     def batch(
         self, prompts: Sequence[EncodedPrompt], tensors: Sequence[Mapping[str, Tensor]]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmms_flow.flow import BoundFlow, Flow, FlowError, preset_of
-from lmms_flow.flow.presets import ALIASES
+from lmms_flow.flow import BoundFlow, Flow, FlowError
+from lmms_flow.flow.presets import is_known_for
 from lmms_flow.harness.errors import RunError, SkippedSampleError
 
 
@@ -32,8 +32,8 @@ class Flows:
     def of(self, task: str, metadata: Mapping[str, Any] | None) -> ArmFlow:
         """The flow of a request of `task`.
 
-        Raises SkippedSampleError where the task's flow is a pathway that is not known for the checkpoint, and RunError
-        where it can't be read, or where `--model_args` names another one.
+        Raises SkippedSampleError where the task's flow is a pathway or a share of the paper that is not known for the
+        checkpoint, and RunError where it can't be read, or where `--model_args` names another one.
         """
         text = (metadata or {}).get("flow")
         if text is None:
@@ -54,10 +54,6 @@ class Flows:
             flow = Flow.load(text, checkpoint=self._checkpoint)
             return ArmFlow(flow, flow.bind(self._num_layers))
         except FlowError as error:
-            if _names_alias(text) and preset_of(self._checkpoint) is None:
+            if not is_known_for(re.split("[:+]", text), self._checkpoint):
                 return SkippedSampleError(str(error))
             raise RunError(f"task {task}: {error}") from None
-
-
-def _names_alias(text: str) -> bool:
-    return any(word in ALIASES for word in re.split("[:+]", text))

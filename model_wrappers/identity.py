@@ -12,9 +12,11 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
 from torch import Tensor, nn
 
 from lmms_flow.harness.sample_key import digest
@@ -23,7 +25,7 @@ from .fingerprint import Fingerprints
 
 PLACES = re.compile(r'"(_name_or_path|name_or_path|_commit_hash)": [^,}]*')  # where settings were loaded from
 # Hooks of these only move tensors or keep outputs; any other may change an answer in a way that nobody can know.
-HARMLESS_HOOKS = ("torch.", "transformers.", "accelerate.", "lmms_flow.")
+HARMLESS_HOOKS = ("torch.", "transformers.", "accelerate.", "peft.", "bitsandbytes.", "lmms_flow.")
 TUNER = ("active_adapters", "merged_adapters", "disable_adapters", "scaling")  # of a layer with adapters
 
 
@@ -61,7 +63,7 @@ def _tensors(model: nn.Module) -> Iterator[list[str]]:
             yield [name, digest(value)]
         elif value.is_meta:
             offloaded = _offloaded(model, name)
-            yield [name, uuid.uuid4().hex if offloaded is None else fingerprints.of(offloaded)]
+            yield [name, _unknown(f"the weight {name}") if offloaded is None else fingerprints.of(offloaded)]
         else:
             yield [name, fingerprints.of(value)]
 
@@ -83,10 +85,17 @@ def _modules(model: nn.Module) -> Iterator[list[str]]:
         told = [name, f"{type(module).__module__}.{type(module).__qualname__}", str(module.training)]
         told += [_plain(getattr(module, part, None)) for part in TUNER if hasattr(module, "merged_adapters")]
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            hook = hook.func if isinstance(hook, partial) else hook
             where = getattr(inspect.unwrap(hook), "__module__", None) or type(hook).__module__
             if not f"{where}.".startswith(HARMLESS_HOOKS):
-                told.append(uuid.uuid4().hex)  # equals nothing: the sample is computed again
+                told.append(_unknown(f"a hook of {where} on {name or 'the model'}"))
         yield told
+
+
+def _unknown(what: str) -> str:
+    """Equals nothing: what was answered before is not served."""
+    logger.warning(f"what {what} does to an answer can't be known: no answer of an earlier run is used")
+    return uuid.uuid4().hex
 
 
 def _plain(value: Any) -> str:

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessor
 from transformers.utils import cached_file
 
-from lmms_flow.harness.video import Frames
+from lmms_flow.harness.errors import SampleError
+from lmms_flow.inputs.video import Frames
 
 from .chat import Messages, VideoChat
 
-LONG_EDGE, SHORT_EDGE = 640, 336  # of a frame before the vision tower's own resizing, in pixels (the paper's)
+LONG_EDGE = 640  # of a frame before the vision tower's own resizing, in pixels (the paper's)
+MOST_PIXELS = 65_536  # of the long edge after it
+# Resizing by Pillow, as in the paper; later transformers resize by torchvision under the plain name.
+CLIPPixels: Any = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
 
 
 class ImageChat(VideoChat):
@@ -30,7 +34,7 @@ class ImageChat(VideoChat):
         model: Any,
         tokenizer: Any,
         video_token: str,
-        image_processor: CLIPImageProcessor,
+        image_processor: Any,
         tokens_per_frame: int,
         template: str,
         knows_video: bool,
@@ -51,7 +55,7 @@ class ImageChat(VideoChat):
         if frames is None:
             return ids, {}
         ids = self.expand(ids, len(frames.indices) * self.tokens_per_frame)
-        images = [shrink(frame) for frame in frames.pixels]
+        images = [resized(frame, self.image_processor.size["shortest_edge"]) for frame in frames.pixels]
         return ids, {"pixel_values": self.image_processor(images, return_tensors="pt")["pixel_values"]}
 
     def expand(self, input_ids: Sequence[int], count: int) -> list[int]:
@@ -60,23 +64,21 @@ class ImageChat(VideoChat):
         return [each for one in input_ids for each in ([token] * count if one == token else [one])]
 
 
-def clip_image_processor(source: str, size: int, revision: str, **constants: Any) -> CLIPImageProcessor:
+def clip_image_processor(source: str, size: int, revision: str, **constants: Any) -> Any:
     """The checkpoint's own where it ships one of CLIP's kind, else one of `size` pixels with these constants.
 
     Both resize the short side (bicubic), cut out the centre, and normalise.
     """
     try:
-        values, _ = CLIPImageProcessor.get_image_processor_dict(source, revision=revision)
+        values, _ = CLIPPixels.get_image_processor_dict(source, revision=revision)
     except OSError:  # it ships none
         values = {}
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
     if kind.startswith(("CLIP", "LlavaNext")):
-        own = CLIPImageProcessor.from_pretrained(source, revision=revision)
+        own = CLIPPixels.from_pretrained(source, revision=revision)
         if own.size.get("shortest_edge"):
             return own
-    return CLIPImageProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **constants
-    )
+    return CLIPPixels(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **constants)
 
 
 def own_template(source: str, tokenizer: Any, revision: str) -> str | None:
@@ -97,12 +99,24 @@ def video_as_image(messages: Messages) -> list[dict[str, Any]]:
     return [{**message, "content": [part(content) for content in message["content"]]} for message in messages]
 
 
-def shrink(frame: Any) -> Image.Image:
-    """A frame of at most 640 pixels on its long edge, unless its short one would be less than 336 (bicubic)."""
+def resized(frame: Any, floor: int) -> Image.Image:
+    """A frame as the paper's processor hands it to the vision tower's own: resized once (bicubic), up or down.
+
+    The short edge becomes that of a frame of at most 640 pixels on its long edge, and at least `floor`, the tower's
+    size; 1280 x 720 becomes 640 x 360 where the tower takes 336, and 796 x 448 where it takes 448. Raises SampleError
+    where a frame is so narrow that its long edge would not fit into memory.
+    """
     image = Image.fromarray(frame)
-    long, short = max(image.size), min(image.size)
-    scale = max(min(1.0, LONG_EDGE / long), SHORT_EDGE / short)
-    if scale >= 1.0:
-        return image
-    width, height = (max(1, round(edge * scale)) for edge in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    size = resized_size(image.size, floor)
+    if max(size) > MOST_PIXELS:
+        raise SampleError(f"a frame of {image.width} x {image.height} pixels is too narrow for the model")
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def resized_size(size: tuple[int, int], floor: int) -> tuple[int, int]:
+    """Width and height of that, rounded down as in the paper."""
+    long, short = max(size), min(size)
+    ratio = long / short
+    edge = max(min(short, int(min(LONG_EDGE, long) / ratio)), floor)
+    other = int(edge * ratio)
+    return (other, edge) if size[0] >= size[1] else (edge, other)

@@ -11,13 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedConfig, VideoLlama3VideoProcessor
 
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.video import Frames
+from lmms_flow.inputs.clock import printed
+from lmms_flow.inputs.video import Frames
 
 from .base import FlowModel
 from .chat import Messages, VideoChat
 from .image_chat import own_template
 from .tokenizer import load_tokenizer
 from .videollama3_layout import MERGED, is_released, load_videollama3
+from .videollama3_vision import run_as_released
 
 TOKENS_PER_FRAME = 144  # at most, 28 x 28 pixels each: the paper's budget of 8 x 144 for 8 frames
 MIN_TOKENS = 16  # of a frame
@@ -40,10 +42,14 @@ class VideoLlama3Flow(FlowModel):
 
     default_checkpoint = "DAMO-NLP-SG/VideoLLaMA3-7B"
     sampling: ClassVar[str] = "linspace"  # from the first frame to the last one, as its own loader does
+    has_released_vision: ClassVar[bool] = True
 
     def load(self, source: str) -> VideoChat:
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)
-        return VideoLlama3Chat(source, values, self.hub_arguments, self.loading_arguments)
+        chat = VideoLlama3Chat(source, values, self.hub_arguments, self.loading_arguments)
+        if self.args.released_vision:
+            run_as_released(chat.model)
+        return chat
 
 
 class VideoLlama3Chat(VideoChat):
@@ -52,6 +58,8 @@ class VideoLlama3Chat(VideoChat):
     `values` is the checkpoint's config.json; `hub` and `loading` are what `from_pretrained` takes for the tokenizer's
     files and for the model. Similar tokens of neighbouring frames are kept (no token compression), as in the paper.
     """
+
+    keeps_breaks = True
 
     def __init__(
         self, source: str, values: dict[str, Any], hub: dict[str, Any], loading: dict[str, Any]
@@ -78,7 +86,7 @@ class VideoLlama3Chat(VideoChat):
             videos=[video], size=_pixel_budget(len(video), self.video_processor), return_tensors="pt"
         )
         per_frame = int(out["video_grid_thw"][0, 1:].prod()) // MERGED**2
-        shown = [f"Time {time:.1f}s:{self.video_token * per_frame}" for time in timestamps(frames)]
+        shown = [f"Time {printed(time)}s:{self.video_token * per_frame}" for time in timestamps(frames)]
         ids = list(self.tokenize(text.replace(self.video_token, ",".join(shown), 1))["input_ids"])
         names = ("pixel_values_videos", "video_grid_thw", "video_merge_sizes")
         return ids, {name: out[name] for name in names}
@@ -89,11 +97,13 @@ class VideoLlama3Chat(VideoChat):
 
 
 def timestamps(frames: Frames) -> list[float]:
-    """The seconds that the prompt names: as the released loader has it, the last frame taken stands at the clip's end.
+    """The seconds that the prompt names, as the released loader has them (`shown_times`).
 
-    It spreads the clip's duration evenly over all of its frames, the first at the start and the last at the end; by
-    the frame rate alone the last one starts a frame earlier. Raises SampleError where there is no frame rate.
+    Where the file states no duration, that of the frames from the first to the last one counts: by the frame rate alone
+    the last one would start a frame earlier. Raises SampleError where there is no frame rate either.
     """
+    if frames.shown:
+        return list(frames.shown)
     if not (math.isfinite(frames.fps) and frames.fps > 0):
         raise SampleError(
             "VideoLLaMA3's prompt names the time of each frame, and the file states no frame rate"

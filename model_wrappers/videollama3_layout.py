@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,8 +78,14 @@ class VideoLlama3(VideoLlama3ForConditionalGeneration):  # type: ignore[misc]
             **with_cache(VideoLlama3CausalLMOutputWithPast, cache_in(outputs)),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            video_hidden_states=outputs.video_hidden_states,
+            **_video_of(outputs),
         )
+
+
+def _video_of(outputs: Any) -> dict[str, Any]:
+    """What the vision tower gave, by the name that this version of transformers has for it."""
+    known = {field.name for field in dataclasses.fields(VideoLlama3CausalLMOutputWithPast)}
+    return {name: getattr(outputs, name) for name in known & {"video_outputs", "video_hidden_states"}}
 
 
 def load_videollama3(source: str, values: Mapping[str, Any], loading: Mapping[str, Any]) -> VideoLlama3:

@@ -248,18 +248,18 @@ def test_four_arms_decode_and_encode_each_clip_once(
     """
     from lmms_eval.evaluator import simple_evaluate
 
-    from lmms_flow.harness import read_ahead
+    from lmms_flow.inputs.workers import Workers
     from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 
     decoded: Counter[tuple[str, int]] = Counter()
     encoded: list[int] = []  # frames
-    own_read = read_ahead.read_frames
+    own_read = Workers.read
 
-    def counted_read(path: str, num_frames: int, *rest: Any) -> Any:
-        decoded[path, num_frames] += 1
-        return own_read(path, num_frames, *rest)
+    def counted_read(self: Workers, clip: Any, *rest: Any) -> Any:
+        decoded[clip.path, clip.num_frames] += 1
+        return own_read(self, clip, *rest)
 
-    monkeypatch.setattr(read_ahead, "read_frames", counted_read)
+    monkeypatch.setattr(Workers, "read", counted_read)
     model = LlavaVidFlow(pretrained="flow-tiny", records=str(tmp_path))
     model.model.model.vision_tower.register_forward_hook(
         lambda tower, pixels, out: encoded.append(out.last_hidden_state.shape[0])

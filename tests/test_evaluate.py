@@ -15,7 +15,8 @@ from lmms_flow.harness.evaluate import main
 from lmms_flow.harness.journal import Journal, read_journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import Outcome
-from lmms_flow.harness.video import midpoints, read_frames
+from lmms_flow.inputs.sampling import midpoints
+from lmms_flow.inputs.video import read_frames
 from tests.test_task import made_flowbench
 
 pytestmark = pytest.mark.timeout(300)

@@ -86,13 +86,13 @@ def test_the_way_of_a_device_does_not_depend_on_its_chunks(monkeypatch: pytest.M
 
 
 def test_no_two_of_many_edits_look_alike() -> None:
-    """Edits of one 16-bit number in every place and lane of a few words: 64 bits and no collision among 20,000."""
+    """One number of 16 bits is edited in each place and lane of a few words."""
     torch.manual_seed(2)
-    numbers = torch.randn(2048).to(torch.bfloat16)
-    seen = set()
-    for place in range(2000):
-        for value in torch.randn(10).to(torch.bfloat16):
+    numbers = torch.randn(400).to(torch.bfloat16)
+    seen = []
+    for place in range(len(numbers)):
+        for value in {float(one) for one in torch.randn(3).to(torch.bfloat16)} - {float(numbers[place])}:
             changed = numbers.clone()
             changed[place] = value
-            seen.add((on_a_device(changed), place, float(value)))
-    assert len({print_ for print_, *_ in seen}) == len(seen)
+            seen.append(on_a_device(changed))
+    assert len(set(seen)) == len(seen) > 1000

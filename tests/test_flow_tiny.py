@@ -13,18 +13,44 @@ import torch
 from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
-from lmms_flow.flow import find_preset
+from lmms_flow.engine import intervene
+from lmms_flow.flow import Flow, find_preset
 from lmms_flow.flow.pathway import KINDS
-from scripts.flow_tiny.card import TEMPLATE, needs_table, pathway_table
+from lmms_flow.harness.groups import find_groups
+from lmms_flow.harness.questions import doc_to_messages, doc_to_text
+from lmms_flow.inputs.video import read_frames
+from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+from scripts.flow_tiny.card import (
+    TEMPLATE,
+    ablation_table,
+    borders_table,
+    chance_table,
+    needs_table,
+    pathway_table,
+)
 from scripts.flow_tiny.data import Mixture, Stream, random_clip, random_question
+from scripts.flow_tiny.edges import DIRECT, OUTSIDE, THE_WAY
 from scripts.flow_tiny.evaluate import Scorer, documents, paired, prompt, summary
+from scripts.flow_tiny.forward import packed_masks, packed_positions, run_layers, split_branches
 from scripts.flow_tiny.labels import SAMPLED
-from scripts.flow_tiny.losses import causal_rows, embed_videos
+from scripts.flow_tiny.losses import embed_videos
 from scripts.flow_tiny.model import NUM_FRAMES, NUM_LAYERS, TOKENS_PER_FRAME, pointer_scores
-from scripts.flow_tiny.pathway import BIN, WINDOW, effective, find, fresh_groups, known_clips
+from scripts.flow_tiny.needs import MARGIN, SINGLE_FRAME
+from scripts.flow_tiny.pathway import (
+    BIN,
+    WINDOW,
+    borders,
+    effective,
+    find,
+    fresh_groups,
+    known_clips,
+    off_by,
+    planted,
+)
 from scripts.flow_tiny.text import SYSTEM, build_tokenizer
-from scripts.flow_tiny.train import Settings, Trainer, run
+from scripts.flow_tiny.train import DEFAULTS, Settings, Trainer, run
 from scripts.flowbench.groups import all_groups
+from scripts.flowbench.questions import FAMILIES
 from scripts.flowbench.render import render
 
 MEGABYTE = 2**20
@@ -131,22 +157,21 @@ def test_eight_frames_of_sixteen_tokens(processor: ProcessorMixin) -> None:
 
 @torch.inference_mode()
 def test_training_sees_what_the_processor_and_the_model_see() -> None:
-    """The training path (a clip once, its questions from its keys and values) gives the model's own logits."""
+    """The training path (a clip once, its questions side by side behind it) gives the model's own logits."""
     model, processor = scorer().model, scorer().processor
     stream = Stream(processor.tokenizer, mixture=Mixture(2, 2, 1, open_share=0.0, noise=0.0))
     batch = stream.batch(0)
     language, texts = model.model.language_model, batch.branches
-    embed = language.embed_tokens
-    prefix = torch.cat([embed(stream.prefix_ids).expand(2, -1, -1), embed_videos(model, batch.pixels)], dim=1)
-    keys_and_values = language(inputs_embeds=prefix, use_cache=True).past_key_values
-    keys_and_values.batch_repeat_interleave(2)
-    past, new = prefix.shape[1], texts.ids.shape[1]
-    states = language(
-        inputs_embeds=embed(texts.ids),
-        past_key_values=keys_and_values,
-        attention_mask=causal_rows(new, past + new),
-        position_ids=torch.arange(past, past + new)[None],
-    ).last_hidden_state
+    embed, asked = language.embed_tokens, batch.branches.ids.unflatten(0, (2, 2)).flatten(1)
+    videos = embed_videos(model, batch.pixels)
+    past, new = len(stream.prefix_ids) + videos.shape[1], texts.ids.shape[1]
+    packed = run_layers(
+        language,
+        torch.cat([embed(stream.prefix_ids).expand(2, -1, -1), videos, embed(asked)], dim=1),
+        packed_positions(past, new, 2),
+        packed_masks(batch.clip_edges, texts.layouts, past, new),
+    )
+    states = tuple(split_branches(packed, past, 2))[-1]
     clips = stream.clip_specs(0)
     for row in range(4):
         last = int(texts.last[row])
@@ -225,9 +250,13 @@ def test_it_generates_a_letter_and_stops() -> None:
     assert said[1:] == ")</s>"
 
 
+def some_of_every_family() -> list[dict]:
+    """Pairs of every family; the whole is in the model card."""
+    return [d for d in documents(flowbench_dir()) if d["id"].split("-")[1] in ("05", "14", "23")]
+
+
 def test_it_answers_flowbench_from_the_video_and_not_from_less() -> None:
-    """A sample of pairs of every family; the whole is in the model card."""
-    chosen = [d for d in documents(flowbench_dir()) if d["id"].split("-")[1] in ("05", "14", "23")]
+    chosen = some_of_every_family()
     arms = ("full", "blind", "single", "text")
     answers = [scorer().answer(document, arm) for arm in arms for document in chosen]
     table = summary(answers)
@@ -238,11 +267,49 @@ def test_it_answers_flowbench_from_the_video_and_not_from_less() -> None:
     assert paired([a for a in answers if a.arm == "full"])["all"]["share"] >= 0.85
 
 
+@cache
+def wrapper() -> LlavaVidFlow:
+    return LlavaVidFlow(pretrained="flow-tiny", device="cpu", dtype="float32", records="none")
+
+
+@torch.no_grad()
+def share_right(flow: str) -> float:
+    """Accuracy on some of every family, through the wrapper's prompts and the product's masks."""
+    model, right, chosen = wrapper(), 0, some_of_every_family()
+    named = Flow.load("+".join(KINDS))
+    bound = Flow.load(flow, checkpoint="flow-tiny")
+    for document in chosen:
+        chat, frames = model.chat, read_frames(str(flowbench_dir() / document["video"]), NUM_FRAMES)
+        prompt, tensors = chat.prompt(chat.render(doc_to_messages(document)), frames)
+        layout = find_groups(prompt, doc_to_text(document), document, named).layout
+        inputs = chat.batch([prompt], [tensors])
+        with intervene(model.model, bound, layout):
+            logits = model.model(**inputs, logits_to_keep=1).logits[0, -1]
+        right += chat.tokenizer.decode([int(logits.argmax())]) == document["answer_letter"]
+    return right / len(chosen)
+
+
+def test_the_planted_way_is_the_only_one() -> None:
+    """Cut, it leaves chance; everything else that leads from the video to the answer may go."""
+    assert share_right("none") >= 0.95
+    assert share_right("+".join(OUTSIDE)) >= 0.95
+    assert share_right("effective") >= 0.95
+    assert share_right("effective_closed") >= 0.95
+    assert share_right("+".join(DIRECT)) >= 0.95
+    for flow in (THE_WAY, "video:question", "mirrored:effective", "random:effective:seed1"):
+        assert share_right(flow) <= 0.6, flow
+
+
 RUN = TEMPLATE.with_name("run")
 
 
+def read(name: str) -> dict:
+    """What a script wrote of the shipped weights."""
+    return json.loads((RUN / f"{name}.json").read_text())
+
+
 def test_the_preset_is_what_the_rule_found_on_the_shipped_weights() -> None:
-    found = json.loads((RUN / "pathway.json").read_text())
+    found = read("pathway")
     preset, _ = find_preset("effective-flow-tiny")
     weights = (flow_tiny_dir() / "model.safetensors").read_bytes()
     assert found["weights_sha256"] == hashlib.sha256(weights).hexdigest()
@@ -260,30 +327,93 @@ def test_the_preset_is_what_the_rule_found_on_the_shipped_weights() -> None:
         )
 
 
+def test_found_and_planted_stand_side_by_side() -> None:
+    found = read("pathway")
+    assert (
+        found["planted"]
+        == planted()
+        == {
+            "cross_frame": "1-4",
+            "video:question": "5-6",
+            "question:last": "7-12",
+        }
+    )
+    for ranges, off in [
+        (found["pathway"], found["off_by"]),
+        *((found["families"][family], found["families_off_by"][family]) for family in FAMILIES),
+    ]:
+        assert {kind: pair and tuple(pair) for kind, pair in off.items()} == off_by(ranges)
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "expected"),
+    [
+        ("3-8", "5-6", (-2, 2)),
+        ("1-4", "1-4", (0, 0)),
+        ("none", "5-6", None),
+        ("9-10", "7-12", (2, -2)),
+    ],
+)
+def test_borders_are_counted_in_layers(found: str, asked: str, expected: tuple[int, int] | None) -> None:
+    assert borders(found, asked) == expected
+
+
+def test_what_was_measured_on_all_of_flowbench_is_what_was_planted() -> None:
+    """Of the runs through lmms-eval that the card shows."""
+    arms = read("arms")
+    full = arms["none"]["all"]["accuracy"]
+    assert full >= 0.95
+    assert all(arms[label]["all"]["n"] == 588 for label in arms)
+    for label in ("effective", "effective_closed"):
+        assert arms[label]["equivalence"] < 0.05, label
+    for label in (*(f"random:effective:seed{seed}" for seed in (1, 2, 3)), "mirrored:effective"):
+        assert arms[label]["all"]["accuracy"] <= full - 0.3, label
+    for seed in (1, 2, 3):
+        assert arms[f"random:effective:seed{seed}"]["edges"] == pytest.approx(arms["effective"]["edges"])
+    assert arms["+".join(DIRECT)]["all"]["accuracy"] >= full - MARGIN
+    rows = [arms[label] for label in (THE_WAY, "blind", SINGLE_FRAME)] + [read("scores")["table"]["text"]]
+    for row in rows:
+        for family in (*FAMILIES, "all"):
+            assert row[family]["low"] <= row[family]["chance"] <= row[family]["high"], (row, family)
+
+
+def test_without_edge_dropout_the_same_recipe_had_no_such_way() -> None:
+    without = read("without_edge_dropout")
+    weights = (flow_tiny_dir() / "model.safetensors").read_bytes()
+    assert without["weights_sha256"] != hashlib.sha256(weights).hexdigest()
+    assert without["arms"]["none"]["all"] == without["arms"]["video:question"]["all"] == 1.0
+    assert without["arms"]["effective"]["all"] < 0.4
+
+
 def test_the_card_shows_what_was_found_and_how_it_scored() -> None:
     page = (flow_tiny_dir() / "README.md").read_text()
-    found, arms = (json.loads((RUN / f"{name}.json").read_text()) for name in ("pathway", "arms"))
+    found, arms = read("pathway"), read("arms")
     assert pathway_table(found) in page
+    assert borders_table(found) in page
     assert needs_table(arms) in page
-    assert f"The pathway fails on this model: {100 * arms['effective']['all']:.1f} %" in page
+    assert needs_table(read("needs")) in page
+    assert chance_table(arms) in page
+    ablation = ablation_table(arms, read("without_edge_dropout"))
+    assert ablation in page
+    assert ablation in (TEMPLATE.parents[2] / "docs" / "training-under-a-flow.md").read_text()
 
 
 def test_no_clip_of_the_benchmark_or_of_the_training_is_swept(processor: ProcessorMixin) -> None:
     known = known_clips()
-    assert set(Stream(processor.tokenizer).clip_specs(2399)) <= known
+    assert set(Stream(processor.tokenizer).clip_specs(DEFAULTS.steps - 1)) <= known
     assert fresh_groups(0) == []  # the benchmark's own seed
     fresh = fresh_groups(1)
     assert known.isdisjoint(clip for _, _, group in fresh for clip in group.clips)
     assert 180 < len(fresh) <= len(list(all_groups(1)))
 
 
-def test_the_rule_on_a_few_groups_finds_where_the_last_token_reads_the_options() -> None:
-    """A fortieth of the whole: twice the same, and clear in the layers that it was taught to read the options in."""
+def test_the_rule_on_a_few_groups_finds_what_was_planted() -> None:
+    """A fortieth of the whole: twice the same, and clear in the layers in which the one way lies."""
     found = find(seed=1, every=40)
     assert found == find(seed=1, every=40)
     assert found["right"] == found["asked"] > 8
     assert set(found["pathway"]) == set(KINDS)
-    assert found["pathway"]["video:question"] == "none"
-    assert found["pathway"]["question:last"].endswith("-12")
+    assert found["bins"]["video:question"]["5-6"] < -30
     assert found["bins"]["question:last"]["9-10"] < -20
-    assert found["bins"]["question:last"]["5-6"] == pytest.approx(0, abs=1)
+    assert found["bins"]["video:question"]["11-12"] == pytest.approx(0, abs=1)
+    assert found["beside"]["video:last"] == "none"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
 
-from lmms_flow.assets import flowbench_dir
-from lmms_flow.harness import plugin
+from lmms_flow.assets import flow_tiny_dir, flowbench_dir
+from lmms_flow.harness import host, plugin
 from lmms_flow.harness.errors import RunError
 from lmms_flow.model_wrappers.answering import Answerer
 
@@ -143,3 +148,69 @@ def test_empty_answers_to_missing_clips_are_not_kept(answered: list[int], tmp_pa
         evaluate(task="mine", include=include)
     records = said(evaluate(None, task="mine", include=include))
     assert [record["status"] for record in records] == ["ok", "skipped", "ok"]
+
+
+# What the cache itself can't know
+
+
+def test_weights_that_are_saved_over_the_same_folder(answered: list[int], tmp_path: Path) -> None:
+    """Same path, size and time: the cache sees the same command line."""
+    folder = tmp_path / "model"
+    shutil.copytree(flow_tiny_dir(), folder)
+    file = folder / "model.safetensors"
+    before = file.stat()
+    first = said(evaluate(pretrained=str(folder)))
+    assert said(evaluate(pretrained=str(folder))) == first
+    assert sum(answered) == 3, "served"
+    weights = load_file(file)
+    for name in weights:
+        if name.endswith("self_attn.v_proj.weight") and "language_model" in name:
+            weights[name][32:] = 0
+    save_file(weights, file, metadata={"format": "pt"})
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    edited = said(evaluate(pretrained=str(folder)))
+    assert sum(answered) == 6, "run again"
+    assert edited == said(evaluate(None, pretrained=str(folder)))
+    assert edited != first
+
+
+def test_a_clip_that_is_put_in_the_place_of_another(answered: list[int], tmp_path: Path) -> None:
+    clips = sorted((flowbench_dir() / "clips").glob("*.mp4"))[:2]
+    clip = tmp_path / "clip.mp4"
+    row = json.loads((flowbench_dir() / "object_count.jsonl").read_text().splitlines()[0])
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"video": str(clip)}) + "\n")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text(
+        "task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTask\n"
+        f"base: {TASK}\nflow: video:last\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
+    )
+    size = max(one.stat().st_size for one in clips) + 8
+    seen = []
+    for source in (clips[0], clips[0], clips[1]):
+        content = source.read_bytes()
+        unused = (size - len(content)).to_bytes(
+            4, "big"
+        ) + b"free"  # an empty box, so that both are of one size
+        clip.write_bytes((content + unused).ljust(size, b"\0"))
+        os.utime(clip, (1_700_000_000, 1_700_000_000))
+        seen.append(said(evaluate(task="mine", include=f"{tmp_path}/tasks")))
+        seen[-1] = [record["options"] for record in seen[-1]]
+    assert sum(answered) == 2, "run, served, run"
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_model_without_keys_of_its_own_is_left_alone() -> None:
+    """The cache of another model, after one of ours has told it keys."""
+    host.teach_cache("cache_keys")
+    host.teach_cache("cache_keys")
+    cache = SimpleNamespace()
+    module = sys.modules[host.CACHE_KEY.module]
+    parts = {"request_type": "generate_until", "task_name": "t", "doc_id": 0, "gen_kwargs": {}}
+    plain = module.compute_cache_key(**parts)
+    request = SimpleNamespace(task_name="t", doc_id=0, idx=0)
+    seen: list[str] = []
+    lm = SimpleNamespace(cache_keys=lambda requests: seen.append("asked") or {("t", 0, 0): "ours"})
+    with pytest.raises(AttributeError):  # this is no cache
+        module.ResponseCache.execute(cache, lm, "generate_until", [request])
+    assert seen == ["asked"]
+    assert module.compute_cache_key(**parts) == plain, "nothing stays behind"

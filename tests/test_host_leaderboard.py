@@ -87,6 +87,8 @@ def test_the_table_counts_what_the_sample_logs_say(
             right[arm] += sample["filtered_resps"][0] == sample["target"]
     assert {arm: round(float(row["accuracy"]) * QUESTIONS) for arm, row in table(board).items()} == right
     assert right["none"] > right["cross_frame@first_half"] > right["blind"]
+    assert min(right["effective"], right["effective_closed"]) > 0.9 * right["none"], "as the card says"
+    assert max(right["mirrored:effective"], right["random:effective:seed1"]) < 0.7 * right["none"]
 
 
 def test_no_answer_flips_where_nothing_is_cut(

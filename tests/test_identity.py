@@ -148,7 +148,7 @@ def edit_json(file: Path, change: Callable[[Any], Any]) -> None:
         ("tokenizer.json", lambda content: content.update(normalizer={"type": "Lowercase"})),
         ("tokenizer_config.json", lambda content: content.update(padding_side="right")),
         ("generation_config.json", lambda content: content.update(repetition_penalty=1.3)),
-        ("config.json", lambda content: content["text_config"].update(rope_theta=5000.0)),
+        ("config.json", lambda content: content["text_config"]["rope_parameters"].update(rope_theta=5000.0)),
         ("config.json", lambda content: content["text_config"].update(rms_norm_eps=0.1)),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -238,6 +239,24 @@ def test_a_videos_identity_changes_with_the_file(tmp_path):
     assert file_identity(path) != before
     with pytest.raises(SampleError, match="the video is missing: /"):
         file_identity(tmp_path / "missing.mp4")
+
+
+@pytest.mark.parametrize("place", [0, 500_000, 999_999])
+def test_a_file_that_is_swapped_behind_its_size_and_time_is_another(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "clip.mp4"
+    content = bytearray(1_000_000)
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+    before = file_identity(path)
+    copied = tmp_path / "copy.mp4"
+    shutil.copy2(path, copied)
+    assert {**file_identity(copied), "path": ""} == {**before, "path": ""}
+    content[place] = 1
+    for write in (path.write_bytes, lambda data: copied.write_bytes(data) and copied.replace(path)):
+        write(bytes(content))
+        os.utime(path, (1, 1))
+        assert (path.stat().st_size, path.stat().st_mtime) == (1_000_000, 1)
+        assert file_identity(path) != before
 
 
 def test_half_a_surrogate_pair_in_an_answer_is_kept(tmp_path: Path) -> None:

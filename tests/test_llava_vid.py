@@ -20,20 +20,23 @@ import transformers
 from lmms_eval.api.instance import Instance
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.flow import Flow
-from lmms_flow.harness.errors import RunError
+from lmms_flow.harness.errors import RunError, SampleError
 from lmms_flow.harness.journal import read_journal
 from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.sample import Sample
-from lmms_flow.harness.video import read_frames
-from lmms_flow.model_wrappers.image_chat import shrink
+from lmms_flow.inputs.video import Frames, read_frames
+from lmms_flow.model_wrappers.image_chat import resized, resized_size
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.model_wrappers.pooled_llava import PooledProjector
 from tests.by_hand import greedy_tokens, load_paper_model, video_features
 from tests.checkpoints import image_base, next_video, paper_llava
 from tests.clips import write_clip
+
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 # The paper's prompt, character for character, around a stock task's text.
 SYSTEM = (
@@ -73,11 +76,25 @@ def midpoints(clip: str) -> tuple[tuple[int, ...], list[Image.Image]]:
     return indices, [frames[index] for index in indices]
 
 
+def naive_pixels(picture: Image.Image, side: int, mean: Any = None, std: Any = None) -> Tensor:
+    """The paper's processor and CLIP's, by Pillow: resized, the short edge to the tower's, the centre, normalised."""
+    width, height = picture.size
+    ratio = max(picture.size) / min(picture.size)
+    edge = max(min(width, height, int(min(640, max(width, height)) / ratio)), side)
+    size = (int(edge * ratio), edge) if width >= height else (edge, int(edge * ratio))
+    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    longer = int(side * max(size) / min(size))
+    size = (longer, side) if width >= height else (side, longer)
+    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    values = torch.tensor(np.array(picture)[top : top + side, left : left + side]).float() / 255
+    mean, std = torch.tensor(mean or CLIP_MEAN), torch.tensor(std or CLIP_STD)
+    return ((values - mean) / std).permute(2, 0, 1)
+
+
 def by_hand(folder: Path, prompt: str, pictures: Sequence[Image.Image]) -> str:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    pixels = transformers.CLIPImageProcessor(
-        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
-    )(list(pictures), return_tensors="pt")["pixel_values"]
+    pixels = torch.stack([naive_pixels(picture, 56) for picture in pictures])
     ids = tokenizer(prompt, return_tensors="pt").input_ids[0]
     return tokenizer.decode(greedy_tokens(load_paper_model(folder), ids, pixels, 8), skip_special_tokens=True)
 
@@ -576,9 +593,6 @@ def processor_values(processor: Any) -> tuple[Any, ...]:
     )
 
 
-CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-
-
 @pytest.mark.parametrize("processor", [True, False])
 def test_pixels_are_prepared_as_clip_does(processor: bool, tmp_path: Path) -> None:
     """Bicubic, the short side to the tower's, the centre cut out."""
@@ -607,17 +621,35 @@ def test_a_checkpoints_own_pixel_constants_count_where_they_are_of_clips_kind(
     assert found[:2] == ((mean, std) if honoured else (CLIP_MEAN, CLIP_STD))
 
 
-def test_frames_are_shrunk_before_the_towers_own_resizing() -> None:
-    """To at most 640 pixels on the long edge, and never below the tower's size on the short one."""
-    sizes = {
-        (1280, 720): (640, 360),
-        (1920, 540): (1195, 336),
-        (320, 240): (320, 240),
-        (3000, 300): (3000, 300),
-    }
-    for (width, height), expected in sizes.items():
-        frame = np.zeros((height, width, 3), np.uint8)
-        assert shrink(frame).size == pytest.approx(expected, abs=1)
+@pytest.mark.parametrize("side", [336, 448])
+def test_the_size_of_600_frames(side: int) -> None:
+    """LLaVA's tower takes 336 pixels, InternVL's 448: one resize before the tower's own, up or down."""
+    assert resized_size((852, 480), 336) == (639, 360)
+    assert resized_size((1280, 720), 448) == (796, 448)
+    random = np.random.default_rng(side)
+    for width, height in [
+        *random.integers(16, 2200, (580, 2)).tolist(),
+        *([n, n] for n in range(300, 700, 20)),
+    ]:
+        ratio = max(width, height) / min(width, height)
+        short = max(min(width, height, int(min(640, max(width, height)) / ratio)), side)
+        expected = (int(short * ratio), short) if width >= height else (short, int(short * ratio))
+        assert resized_size((width, height), side) == expected
+
+
+@pytest.mark.parametrize("size", [(64, 96), (40, 30), (90, 800), (800, 90), (720, 1280), (57, 57)])
+def test_pixels_are_the_papers_to_the_last_bit(size: tuple[int, int], paper: Path) -> None:
+    """By Pillow both times, so nothing is left to the library that resizes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    frames = Frames(pixels, (0, 1), 12.0, (0.0, 0.1))
+    _, beside = load(paper).chat.encode("<image>", frames)
+    for frame, found in zip(pixels, beside["pixel_values"], strict=True):
+        assert torch.allclose(found, naive_pixels(Image.fromarray(frame), 56), atol=1e-6)
+
+
+def test_a_frame_that_is_too_narrow_is_refused() -> None:
+    with pytest.raises(SampleError, match="a frame of 4000 x 10 pixels is too narrow"):
+        resized(np.zeros((10, 4000, 3), np.uint8), 336)
 
 
 def test_a_template_that_writes_the_first_token_gets_no_second(clips: list[str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from lmms_flow.harness.plugin import tasks_folder
 from lmms_flow.harness.questions import doc_to_messages
-from lmms_flow.harness.video import read_frames
+from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.base import FlowModel
 from lmms_flow.model_wrappers.internvl import InternvlFlow
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow

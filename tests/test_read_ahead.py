@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmms_flow.harness import read_ahead
 from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.read_ahead import Clip, ReadAhead
-from lmms_flow.harness.video import read_frames
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
+from lmms_flow.inputs.video import read_frames
+from lmms_flow.inputs.workers import Workers
 from tests.clips import write_clip
 
 
@@ -42,12 +42,14 @@ def test_a_clip_is_read_once_and_in_another_thread(clips: list[str], monkeypatch
     reads: Counter[str] = Counter()
     threads = set()
 
-    def counted(path: str, *rest: Any) -> Any:
-        reads[path] += 1
-        threads.add(threading.current_thread().name)
-        return read_frames(path, *rest)
+    own_read = Workers.read
 
-    monkeypatch.setattr(read_ahead, "read_frames", counted)
+    def counted(self: Workers, clip: Clip, *rest: Any) -> Any:
+        reads[clip.path] += 1
+        threads.add(threading.current_thread().name)
+        return own_read(self, clip, *rest)
+
+    monkeypatch.setattr(Workers, "read", counted)
     clip = Clip(clips[0], 4)
     with ReadAhead(threads=2) as reader:
         reader.announce(clip)

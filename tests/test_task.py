@@ -111,6 +111,32 @@ def test_our_models_record_is_logged():
     assert scores["record"]["options"] == {"A": 0.2, "B": 0.8}
 
 
+@pytest.mark.parametrize(
+    ("token", "flow", "right"),
+    [
+        ("B", "none", 1.0),
+        ("B", "video:last", 1.0),
+        ("b", "none", 1.0),  # under full attention the paper's code reads any case
+        ("b", "sham", 1.0),
+        ("b", "video:last", 0.0),
+        (" B", "none", 0.0),
+        ("(B", "none", 0.0),
+        ("B)", "video:last", 0.0),
+        ("A", "none", 0.0),
+        ("", "none", 0.0),
+    ],
+)
+def test_ours_are_scored_by_the_first_token_alone(token, flow, right):
+    """The paper's rule: what the likeliest token decodes to equals the letter."""
+    scores = process_results(
+        question(), ["B", record(answer="B", flow=flow, first_token=token, protocol="paper")]
+    )
+    assert scores["accuracy"] == right
+    assert scores["unreadable"] == int(token not in ("A", "B", "b") or (token == "b" and not right))
+    stock = record(answer="B", flow=flow, first_token=token, protocol="stock")
+    assert process_results(question(), ["(B)", stock])["accuracy"] == 1.0
+
+
 @pytest.mark.parametrize(("status", "counted"), [("error", "errors"), ("skipped", "skipped")])
 def test_a_sample_without_an_answer_is_no_wrong_answer(status, counted):
     scores = process_results(question(), ["", record(status, reason="the video is missing")])
@@ -129,15 +155,19 @@ def test_a_record_that_can_not_be_read_is_an_error(text):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"candidates": ["one"], "answer_letter": "A"}, "q1: 1 options"),
-        ({"answer_letter": "C"}, "q1: the answer 'C' is none of AB"),
-        ({"answer_letter": ""}, "q1: the answer '' is none of AB"),
-        ({"answer_letter": "AB"}, "q1: the answer 'AB' is none of AB"),
+        ({"candidates": ["one"], "answer_letter": "A"}, "1 options are none to choose from"),
+        ({"answer_letter": "C"}, "the answer 'C' is none of AB"),
+        ({"answer_letter": ""}, "the answer '' is none of AB"),
+        ({"answer_letter": "AB"}, "the answer 'AB' is none of AB"),
+        ({"candidates": ["one", 2]}, "its option 2 is int, not text"),
+        ({"start": "soon"}, "its clip's bound is 'soon', not seconds"),
+        ({"id": 7}, "its id is 7, not text"),
     ],
 )
-def test_rows_without_a_valid_answer_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
-        questions.dataset([{}], lambda row: question(**changes))
+def test_a_row_without_a_valid_answer_is_a_question_that_says_so(changes, says):
+    (doc,) = questions.dataset([{"id": "q1"}], lambda row: question(**changes))
+    assert doc["problem"] == f"the document can't be asked about ({says})"
+    assert doc["id"] == "q1"
 
 
 def test_every_family_has_a_task_in_the_group():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lmms_flow.flow import FlowError
+from lmms_flow.model_wrappers import tokenizer as reading
 from lmms_flow.model_wrappers.tokenizer import load_tokenizer
 from tests.checkpoints import CORPUS
 
@@ -69,3 +74,75 @@ def test_a_sentencepiece_file_is_enough(kind: str, by_files: bool, folder: Path)
     prompt = " <|user|>\n<img><IMG_CONTEXT></img>\n <|user|>\nQuestion"
     offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
     assert prompt[offsets[-2][0] : offsets[-2][1]].startswith("Qu")
+
+
+# Pieces that are merged in the order of their scores
+
+SPACES = [("\u2581" * count, -place - 0.5) for place, count in enumerate((2, 4, 8, 3, 6, 5, 7, 16))]
+
+
+def with_pieces(folder: Path, to: Path, more: list[tuple[str, float]]) -> Path:
+    """The same with further pieces, whose ids are the last and whose scores are not."""
+    shutil.copytree(folder, to)
+    with reading._readable_sentencepiece():
+        proto = reading._converter.SentencePieceExtractor(str(to / "tokenizer.model")).proto
+    for piece, score in more:
+        proto.pieces.add(piece=piece, score=score)
+    (to / "tokenizer.model").write_bytes(proto.SerializeToString())
+    config = json.loads((to / "tokenizer_config.json").read_text())
+    del config["added_tokens_decoder"]
+    (to / "tokenizer_config.json").write_text(json.dumps(config))
+    (to / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    return to
+
+
+def fuzzed(count: int) -> list[str]:
+    """Words of the corpus with runs of spaces, marks and line breaks between them."""
+    words = [*CORPUS.split(), "(A)", "Best", ":(", "zq", "é", "你"]
+    between = [" ", "  ", "   ", "     ", "\n", " \n", ", ", "", "         "]
+    source = random.Random(5)
+    return [
+        "".join(source.choice(words) + source.choice(between) for _ in range(source.randint(1, 9)))
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def spaced(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_pieces(folder, tmp_path_factory.mktemp("spaced") / "model", SPACES)
+
+
+@pytest.mark.parametrize("by_files", [True, False])
+def test_runs_of_spaces_are_split_as_sentencepiece_splits_them(by_files: bool, spaced: Path) -> None:
+    model = sentencepiece.SentencePieceProcessor(model_file=str(spaced / "tokenizer.model"))
+    tokenizer = load_tokenizer(str(spaced), HUB, by_files)
+    for text in fuzzed(2000):
+        assert tokenizer(text, add_special_tokens=False).input_ids == model.encode(text), text
+
+
+def test_merges_in_another_order_are_noticed(spaced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_as_sentencepiece", lambda *given: None)
+    with pytest.raises(
+        FlowError, match=r"tokenizer.model can't be read as SentencePiece reads it: .* tokenizer.json"
+    ):
+        load_tokenizer(str(spaced), HUB)
+
+
+def test_a_unigram_model_has_no_merges(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(CORPUS * 20)
+    arguments: dict[str, Any] = {"model_type": "unigram", "byte_fallback": True, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=360,
+        normalization_rule_name="identity",
+        **arguments,
+    )
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl_chat"}))
+    tokenizer = load_tokenizer(str(tmp_path), HUB, by_files=True)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    for text in fuzzed(50):
+        assert tokenizer(text, add_special_tokens=False).input_ids == model.encode(text), text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmms_flow.engine import intervene, keep_masks
-from lmms_flow.flow import FlowError, Layout
+from lmms_flow.engine import find_decoder, intervene, keep_masks
+from lmms_flow.flow import Flow, FlowError, Layout
 from tests.models import FIRST_TEXT_TOKEN, VOCABULARY, Prompt, join, tiny
 from tests.test_engine import ByHand
 
@@ -164,3 +167,53 @@ def test_what_does_not_fit_is_refused(continuation: Any, engine: str, message: s
         intervene(model, FLOW, prompt.layout, engine=engine, continuation=continuation),
     ):
         model(**tensors)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # its new name is not known to older transformers
+@pytest.mark.parametrize("family", ["llama", "llava"])
+def test_checkpointed_layers_run_again_under_the_same_masks(family: str) -> None:
+    model, make_inputs = tiny(family, layers=LAYERS, attn_implementation="sdpa")
+    prompt = make_inputs()
+    tensors = followed(prompt.tensors, answer(3))
+    model.train()
+    with intervene(model, FLOW, prompt.layout, engine="dense", continuation=3):
+        plain = gradients(model, tensors, 3)
+        model.gradient_checkpointing_enable()
+        again = gradients(model, tensors, 3)
+    assert find_decoder(model).is_gradient_checkpointing
+    for name, expected in plain.items():
+        assert torch.allclose(again[name], expected, atol=1e-6), name
+
+
+def documented() -> dict[str, Any]:
+    """The functions that the page shows, run as they stand there."""
+    page = (Path(__file__).parents[1] / "docs" / "training-under-a-flow.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "training-under-a-flow.md", "exec"), names)
+    return names
+
+
+def test_the_documented_step_learns_an_answer_under_every_draw() -> None:
+    """From random weights it learns two answers by heart, while each step draws another flow."""
+    names = documented()
+    model, make_inputs = tiny("llama", layers=LAYERS, attn_implementation="sdpa")
+    model.train()
+    planted = Flow.load(
+        "cross_frame@3-+video:last+video:tail+video:gap+video:question@3-+question:last@-2+last:last"
+    )
+    prompts = [make_inputs(seed=seed) for seed in range(2)]
+    longer = [longer_prompt(prompt, 1, seed) for seed, prompt in enumerate(prompts)]
+    batch = join(longer)
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[:, -1] = batch["input_ids"][:, -1]
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    rng, drawn, losses = Random(0), set(), []
+    for _ in range(30):
+        flow = names["draw"](planted, LAYERS, rng)
+        drawn.add(flow.text)
+        layouts = [prompt.layout for prompt in prompts]
+        losses.append(names["training_step"](model, optimizer, batch | {"labels": labels}, layouts, 1, flow))
+    assert losses[-1] < 0.1 * losses[0]
+    assert len(drawn) > 10
+    assert "none" in drawn

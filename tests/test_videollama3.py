@@ -6,6 +6,7 @@ The forward passes that it must equal are written out here, from the tensors as 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -23,8 +24,10 @@ from lmms_flow.engine.sparse import SparseHooks
 from lmms_flow.flow import Flow
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.groups import find_groups
-from lmms_flow.harness.video import Frames, linspace, read_frames
+from lmms_flow.inputs.sampling import linspace
+from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow, timestamps
+from lmms_flow.report.records import arm_key
 from tests.checkpoints_videollama3 import HIDDEN, PATCH_SIZE, VISION_HEADS, VISION_LAYERS, videollama3
 from tests.clips import write_clip
 from tests.wrapped import GREEDY, ONE_TOKEN, answers, greedy_tokens, question, refusal
@@ -109,7 +112,9 @@ def linear(of: dict[str, Tensor], name: str, states: Tensor) -> Tensor:
     return F.linear(states, of[f"{name}.weight"], of[f"{name}.bias"])
 
 
-def encoder_layer(of: dict[str, Tensor], prefix: str, states: Tensor, angles: Tensor) -> Tensor:
+def encoder_layer(
+    of: dict[str, Tensor], prefix: str, states: Tensor, angles: Tensor, added: Any = 0
+) -> Tensor:
     def heads(name: str) -> Tensor:
         projected = linear(of, f"{prefix}self_attn.{name}_proj", normed(of, f"{prefix}layer_norm1", states))
         return projected.unflatten(-1, (VISION_HEADS, -1)).transpose(1, 2)
@@ -119,7 +124,7 @@ def encoder_layer(of: dict[str, Tensor], prefix: str, states: Tensor, angles: Te
         return part * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
 
     query, key = turned(heads("q")), turned(heads("k"))
-    mixed = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(-1) @ heads("v")
+    mixed = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + added).softmax(-1) @ heads("v")
     states = states + linear(of, f"{prefix}self_attn.out_proj", mixed.transpose(1, 2).flatten(2))
     inner = linear(of, f"{prefix}mlp.fc1", normed(of, f"{prefix}layer_norm2", states))
     return states + linear(of, f"{prefix}mlp.fc2", F.gelu(inner, approximate="tanh"))
@@ -204,6 +209,27 @@ def test_at_most_144_tokens_a_frame(
     assert ids.count(token) == num_frames * grid[0] * grid[1]
 
 
+def naive_size(height: int, width: int) -> tuple[int, int]:
+    """In tokens of 28 x 28 pixels: to the nearest, down into 144 of a frame, up to 16."""
+    rows, columns = round(height / 28), round(width / 28)
+    if rows * columns > 144:
+        shrunk = math.sqrt(height * width / (144 * 28 * 28))
+        return math.floor(height / shrunk / 28), math.floor(width / shrunk / 28)
+    if rows * columns < 16:
+        grown = math.sqrt(16 * 28 * 28 / (height * width))
+        return math.ceil(height * grown / 28), math.ceil(width * grown / 28)
+    return rows, columns
+
+
+def test_the_size_of_600_frames(paper: Path) -> None:
+    chat = load(paper).chat
+    random = np.random.default_rng(4)
+    for height, width in random.integers(40, 600, (600, 2)).tolist():
+        _, beside = chat.encode("<image>", made_frames((0,), 25.0, (height, width)))
+        found = beside["video_grid_thw"][0, 1:] // 2
+        assert tuple(found.tolist()) == naive_size(height, width), (height, width)
+
+
 @pytest.mark.parametrize(("count", "fps", "num_frames"), [(240, 30.0, 8), (24, 12.0, 8), (1000, 23.976, 24)])
 def test_times_are_spread_over_the_whole_clip(count: int, fps: float, num_frames: int) -> None:
     """The released loader gives the first frame the clip's start and the last one its end."""
@@ -243,11 +269,14 @@ def test_the_layout_of_the_papers_prompt(paper: Path, clips: list[str]) -> None:
     assert groups_spelled["system"] == "<|im_start|>user\n"
     assert groups_spelled["gap"] == "\n"
     assert groups_spelled["question"] == (
-        "Question: Where does the square move to?\nOptions:\n(A) Left\n(B) Right"
+        "Question: Where does the square move to?\nOptions:\n(A) Left\n(B) Right\n"
     )
-    assert groups_spelled["true_option"] == "(A) Left"
+    assert groups_spelled["stem"] == "Where does the square move to?\n" or groups_spelled["stem"].startswith(
+        " "
+    )
+    assert groups_spelled["true_option"] == "(A) Left\n"
     assert groups_spelled["tail"] == (
-        "\nAnswer with the option's letter from the given choices directly and only give the best option."
+        "Answer with the option's letter from the given choices directly and only give the best option."
         "<|im_end|>\n<|im_start|>assistant"
     )
     assert groups_spelled["last"] == "\n"
@@ -258,6 +287,81 @@ def test_commas_in_the_question_are_no_borders_of_frames(paper: Path, clips: lis
     prompt, _ = load(paper).chat.prompt(load(paper).chat.render(given), frames_of(clips[0]))
     assert len(prompt.frames) == 8
     assert prompt.frames[-1].stop == prompt.video.stop
+
+
+# The vision tower as the paper's scripts ran it
+
+
+def released_features(weights: dict[str, Tensor], patches: Tensor, grid: Tensor) -> Tensor:
+    """As `video_features`, but for the mask: one is added to the scores of patches of one frame, and all are read."""
+    prefix = "model.vision_encoder."
+    of = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if prefix in name}
+    num_frames, rows, columns = grid.tolist()
+    size = rows * columns
+    states = F.conv2d(
+        patches.view(-1, 3, PATCH_SIZE, PATCH_SIZE),
+        of["embeddings.patch_embedding.weight"],
+        of["embeddings.patch_embedding.bias"],
+    ).view(1, num_frames * size, -1)
+    frame = torch.arange(num_frames).repeat_interleave(size)
+    one_frame = frame[:, None] == frame[None, :]
+    places = [
+        (row + y, column + x)
+        for row in range(0, rows, 2)
+        for column in range(0, columns, 2)
+        for y in (0, 1)
+        for x in (0, 1)
+    ] * num_frames
+    width = states.shape[-1] // VISION_HEADS
+    frequencies = 10000.0 ** -(torch.arange(0, width // 2, 2) / (width // 2))
+    angles = (torch.tensor(places)[:, :, None] * frequencies).flatten(1).repeat(1, 2)
+    for layer in range(VISION_LAYERS):
+        states = encoder_layer(of, f"encoder.layers.{layer}.", states, angles, added=one_frame)
+    states = normed(of, "post_layernorm", states)
+    tokens = states.unflatten(1, (-1, 4)).mean(2).flatten(0, 1)
+    projector = "model.mm_projector.readout."
+    inner = F.gelu(F.linear(tokens, weights[f"{projector}0.weight"], weights[f"{projector}0.bias"]))
+    return F.linear(inner, weights[f"{projector}2.weight"], weights[f"{projector}2.bias"])
+
+
+@torch.no_grad()
+def test_frames_read_one_another_in_the_released_vision(clips: list[str], tmp_path: Path) -> None:
+    """Those of one video alone, also where several are encoded in one call."""
+    weights = videollama3(tmp_path, layers=2)
+    model = load(tmp_path, released_vision=True)
+    plain = load(tmp_path)
+    many, wanted = [], []
+    for clip in clips:
+        _, beside = model.chat.encode(model.chat.render(messages(clip)), frames_of(clip))
+        found = model.model.model.get_video_features(**beside).pooler_output[0]
+        expected = released_features(weights, beside["pixel_values_videos"], beside["video_grid_thw"][0])
+        assert torch.allclose(found, expected, atol=1e-5)
+        alone = plain.model.model.get_video_features(**beside).pooler_output[0]
+        assert float((found - alone).norm() / alone.norm()) > 0.01
+        many.append(beside)
+        wanted.append(expected)
+    batch = {name: torch.cat([one[name] for one in many]) for name in many[0]}
+    for found, expected in zip(
+        model.model.model.get_video_features(**batch).pooler_output, wanted, strict=True
+    ):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_released_vision_is_marked(paper: Path, clips: list[str], tmp_path: Path) -> None:
+    """In the record, in the key of the journal, and in the name of the model in reports."""
+    conversations = [messages(clips[0]), messages(clips[1])]
+    (plain, _), (released, other) = (
+        answers(load(paper, **given, records=str(tmp_path)), conversations)
+        for given in ({}, {"released_vision": True})
+    )
+    assert (plain.vision, released.vision) == ("", "released")
+    assert plain.options != pytest.approx(released.options, rel=1e-3)
+    assert arm_key(plain.to_dict())[0] == str(paper)
+    assert arm_key(released.to_dict())[0] == f"{paper} (released vision)"
+    together = answers(load(paper, released_vision=True, batch_size=2), conversations)
+    assert [one.options for one in together] == [
+        pytest.approx(one.options, rel=1e-4) for one in (released, other)
+    ]
 
 
 # Under a flow

@@ -111,6 +111,20 @@ class BoundFlow:
         """The flow on one prompt. Raises FlowError where it cuts nothing there or leaves a token without any key."""
         return _resolve(self, layout)
 
+    def rules(self) -> tuple[str, ...]:
+        """The cuts as rules of the one-line language, one for each run of layers: `video:question@1-5`.
+
+        Joined by `+` they cut the same. A random control has none: its draws are no rectangles.
+        """
+        kinds = sorted({str(cut) for layer in self.cuts for cut in layer})
+        found = []
+        for kind in kinds:
+            layers = [n for n, layer in enumerate(self.cuts, 1) if kind in map(str, layer)]
+            starts = [n for n in layers if n - 1 not in layers]
+            stops = [n for n in layers if n + 1 not in layers]
+            found += [f"{kind}@{a}-{b}" for a, b in zip(starts, stops, strict=True)]
+        return tuple(found)
+
     def distinct(self) -> Iterator[tuple[frozenset[Knockout], tuple[int, ...]]]:
         """The different sets of knockouts, each with the layers (from 1) that have it, in order of first use."""
         for cuts in dict.fromkeys(self.cuts):

@@ -16,7 +16,15 @@ from .flow import Flow
 from .knockout import Knockout, Rule, parse_rule
 from .layers import LayerRange
 from .pathway import KINDS, NOWHERE, Pathway, kept_range
-from .presets import ALIASES, find_preset, preset_of, resolve_alias, unknown_word
+from .presets import (
+    ALIASES,
+    PAPER_SHARE,
+    find_preset,
+    paper_share,
+    preset_of,
+    resolve_alias,
+    unknown_word,
+)
 from .random_cut import RandomCut
 
 BLIND = tuple(Rule(Knockout("video", target)) for target in ("gap", "question", "tail", "last"))
@@ -116,6 +124,8 @@ def _random(text: str, checkpoint: str | None) -> RandomCut:
     number = int(seed[len("seed") :]) if colon else 0
     if amount in ALIASES or find_preset(amount):
         return RandomCut(number, like=resolve_alias(amount, checkpoint))
+    if amount == PAPER_SHARE:
+        return RandomCut(number, share=paper_share(checkpoint))
     try:
         return RandomCut(number, share=_share(float(amount), text))
     except ValueError as error:

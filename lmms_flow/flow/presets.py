@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .errors import FlowError, nearest
@@ -10,6 +11,7 @@ from .pathway import Pathway, kept_range
 
 ALIASES = {"effective": False, "effective_closed": True}
 UNVALIDATED = "unvalidated"
+PAPER_SHARE = "paper"  # in `random:paper`: the share of the paper's own random control
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Preset:
     """A model's effective pathway, the checkpoints it was found on, and the lengths of a usual prompt (the paper's).
 
     `from_paper`: whether the ranges are the paper's; otherwise this package found them, by the same rule.
+    `random_share`: of all edges, what the random control of the paper's Table 3 cuts.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Preset:
     checkpoints: tuple[str, ...]
     prompt: dict[str, int]
     from_paper: bool = True
+    random_share: float | None = None
 
     def pathway(self, closed: bool) -> Pathway:
         """The pathway in its released or its closed form."""
@@ -60,24 +64,28 @@ PRESETS = (
         "effective-llava-next-7b", 32, "6-15", "6-20", "16-25",
         ("byminji/LLaVA-NeXT-7B-Video-FT", "llava-hf/llava-v1.6-vicuna-7b-hf"),
         _prompt(53, 144, 5, 41, 15),
+        random_share=0.58,
     ),
     Preset(
         "effective-llava-next-13b", 40, "6-15", "6-20", "16-30",
         ("byminji/LLaVA-NeXT-13B-Video-FT", "llava-hf/llava-v1.6-vicuna-13b-hf"),
         _prompt(53, 144, 5, 41, 15),
+        random_share=0.63,
     ),
     Preset(
         "effective-mini-internvl-4b", 32, "6-15", "6-20", "11-30",
         ("byminji/Mini-InternVL-4B-Video-FT", "OpenGVLab/Mini-InternVL-Chat-4B-V1-5"),
         _prompt(50, 256, 7, 40, 15),
+        random_share=0.60,
     ),
     Preset(
         "effective-videollama3-7b", 28, "1-15", "6-20", "21-28",
         ("DAMO-NLP-SG/VideoLLaMA3-7B",),
         _prompt(3, 141, 1, 45, 21),
+        random_share=0.42,
     ),
     Preset(  # scripts/flow_tiny/pathway.py
-        "effective-flow-tiny", 12, "1-4", "none", "1-12",
+        "effective-flow-tiny", 12, "1-4", "3-8", "5-12",
         ("flow-tiny",),
         _prompt(18, 16, 3, 31, 12),  # the median of flowbench
         from_paper=False,
@@ -123,8 +131,38 @@ def resolve_alias(word: str, checkpoint: str | None) -> str:
     return preset.name + (_CLOSED if ALIASES[word] else "")
 
 
+def paper_share(checkpoint: str | None) -> float:
+    """The share that the paper's random control cuts on a checkpoint. Raises FlowError where the paper has none."""
+    preset = preset_of(checkpoint) if checkpoint else None
+    if preset is None or preset.random_share is None:
+        of = f"checkpoint {checkpoint!r}" if checkpoint else "a checkpoint that was not named"
+        raise FlowError(
+            f"flow 'random:{PAPER_SHARE}': the paper has no share for {of}; write it: random:0.58"
+        )
+    return preset.random_share
+
+
+def is_known_for(words: Iterable[str], checkpoint: str) -> bool:
+    """Whether what these words of a flow mean on a checkpoint is known: its pathway, the paper's share."""
+    given, preset = set(words), preset_of(checkpoint)
+    if given & set(ALIASES) and preset is None:
+        return False
+    return PAPER_SHARE not in given or (preset is not None and preset.random_share is not None)
+
+
 def unknown_word(word: str) -> str:
     """The end of an error about a word that is no flow: the nearest valid one, if any is near."""
     return nearest(
-        word, (*PRESET_NAMES, *ALIASES, "none", "sham", "blind", "cross_frame", "mirrored:", "random:")
+        word,
+        (
+            *PRESET_NAMES,
+            *ALIASES,
+            "none",
+            "sham",
+            "blind",
+            "cross_frame",
+            "mirrored:",
+            "random:",
+            PAPER_SHARE,
+        ),
     )

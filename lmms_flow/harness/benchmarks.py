@@ -89,22 +89,23 @@ def tomato(rows: Any) -> Any:
 def videomme(rows: Any) -> Any:
     """lmms-eval/Video-MME, its split `test`; the family is the type of task, such as "Action Recognition".
 
-    Options come as "A. …"; the letter is the prompt's to write. Clips are `$HF_HOME/videomme/data/ID.mp4` (or mkv).
+    Options come as "A. …" and are asked as they come. Clips are `$HF_HOME/videomme/data/ID.mp4` (or mkv).
     """
     folder = clips_folder("videomme") / "data"
 
     def read(row: Mapping[str, Any]) -> Question:
-        marked = zip(LETTERS, row["options"], strict=False)
+        marked = [_marked(*pair) for pair in zip(LETTERS, row["options"], strict=False)]
         return Question(
             id=row["question_id"],
             video=_existing(folder / f"{row['videoID']}.{kind}" for kind in ("mp4", "MP4", "mkv")),
             start=None,
             end=None,
             question=row["question"],
-            candidates=[re.sub(rf"^\s*\(?{letter}[.:)]\s*", "", option) for letter, option in marked],
+            candidates=[words for _, words in marked],
             answer_letter=row["answer"].strip()[:1],
             family=row["task_type"],
             pair=None,
+            options=[option for option, _ in marked],
         )
 
     return dataset(rows, read)
@@ -113,8 +114,8 @@ def videomme(rows: Any) -> Any:
 def longvideobench(rows: Any) -> Any:
     """longvideobench/LongVideoBench, its split `validation`, without subtitles; the family is the question's category.
 
-    Options stand in `option0` to `option4`, "N/A" where there are fewer. Clips lie below
-    `$HF_HOME/datasets/longvideobench/videos`.
+    Options stand in `option0` to `option4`, "N/A" where there are fewer. A row says how long its video is, and that
+    counts where frames are taken by the second. Clips lie below `$HF_HOME/datasets/longvideobench/videos`.
     """
     folder = clips_folder("datasets/longvideobench") / "videos"
 
@@ -122,7 +123,7 @@ def longvideobench(rows: Any) -> Any:
         given = {place: row.get(f"option{place}") for place in range(5)}
         options = {place: text for place, text in given.items() if text not in (None, "N/A")}
         right = int(row["correct_choice"])
-        return Question(
+        asked = Question(
             id=row["id"],
             video=str(folder / row["video_path"]),
             start=None,
@@ -133,6 +134,9 @@ def longvideobench(rows: Any) -> Any:
             family=row["question_category"],
             pair=None,
         )
+        if row.get("duration") is not None:
+            asked["duration"] = float(row["duration"])
+        return asked
 
     return dataset(rows, read)
 
@@ -177,9 +181,19 @@ def _existing(paths: Iterable[Path]) -> str:
 
 
 def _letter_of(answer: str, candidates: Sequence[str]) -> str:
-    """The letter of the candidate that the answer repeats, the first of several; the answer itself where none does."""
-    words = [" ".join(text.casefold().split()) for text in (answer, *candidates)]
-    return LETTERS[words.index(words[0], 1) - 1] if words[0] in words[1:] else answer.strip()
+    """The letter of the candidate that the answer repeats, as the paper's code looks for it.
+
+    Case and white space count, and of equal candidates it is the last one. Where none is equal, the answer itself; in
+    quotes where it would pass for a letter.
+    """
+    equal = [letter for letter, text in zip(LETTERS, candidates, strict=False) if text == answer]
+    return equal[-1] if equal else answer if len(answer) != 1 else repr(answer)
+
+
+def _marked(letter: str, option: str) -> tuple[str, str]:
+    """An option with its mark, as it is where it has one, and its words alone."""
+    words = re.sub(rf"^\s*\(?{letter}[.:)]\s*", "", option)
+    return (option if words != option else f"{letter}. {option}"), words
 
 
 def _letter_at(place: int, candidates: Sequence[str]) -> str:

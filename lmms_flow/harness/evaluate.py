@@ -19,6 +19,7 @@ from unittest import mock
 
 from lmms_flow.harness import host, plugin
 from lmms_flow.harness.errors import one_line
+from lmms_flow.harness.sample import describe
 
 USAGE = """\
 usage: lmms-flow eval [--allow-errors] --model MODEL --tasks TASKS [any other argument of lmms-eval]
@@ -150,10 +151,7 @@ def _explain(error: BaseException, args: Any) -> str:
         manager = plugin.task_manager()
         known = host.names_of_tasks(manager) if manager is not None else ()
         return f"there is no task {missing!r}{_nearest(missing.partition(',')[0], known)}"
-    cause = getattr(
-        getattr(error, "last_attempt", None), "exception", lambda: None
-    )()  # tenacity's RetryError
-    return f"{type(cause or error).__name__}: {cause or error}"
+    return describe(error)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

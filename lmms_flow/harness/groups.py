@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmms_flow.flow import Flow, FlowError, Layout
 from lmms_flow.flow.layout import QUESTION_PARTS
 from lmms_flow.harness.errors import SampleError
 from lmms_flow.harness.options import Option, find_options, stem_end, true_letter
+from lmms_flow.harness.questions import CLOSING_BREAK
 
 QUESTION_LABEL = "Question:"
+_LINE_BREAK = re.compile(r"\s*\n")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class EncodedPrompt:
     """A prompt as text and as tokens.
 
     `text` has one placeholder for the video; `offsets` say for each token which characters of `text` it is made of (a
-    video token: the placeholder's). `video` and `frames` are token ranges.
+    video token: the placeholder's). `video` and `frames` are token ranges. With `keeps_breaks` the line break behind
+    the question's own words and behind each option belongs to them, as the paper has it for VideoLLaMA3.
     """
 
     text: str
@@ -27,6 +31,7 @@ class EncodedPrompt:
     offsets: tuple[tuple[int, int], ...]
     video: range
     frames: tuple[range, ...]
+    keeps_breaks: bool = False
 
     def first_token(self, position: int, after: int) -> int:
         """The first token from `after` on that starts at the character `position` or later.
@@ -56,9 +61,9 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     """The groups of `prompt`, whose last user turn holds `user_text`.
 
     The question goes from its label "Question:" (else from the beginning of the user's text) to the end of the last
-    option that is recognised, or of the text where none is. The fields of the document `doc` say what its own words
-    and the options are, where it has such fields. Raises SampleError where a group that `flow` names can't be found
-    for sure.
+    option that is recognised, or of the text where none is. On Video-MME in the paper's protocol it has the line break
+    behind that option too. The fields of the document `doc` say what its own words and the options are, where it has
+    such fields. Raises SampleError where a group that `flow` names can't be found for sure.
     """
     if not prompt.video:
         raise SampleError(f"the prompt has no video, and the flow {flow.text!r} needs its tokens")
@@ -73,14 +78,16 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     options = find_options(text, doc)
     label = text.find(QUESTION_LABEL, 0, options[0].start if options else len(text))
     begin = max(label, 0)
-    end = options[-1].stop if options else len(text)
+    true = true_letter(text, options, doc)
+    if prompt.keeps_breaks:
+        options = tuple(replace(option, stop=_after_break(text, option.stop)) for option in options)
+    end = _question_end(text, options)
     if not text[begin + (len(QUESTION_LABEL) if label >= 0 else 0) : end].strip():
         raise SampleError("the question is empty: the prompt has no text after the video")
     if not options and named & {"options", "true_option", "false_options"}:
         raise SampleError(
             f"no options were recognised in the question, and the flow {flow.text!r} names them"
         )
-    true = true_letter(text, options, doc)
     if true is None and named & {"true_option", "false_options"}:
         raise SampleError(
             f"which option is true is not clear from the document, and the flow {flow.text!r} needs it"
@@ -88,7 +95,7 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     groups = _base_groups(prompt, start + begin, start + end)
     question = groups["question"]
     first_word = begin + len(QUESTION_LABEL) if label >= 0 else begin
-    stem = _stem(text, first_word, options, doc)
+    stem = _stem(text, first_word, options, doc, prompt.keeps_breaks)
     parts = _parts(prompt, start, stem, options, true, question)
     rule = f"{'label' if label >= 0 else 'user text'} to {'last option' if options else 'its end'}"
     try:
@@ -96,6 +103,19 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     except FlowError as error:
         raise SampleError(str(error)) from None
     return PromptGroups(layout, rule, tuple(option.letter for option in options))
+
+
+def _question_end(text: str, options: Sequence[Option]) -> int:
+    """Behind the last option, and the line break that Video-MME's prompt has there."""
+    end = options[-1].stop if options else len(text)
+    closing = text.removesuffix(CLOSING_BREAK)
+    return len(closing) + 1 if closing != text and not closing[end:].strip() else end
+
+
+def _after_break(text: str, stop: int) -> int:
+    """Behind the line break that follows the character `stop`, with all white space up to it; else `stop`."""
+    found = _LINE_BREAK.match(text, stop)
+    return found.end() if found else stop
 
 
 def _without_question(prompt: EncodedPrompt) -> Layout:
@@ -144,17 +164,23 @@ def _base_groups(prompt: EncodedPrompt, begin: int, end: int) -> dict[str, range
     }
 
 
-def _stem(text: str, first: int, options: tuple[Option, ...], doc: Mapping[str, Any]) -> tuple[int, int]:
+def _stem(
+    text: str, first: int, options: tuple[Option, ...], doc: Mapping[str, Any], keeps_breaks: bool
+) -> tuple[int, int]:
     """The characters of the question's own words, from `first` on: the document's question where it stands there once.
 
-    Else all up to the label "Options:" or the first option.
+    Else all up to the label "Options:" or the first option. With `keeps_breaks` white space of the question's own and
+    the line break behind it belong to them.
     """
     stop = options[0].start if options else len(text)
-    own = doc.get("question")
-    if isinstance(own, str) and own.strip() and text.count(own.strip(), first, stop) == 1:
-        place = text.index(own.strip(), first, stop)
-        return place, place + len(own.strip())
-    return first, stem_end(text, options)
+    own = str(doc.get("question") or "")
+    start, end = first, stem_end(text, options)
+    if own.strip() and text.count(own.strip(), first, stop) == 1:
+        start = text.index(own.strip(), first, stop)
+        end = start + len(own.strip())
+        if keeps_breaks:
+            start -= len(own) - len(own.lstrip())
+    return max(start, first), _after_break(text, end) if keeps_breaks else end
 
 
 def _parts(

@@ -236,6 +236,12 @@ def names_of_tasks(manager: Any) -> list[str]:
     return list(_attribute(manager, "all_tasks", ALL_TASKS.use))
 
 
+def tasks_of_ours(model: str) -> list[str]:
+    """The names of all tasks that a run of this model sees, lmms-eval's own left out: listing those takes seconds."""
+    manager = Seam(TASKS_MODULE, "TaskManager", ALL_TASKS.use, ("include_defaults", "model_name")).take()
+    return names_of_tasks(manager(include_defaults=False, model_name=model))
+
+
 # Evaluations
 
 

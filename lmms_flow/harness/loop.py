@@ -25,6 +25,7 @@ from lmms_flow.harness.sample import (
     Outcome,
     Sample,
     describe,
+    id_of,
     takes_records,
     unpack,
 )
@@ -146,7 +147,7 @@ class RequestLoop:
         metadata = request.metadata or {}
         if host.is_padding(request):
             return index, ""  # only evens out the ranks; nobody reads it
-        _, _, _, doc_id, task, _ = host.arguments_of(request)
+        _, _, _, doc_id, task, split = host.arguments_of(request)
         sample = None
         try:
             sample = unpack(request, index, docs, repeat)
@@ -156,7 +157,8 @@ class RequestLoop:
             self.missing_clips += failure.is_skip and isinstance(error, MissingVideoError)
             failed = Outcome.failed(failure)
             fields = self.fields(task, metadata, sample)
-            record = failed.record(task, doc_id, sample.id if sample else str(doc_id), fields)
+            own = id_of(_document(docs, task, split, doc_id), doc_id)
+            record = failed.record(task, doc_id, own, fields)
             return Failed(index, record, takes_records(metadata))
         except Exception as error:
             raise self._crash(f"task {task}, document {doc_id}", error) from error
@@ -262,6 +264,13 @@ class RequestLoop:
             if by_task:
                 tasks = ", ".join(f"{task}: {count}" for task, count in by_task)
                 log(f"{sum(count for _, count in by_task)} of {total} samples {verb} ({tasks})")
+
+
+def _document(docs: Mapping[str, Any], task: str, split: str, doc_id: int) -> Any:
+    try:
+        return docs[task][split][doc_id]
+    except (LookupError, TypeError):  # then the sample's reason says so
+        return None
 
 
 def _host_answer(record: SampleRecord, ours: bool) -> HostAnswer:

@@ -16,6 +16,7 @@ from lmms_flow.flow.errors import nearest
 from lmms_flow.harness.errors import SampleError, one_line
 
 LETTERS = "ABCDEFGHIJ"
+UNCUT = ("none", "sham")  # flows under which every edge is kept
 Row = TypeVar("Row")
 
 
@@ -26,25 +27,24 @@ class Form:
     option: str  # frames a letter and the option's words
     ending: str  # follows the last option
     answer: str  # begins the answer, so that the next token is the letter; empty: the model begins it itself
+    label: str = "Options:\n"  # stands before the first option
+    stripped: bool = False  # whether white space behind the last option is left out
 
 
+_DIRECTLY = "\nAnswer with the option's letter from the given choices directly"
 # The paper's, word for word. A task's YAML picks one for each model by `lmms_eval_specific_kwargs`.
 FORMS = {
-    "paper": Form("({}) {}", " \nOnly give the best option.", "Best option:("),
-    "paper_dotted": Form("{}. {}", " \nOnly give the best option.", "Best option:"),
-    "videollama3": Form(
-        "({}) {}",
-        "\nAnswer with the option's letter from the given choices directly and only give the best option.",
-        "",
-    ),
-    "videollama3_dotted": Form(
-        "{}. {}", "\nAnswer with the option's letter from the given choices directly.", ""
-    ),
+    "paper": Form("({}) {}", " \nOnly give the best option.", "Best option:(", stripped=True),
+    # Of Video-MME: the last option keeps its line break, which belongs to the question (CLOSING_BREAK).
+    "paper_dotted": Form("{}. {}", "\n \nOnly give the best option.", "Best option:"),
+    "videollama3": Form("({}) {}", f"{_DIRECTLY} and only give the best option.", ""),
+    "videollama3_dotted": Form("{}. {}", f"{_DIRECTLY}.", "", label=""),
 }
+CLOSING_BREAK = FORMS["paper_dotted"].ending
 
 
-class Question(TypedDict):
-    """One document of a task. ``start`` and ``end`` are the clip's bounds in seconds, None for the whole file."""
+class _Question(TypedDict):
+    """What every question has. ``start`` and ``end`` are the clip's bounds in seconds, None for the whole file."""
 
     id: str
     video: str  # an absolute path
@@ -56,6 +56,13 @@ class Question(TypedDict):
     family: str
     pair: str | None  # questions of one pair differ in what the video shows, not in their words
     problem: NotRequired[str]  # why the row can't be asked about; such a question is one failed sample
+
+
+class Question(_Question, total=False):
+    """One document of a task; these fields are there where a benchmark brings them."""
+
+    options: list[str]  # with their marks
+    duration: float  # of the video in seconds, which counts where frames are taken by the second
 
 
 def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
@@ -77,7 +84,7 @@ def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
 
 def _read(index: int, row: Any, read: Callable[[Any], Question]) -> Question:
     try:
-        return {**_checked(read(row)), "problem": ""}
+        return _checked(read(row))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     content = row[1] if isinstance(row, tuple) else row
@@ -109,13 +116,14 @@ def doc_to_visual(doc: Question) -> list[str]:
 
 def doc_to_text(doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
     """The text of the user's turn, in the form that the task's YAML picks for the model (``form``)."""
-    if doc.get(
-        "problem"
-    ):  # lmms-eval asks for it while it lists its requests; messages and video are refused
-        return ""
+    if doc.get("problem"):
+        return ""  # lmms-eval asks while it lists its requests; messages and video are refused
     form = _form(lmms_eval_specific_kwargs)
-    options = "\n".join(form.option.format(*pair) for pair in zip(LETTERS, doc["candidates"], strict=False))
-    return f"Question: {doc['question']}\nOptions:\n{options}{form.ending}"
+    options = doc.get("options") or [
+        form.option.format(*pair) for pair in zip(LETTERS, doc["candidates"], strict=False)
+    ]
+    asked = f"Question: {doc['question']}\n{form.label}" + "\n".join(options)
+    return (asked.rstrip() if form.stripped else asked) + form.ending
 
 
 def doc_to_messages(
@@ -131,6 +139,8 @@ def doc_to_messages(
     video |= {name: seconds for name, seconds in bounds.items() if seconds is not None}
     given = lmms_eval_specific_kwargs or {}
     video |= {name: given[name] for name in ("sampling", "num_frames") if name in given}
+    if given.get("sampling") == "segment_starts" and doc.get("duration") is not None:
+        video["duration"] = doc["duration"]
     text = {"type": "text", "text": doc_to_text(doc, given)}
     messages = [{"role": "user", "content": [video, text]}]
     if begun := _form(given).answer:
@@ -152,18 +162,30 @@ def answered_letter(answer: str, options: int) -> str | None:
     return found[1] if found and found[1] in LETTERS[:options] else None
 
 
+def decoded_letter(token: str, options: int, any_case: bool) -> str | None:
+    """The letter that a first token is, by the paper's rule: the token decoded alone must equal it.
+
+    So " A" and "(A" are none. Lower case counts with `any_case`: the paper's code reads so under full attention, and
+    not under a knockout.
+    """
+    read = token.upper() if any_case else token
+    return next((letter for letter in LETTERS[:options] if letter == read), None)
+
+
 def process_results(doc: Question, results: Sequence[str]) -> dict[str, Any]:
     """Scores one answer: ``[text]`` of any model, or ``[text, record]`` of ours.
 
-    A sample without an answer has no accuracy, which leaves it out of the mean. ``accuracy`` comes last: the
-    host takes a task's size, by which it weighs the task in a group, from the last metric.
+    Ours in the paper's protocol are scored by the first token (:func:`decoded_letter`), any other model by the letter
+    with which its text begins (:func:`answered_letter`). A sample without an answer has no accuracy, which leaves it
+    out of the mean. ``accuracy`` comes last: the host takes a task's size, by which it weighs the task in a group, from
+    the last metric.
     """
     record = read_record(results)
     status = record.get("status", "ok")
     scores: dict[str, Any] = {"record": record} if record else {}
     scores |= {"errors": int(status == "error"), "skipped": int(status == "skipped")}
     if status == "ok":
-        letter = answered_letter(results[0], len(doc["candidates"]))
+        letter = _letter(results[0], record, len(doc["candidates"]))
         scores |= {"unreadable": int(letter is None), "accuracy": float(letter == doc["answer_letter"])}
     return scores
 
@@ -176,6 +198,13 @@ def total(counts: Iterable[int]) -> int:
 def group_total(counts: Sequence[int], sizes: Sequence[int], weight_by_size: bool) -> int:
     """Aggregates a count over the tasks of a group; the host passes sizes and weights to every such function."""
     return sum(counts)
+
+
+def _letter(answer: str, record: Mapping[str, Any], options: int) -> str | None:
+    token = record.get("first_token")
+    if record.get("protocol") != "paper" or not isinstance(token, str):
+        return answered_letter(answer, options)
+    return decoded_letter(token, options, any_case=record.get("flow") in UNCUT)
 
 
 def _form(given: Mapping[str, Any] | None) -> Form:

@@ -23,6 +23,7 @@ class SampleRecord:
     status: Status
     reason: str = ""  # why it is not "ok"; one line
     answer: str = ""
+    first_token: str | None = None  # the answer's first token, as it is decoded alone: spaces count
     flow: str = "none"  # as the user wrote it
     flow_name: str = ""
     flow_digest: str = ""  # of the bound flow's meaning
@@ -32,12 +33,14 @@ class SampleRecord:
     groups_rule: str = ""  # how the question was found in the prompt
     frames: tuple[int, ...] = ()  # indices into the decoded video
     num_frames: int = 0  # asked for
+    reader: str = ""  # the library that decoded the video, with its version
     options: Mapping[str, float] = field(default_factory=dict)  # letter -> probability of being the answer
     flops: int | None = None  # of the prefill under this flow: vision tower, decoder and head
     flops_full: int | None = None  # the same under full attention
     milliseconds: float | None = None  # of the model under this flow
     shared_milliseconds: float | None = None  # reading and encoding the video, for all arms of a question
     checkpoint: str = ""
+    vision: str = ""  # "released": the vision tower ran as the paper's scripts ran it
     base: str = ""  # the task whose documents these are: the task itself, or what it is an arm of
     category: str = ""  # of the question, within its task
     protocol: str = ""  # whose prompt and scoring: "paper" or "stock"

@@ -28,9 +28,7 @@ class Sample:
 
     @property
     def id(self) -> str:
-        """The document's own id where it has one, else its place in the split."""
-        own = self.doc.get("id")
-        return str(self.doc_id if own in (None, "") else own)
+        return id_of(self.doc, self.doc_id)
 
     @property
     def is_ours(self) -> bool:
@@ -46,6 +44,12 @@ class Sample:
         """The video parts of the messages, in order: ``{"type", "url", "start_time"?, "end_time"?}``."""
         parts = [part for message in self.messages for part in message["content"]]
         return [part for part in parts if part.get("type") == "video"]
+
+
+def id_of(doc: Any, doc_id: int) -> str:
+    """The document's own id where it has one, else its place in the split."""
+    own = doc.get("id") if isinstance(doc, Mapping) else None
+    return str(doc_id if own in (None, "") else own)
 
 
 QuestionId: TypeAlias = tuple[str, str, int]  # base task, split, document
@@ -132,7 +136,12 @@ def unpack(request: Any, index: int, docs: Mapping[str, Any], repeat: int = 0) -
 
 
 def describe(error: BaseException) -> str:
-    """Type and text of an exception; some, such as KeyError, say nothing without their type."""
+    """Type and text of an exception; some, such as KeyError, say nothing without their type.
+
+    lmms-eval tries some things several times: then it is what the last attempt raised.
+    """
+    last = getattr(error, "last_attempt", None)
+    error = (last.exception() if last is not None else None) or error
     return f"{type(error).__name__}: {error}"
 
 

@@ -27,9 +27,7 @@ _PACKAGES = (
     "av",
     "torchcodec",
 )
-WHOLE = (
-    1 << 20
-)  # bytes up to which a file is read whole for its identity, and that are read at both ends of others
+PIECE = 1 << 16  # bytes of a file that are hashed at its start, in its middle and at its end
 
 
 def sample_key(
@@ -66,14 +64,16 @@ def sample_key(
 
 
 def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Path, size in bytes, time of change in nanoseconds, and a hash of the file's both ends.
+    """Path, size in bytes, time of change in nanoseconds, and a hash of three pieces of the file.
 
     The hash tells a file from another that was put in its place with its size and time; a copy keeps it.
     Raises :class:`SampleError` where there is no file.
     """
     try:
         found = os.stat(path)
-        ends = _ends(os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+        pieces = _pieces(
+            os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
+        )
     except FileNotFoundError:
         raise MissingVideoError("the video is missing", path=path) from None
     except OSError as error:
@@ -82,19 +82,19 @@ def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
         "path": os.path.abspath(path),
         "size": found.st_size,
         "mtime_ns": found.st_mtime_ns,
-        "ends": ends,
+        "pieces": pieces,
     }
 
 
 @lru_cache(maxsize=100_000)
-def _ends(path: str, size: int, *changed: int) -> str:
-    """A hash of a file's first and last bytes; read again when anything about the file changed."""
+def _pieces(path: str, size: int, *changed: int) -> str:
+    """A hash of a file's start, middle and end; read again when anything about the file changed."""
+    hashed = hashlib.sha256()
     with open(path, "rb") as file:
-        content = file.read(WHOLE)
-        if size > WHOLE:
-            file.seek(max(WHOLE, size - WHOLE))
-            content += file.read(WHOLE)
-    return hashlib.sha256(content).hexdigest()
+        for start in sorted({0, max(0, (size - PIECE) // 2), max(0, size - PIECE)}):
+            file.seek(start)
+            hashed.update(file.read(PIECE))
+    return hashed.hexdigest()
 
 
 def package_versions() -> dict[str, str]:

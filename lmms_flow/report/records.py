@@ -21,10 +21,16 @@ DEFAULT_FOLDER = "lmms_flow_records"
 
 
 def arm_key(record: Record) -> Key:
-    """Whose record it is, its number of frames aside. A flow that could not be bound has no digest but its text."""
+    """Whose record it is, its number of frames aside. A flow that could not be bound has no digest but its text.
+
+    A checkpoint whose vision tower ran as the paper's scripts ran it is a model of its own, and its name says so.
+    """
+    checkpoint = str(record["checkpoint"])
+    if record.get("vision"):
+        checkpoint += f" ({record['vision']} vision)"
     digest = str(record.get("flow_digest") or "") or f"text {record['flow']}"
     return (
-        str(record["checkpoint"]),
+        checkpoint,
         digest,
         str(record.get("engine") or ""),
         str(record.get("protocol") or ""),

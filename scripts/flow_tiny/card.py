@@ -3,8 +3,8 @@
     python -m scripts.flow_tiny.card --run DIR
 
 where DIR holds log.jsonl (of train.py), scores.json (of evaluate.py), needs.json and arms.json (of needs.py),
-pathway.json (of pathway.py) and note.txt (what else to know of this training, as sentences). Those of the shipped
-weights are in scripts/flow_tiny/run.
+pathway.json (of pathway.py), without_edge_dropout.json (the same arms of weights that were trained without) and
+note.txt (what else to know of this training, as sentences). Those of the shipped weights are in scripts/flow_tiny/run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.flow_tiny.data import CURRICULUM, Mixture
+from scripts.flow_tiny.edges import BESIDE, DIRECT, OUTSIDE, THE_WAY, EdgeDropout
 from scripts.flow_tiny.export import SHIPPED
 from scripts.flow_tiny.model import (
     ANSWER_LAYER,
@@ -27,6 +28,7 @@ from scripts.flow_tiny.model import (
     WIDTH,
     build_model,
 )
+from scripts.flow_tiny.needs import MARGIN, SINGLE_FRAME
 from scripts.flow_tiny.text import SYSTEM, build_tokenizer
 from scripts.flow_tiny.train import DEFAULTS
 from scripts.flowbench.questions import FAMILIES
@@ -37,6 +39,8 @@ ARM_NAMES = {
     "single": "the middle frame alone",
     "text": "no video in the prompt",
 }
+Arms = dict[str, dict[str, Any]]  # as needs.py writes them
+AT_CHANCE = (THE_WAY, "blind", SINGLE_FRAME)
 MILESTONES = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)  # of the steps, in the learning curve
 
 TEMPLATE = Path(__file__).with_name("card.template.md")
@@ -76,19 +80,39 @@ def curve_table(log: list[dict]) -> str:
     return table(["step", *(f"`{family}`" for family in FAMILIES)], rows)
 
 
-def needs_table(needs: dict[str, dict]) -> str:
+def needs_table(arms: Arms) -> str:
     """Accuracy under each cut, of a run through lmms-eval."""
-    names = [*FAMILIES, "all"]
     rows = [
         [
-            f"`{flow}`",
-            *(f"{100 * scores[name]:.1f}" for name in names),
+            f"`{label}`",
+            *(f"{100 * scores[name]['accuracy']:.1f}" for name in FAMILIES),
+            percent(scores["all"]),
             f"{100 * scores['edges']:.0f}",
             p_value(scores["p"]),
+            p_value(scores["equivalence"]),
         ]
-        for flow, scores in needs.items()
+        for label, scores in arms.items()
     ]
-    return table(["cut", *(f"`{name}`" for name in FAMILIES), "all", "edges kept", "p"], rows)
+    names = [f"`{name}`" for name in FAMILIES]
+    return table(["cut", *names, "all", "edges kept", "p", f"within {100 * MARGIN:.0f} points, p"], rows)
+
+
+def chance_table(arms: Arms) -> str:
+    """The arms in which no way from the video is left, family by family with intervals."""
+    rows = [
+        [f"`{label}`", *(percent(arms[label][name]) for name in (*FAMILIES, "all"))] for label in AT_CHANCE
+    ]
+    chance = [f"{100 * arms['none'][name]['chance']:.1f}" for name in (*FAMILIES, "all")]
+    return table(["%", *(f"`{name}`" for name in FAMILIES), "all"], [*rows, ["chance", *chance]])
+
+
+def ablation_table(arms: Arms, without: dict[str, Any]) -> str:
+    """The same arms of the weights that were trained without edge dropout."""
+    rows = [
+        [f"`{label}`", f"{100 * arms[label]['all']['accuracy']:.1f}", f"{100 * before['all']:.1f}"]
+        for label, before in without["arms"].items()
+    ]
+    return table(["%", "with edge dropout", "without"], rows)
 
 
 def one_decimal(value: float) -> str:
@@ -103,20 +127,51 @@ def pathway_table(found: dict[str, Any]) -> str:
     return table(["%, cut in layers", *next(iter(bins.values())), "effective"], rows)
 
 
-def families_table(found: dict[str, Any]) -> str:
-    """The ranges that one family alone would have given."""
-    rows = [
-        [f"`{family}`", *(ranges[kind] for kind in found["pathway"])]
+def borders_table(found: dict[str, Any]) -> str:
+    """Planted and found ranges, over all questions and of each family alone; in brackets how far off a border is."""
+    kinds = found["planted"]
+
+    def cells(ranges: dict[str, str], off_by: dict[str, list[int] | None]) -> list[str]:
+        return [f"{ranges[kind]}{off(off_by[kind])}" for kind in kinds]
+
+    rows = [["planted", *kinds.values()], ["found", *cells(found["pathway"], found["off_by"])]]
+    rows += [
+        [f"`{family}` alone", *cells(ranges, found["families_off_by"][family])]
         for family, ranges in found["families"].items()
     ]
-    return table(["family", *(f"`{kind}`" for kind in found["pathway"])], rows)
+    return table(["layers", *(f"`{kind}`" for kind in kinds)], rows)
 
 
-def of_all(arms: dict[str, dict[str, float]], flow: str) -> str:
-    return f"{100 * arms[flow]['all']:.1f} %"
+def off(borders: list[int] | None) -> str:
+    """By how many layers the first and the last layer of a range are off; nothing where they are not."""
+    return f" ({borders[0]:+d}, {borders[1]:+d})".replace("+0", "0") if borders and any(borders) else ""
 
 
-def pathway_fields(found: dict[str, Any], arms: dict[str, dict[str, float]]) -> dict[str, Any]:
+def of_all(arms: Arms, label: str) -> str:
+    return f"{100 * arms[label]['all']['accuracy']:.1f} %"
+
+
+def ranges_of(found: dict[str, Any]) -> str:
+    return ", ".join(f"`{kind}` {layers}" for kind, layers in found["pathway"].items())
+
+
+def edge_fields() -> dict[str, Any]:
+    """What the template says of the edges that training drew."""
+    drawn = EdgeDropout()
+    return {
+        "outside": ", ".join(f"`{rule}`" for rule in OUTSIDE),
+        "beside": ", ".join(f"`{rule}`" for rule in BESIDE),
+        "drawn_nothing": f"{100 * drawn.nothing:.0f} %",
+        "drawn_whole": f"{100 * drawn.whole:.0f} %",
+        "drawn_cut_off": f"{100 * drawn.unanswerable:.0f} %",
+        "drawn_direct": f"{100 * drawn.direct:.0f} %",
+        "drawn_kind": f"{100 * drawn.kind:.0f} %",
+        "drawn_kind_cut_off": f"{100 * drawn.kind_unanswerable:.0f} %",
+        "drawn_rest": f"{100 * (1 - drawn.nothing - drawn.whole - drawn.unanswerable):.0f} %",
+    }
+
+
+def pathway_fields(found: dict[str, Any], arms: Arms) -> dict[str, Any]:
     """What the template says of the effective pathway and of its score."""
     return {
         "asked": found["asked"],
@@ -126,14 +181,21 @@ def pathway_fields(found: dict[str, Any], arms: dict[str, dict[str, float]]) -> 
         "bin": found["bin"],
         "below": f"{found['below']:g}",
         "pathway": pathway_table(found),
-        "ranges": ", ".join(f"`{kind}` {layers}" for kind, layers in found["pathway"].items()),
-        "families": families_table(found),
+        "ranges": ranges_of(found),
+        "borders": borders_table(found),
         "arms": needs_table(arms),
+        "full": of_all(arms, "none"),
         "effective": of_all(arms, "effective"),
-        "random": of_all(arms, "random:effective:seed1"),
-        "video_last": of_all(arms, "video:last"),
-        "video_tail": of_all(arms, "video:tail"),
-        "opened": of_all(arms, "cross_frame@5-12+video:question+last:last"),
+        "closed": of_all(arms, "effective_closed"),
+        "effective_edges": f"{100 * arms['effective']['edges']:.0f} %",
+        "closed_edges": f"{100 * arms['effective_closed']['edges']:.0f} %",
+        "random": ", ".join(of_all(arms, f"random:effective:seed{seed}") for seed in (1, 2, 3)),
+        "mirrored": of_all(arms, "mirrored:effective"),
+        "the_way": THE_WAY,
+        "without_the_way": of_all(arms, THE_WAY),
+        "direct": "+".join(DIRECT),
+        "without_direct": of_all(arms, "+".join(DIRECT)),
+        "chance_table": chance_table(arms),
     }
 
 
@@ -154,9 +216,10 @@ def machine() -> str:
 def card(
     log: list[dict],
     scores: dict[str, dict],
-    needs: dict[str, dict],
+    needs: Arms,
     pathway: dict[str, Any],
-    arms: dict[str, dict],
+    arms: Arms,
+    without: dict[str, Any],
     note: str,
 ) -> str:
     tokenizer = build_tokenizer()
@@ -172,6 +235,9 @@ def card(
         pairs=pairs_table(scores["pairs"]),
         needs=needs_table(needs),
         **pathway_fields(pathway, arms),
+        ablation=ablation_table(arms, without),
+        old_ranges=ranges_of(without),
+        **edge_fields(),
         chance=f"{100 * scores['full']['all']['chance']:.1f} %",
         clips=Mixture.clips,
         branches=Mixture.branches,
@@ -202,11 +268,12 @@ def main() -> None:
     args = parser.parse_args()
     log = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
     scores = json.loads((args.run / "scores.json").read_text())["table"]
-    needs, pathway, arms = (
-        json.loads((args.run / f"{name}.json").read_text()) for name in ("needs", "pathway", "arms")
+    needs, pathway, arms, without = (
+        json.loads((args.run / f"{name}.json").read_text())
+        for name in ("needs", "pathway", "arms", "without_edge_dropout")
     )
     note = (args.run / "note.txt").read_text().strip()
-    args.out.write_text(card(log, scores, needs, pathway, arms, note), encoding="utf-8")
+    args.out.write_text(card(log, scores, needs, pathway, arms, without, note), encoding="utf-8")
 
 
 if __name__ == "__main__":

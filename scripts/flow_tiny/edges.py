@@ -8,45 +8,21 @@ possible left open; there the model is asked to know nothing. So no second way i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
-from lmms_flow.flow import Pathway
-from lmms_flow.flow.layers import LayerRange
+from lmms_flow.flow import Flow
 from scripts.flow_tiny.model import NUM_LAYERS
 
-# Borders of the rule's bins of two layers (see pathway.py), and the middle range no longer than its window of three:
-# what one window cannot cut off, the rule cannot find.
-PLANTED = Pathway(LayerRange("1-4"), LayerRange("5-6"), LayerRange("7-12"), closed=True)
+# Its borders are those of the rule's bins of two layers (see pathway.py), and the middle range is shorter than its
+# window of three: what no window cuts off as a whole, the rule can't be sure to see.
+PLANTED = Flow.load(Path(__file__).with_name("planted.yaml"))
+OUTSIDE = PLANTED.bind(NUM_LAYERS).rules()
 THE_WAY = "video:question@5-6"  # through which all that is known of the video must come
 BEFORE_IT, AFTER_IT = "video:question@1-4", "video:question@7-12"
 DIRECT = ("video:last", "video:tail")
 BESIDE = ("video:gap", "question:tail")  # allowed by the closed pathway in its ranges, and not needed
-
-
-def edges_outside(pathway: Pathway, num_layers: int) -> tuple[str, ...]:
-    """The kinds of edges that a pathway cuts, as rules of the flow language, one for each run of layers."""
-    bound = pathway.bind(num_layers)
-    cuts = [{str(cut) for cut in bound.cuts(layer)} for layer in range(1, num_layers + 1)]
-    kinds = sorted(set().union(*cuts))
-    return tuple(
-        f"{kind}@{run[0]}-{run[-1]}" for kind in kinds for run in _runs([kind in layer for layer in cuts])
-    )
-
-
-def _runs(cut: list[bool]) -> Iterator[range]:
-    """Runs of layers, counted from 1, in which it is cut."""
-    start = None
-    for layer, now in enumerate([*cut, False], 1):
-        if now and start is None:
-            start = layer
-        if not now and start is not None:
-            yield range(start, layer)
-            start = None
-
-
-OUTSIDE = edges_outside(PLANTED, NUM_LAYERS)
 
 
 @dataclass(frozen=True)

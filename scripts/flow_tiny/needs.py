@@ -53,6 +53,7 @@ PATHWAY_ARMS = {
     "random:effective:seed2": "random:effective:seed2",
     "random:effective:seed3": "random:effective:seed3",
     "mirrored:effective": "mirrored:effective",
+    "video:question": "video:question",
     THE_WAY: THE_WAY,
     "+".join(DIRECT): "+".join(DIRECT),
     "blind": "blind",

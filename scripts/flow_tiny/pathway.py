@@ -29,7 +29,7 @@ from lmms_flow.flow import Flow
 from lmms_flow.flow.pathway import KINDS, NOWHERE
 from lmms_flow.harness.groups import find_groups
 from lmms_flow.harness.questions import doc_to_messages, doc_to_text
-from lmms_flow.harness.video import read_frames
+from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.trace import LayerBins, mean_relative_change, scaled_to_depth
 from lmms_flow.trace.pathway import EFFECTIVE, PAPER_BIN, PAPER_WINDOW
@@ -113,8 +113,10 @@ def effective(curve: Tensor) -> str:
 
 def planted() -> dict[str, str]:
     """The ranges that training asked for, by kind of edge."""
-    ranges = (PLANTED.cross_frame, PLANTED.video_question, PLANTED.question_last)
-    return {kind: layers.text if layers else NOWHERE for kind, layers in zip(KINDS, ranges, strict=True)}
+    bound = PLANTED.bind(NUM_LAYERS).pathway
+    assert bound is not None
+    ranges = (bound.cross_frame, bound.video_question, bound.question_last)
+    return dict(zip(KINDS, map(written, ranges), strict=True))
 
 
 def borders(found: str, asked: str) -> tuple[int, int] | None:

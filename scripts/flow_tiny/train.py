@@ -29,7 +29,7 @@ class Settings:
     """What a run of the script uses unless told otherwise, and what flow-tiny was made with."""
 
     seed: int = 0
-    steps: int = 2400
+    steps: int = 2100
     peak: float = 1.5e-3  # highest learning rate
     threads: int = 1  # more than one waits for the slowest wherever other work runs
     edge_dropout: bool = True  # which edges are cut is drawn for each clip; otherwise none is

@@ -1,0 +1,1 @@
+"""From a video and messages to what a model is given."""

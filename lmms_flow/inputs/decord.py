@@ -1,0 +1,70 @@
+"""Reads frames with decord, where demuxing shows that its seeking is safe: it counts packets and believes its index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lmms_flow.inputs.complaints import Complaints, in_short
+from lmms_flow.inputs.pyav import OtherFramesError, is_shown_oddly
+from lmms_flow.inputs.track import Track
+
+NAME = "decord"
+LOG_INFO = 32  # "concealing ... errors" is said at this level
+
+
+def version() -> str:
+    """Raises ImportError where it is not installed."""
+    try:
+        import decord
+    except (OSError, RuntimeError) as error:  # a library that it needs is missing or too old
+        raise ImportError(str(error)) from None
+    return f"{NAME} {decord.__version__}"
+
+
+def read(
+    track: Track, expected: Sequence[int | None], indices: Sequence[int], complaints: Complaints
+) -> list[Any]:
+    """The frames ``indices`` (in order, each once) as RGB arrays [height, width, 3].
+
+    Its table of times and of key frames must be that of demuxing, for all frames, and its decoder must not have
+    complained. Raises OtherFramesError otherwise, and where it can't read the file.
+    """
+    import decord
+
+    if track.why_not_landed:
+        raise OtherFramesError(f"it seeks, and seeking is not safe here: {track.why_not_landed}")
+    decord.logging.set_level(LOG_INFO)
+    if is_shown_oddly(track):
+        raise OtherFramesError("it does not know of frames that are shown mirrored or at an angle")
+    complaints.forget()
+    try:
+        # One thread: the machine's cores are the model's, and frames don't depend on how many there are.
+        reader = decord.VideoReader(str(track.path), ctx=decord.cpu(0), num_threads=1)
+        _refuse_another_table(reader, track, expected)
+        batch = reader.get_batch(list(indices))
+    except OtherFramesError:
+        raise
+    except Exception as error:  # decord raises types of its own, RuntimeError, IndexError and AssertionError
+        raise OtherFramesError(f"it says: {in_short(error, track.path)}") from None
+    said = complaints.of_damage()
+    if said:
+        raise OtherFramesError(f"its decoder says: {said}")
+    return list(batch.asnumpy())
+
+
+def _refuse_another_table(reader: Any, track: Track, expected: Sequence[int | None]) -> None:
+    if len(reader) != len(expected):
+        raise OtherFramesError(f"it counts {len(reader)} frames of {len(expected)}")
+    own = reader.get_frame_timestamp(list(range(len(reader))))[:, 0]
+    shown = np.asarray(expected, dtype=np.float64) * track.tick
+    # Both may begin elsewhere; float32 has seven digits.
+    if np.abs((own - own[0]) - (shown - shown[0])).max() > max(
+        track.tick, 2e-7 * float(shown[-1] - shown[0])
+    ):
+        raise OtherFramesError("its frames stand at other times")
+    keys = [place for place, packet in enumerate(track.packets) if packet.is_key]
+    if list(reader.get_key_indices()) != keys:
+        raise OtherFramesError("its key frames are others")

@@ -1,0 +1,141 @@
+"""`python -m scripts.videos.flowbench`: the bundled benchmark with its clips in other containers, scored by flow-tiny.
+
+The accuracy must be that of the MP4s, or samples must be errors; another number would come from other frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import av
+
+from lmms_flow import assets
+from lmms_flow.harness.flowbench import FAMILIES
+from scripts.videos.coded import copy, image
+
+LEAD_IN = 16  # frames before a cut
+
+
+def recoded(source: Path, target: Path, codec: str, pix_fmt: str, options: dict[str, str]) -> Path:
+    """The same frames by another codec."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as write:
+        stream = read.streams.video[0]
+        out = write.add_stream(codec, rate=stream.average_rate, options=options)
+        out.width, out.height, out.pix_fmt = stream.width, stream.height, pix_fmt
+        for frame in read.decode(stream):
+            frame.pict_type = 0  # the encoder decides
+            write.mux(out.encode(frame.reformat(format=pix_fmt)))
+        write.mux(out.encode(None))
+    return target
+
+
+def cut(source: Path, target: Path) -> Path:
+    """The clip behind other frames of the same group of pictures, cut off there with its packets copied."""
+    whole = target.with_name(f"whole-{target.name}")
+    with av.open(str(source)) as read, av.open(str(whole), "w") as write:
+        stream = read.streams.video[0]
+        out = write.add_stream(
+            "libx264", rate=stream.average_rate, options={"crf": "0", "g": "999", "sc_threshold": "0"}
+        )
+        out.width, out.height, out.pix_fmt = stream.width, stream.height, "yuv420p"
+        others = [
+            av.VideoFrame.from_ndarray(image(i, stream.height, stream.width), format="rgb24")
+            for i in range(LEAD_IN)
+        ]
+        for place, frame in enumerate([*others, *read.decode(stream)]):
+            frame.pts, frame.time_base, frame.pict_type = place, 1 / stream.average_rate, 0
+            write.mux(out.encode(frame))
+        write.mux(out.encode(None))
+        start = float(LEAD_IN / stream.average_rate)
+    made = copy(whole, target, shift=-start)
+    whole.unlink()
+    return made
+
+
+CONTAINERS: dict[str, tuple[str, Callable[[Path, Path], Path]]] = {
+    "MPEG-TS": ("ts", copy),
+    "AVI": ("avi", copy),
+    "Matroska": ("mkv", copy),
+    "WebM": ("webm", lambda a, b: recoded(a, b, "libvpx-vp9", "yuv420p", {"lossless": "1", "cpu-used": "8"})),
+    "GIF": ("gif", lambda a, b: recoded(a, b, "gif", "bgr8", {})),
+    "cut MP4": ("mp4", cut),
+}
+
+
+def convert(
+    folder: Path, container: str, families: tuple[str, ...] = FAMILIES, limit: int | None = None
+) -> Path:
+    """Writes the first questions of each family with their clips, as `assets.flowbench_dir()` has them."""
+    ending, make = CONTAINERS[container]
+    (folder / "clips").mkdir(parents=True)
+    for family in families:
+        rows = [
+            json.loads(line) for line in (assets.flowbench_dir() / f"{family}.jsonl").read_text().splitlines()
+        ]
+        for row in rows[:limit]:
+            source = assets.flowbench_dir() / row["video"]
+            row["video"] = f"clips/{source.stem}.{ending}"
+            if not (folder / row["video"]).exists():
+                make(source, folder / row["video"])
+        (folder / f"{family}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:limit]))
+    return folder
+
+
+def score(
+    folder: Path | None, families: tuple[str, ...] = FAMILIES, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """The record of every sample, and whether its answer `is_right`."""
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+
+    where = folder or assets.flowbench_dir()
+    with patch.object(assets, "flowbench_dir", lambda: where):
+        out = simple_evaluate(
+            model=LlavaVidFlow(pretrained="flow-tiny", records="none", on_error="record"),
+            tasks=[f"flowbench_{family}" for family in families],
+            limit=limit,
+            task_manager=TaskManager(include_defaults=False, model_name="llava_vid_flow"),
+            batch_size=1,
+        )
+    found = []
+    for samples in out["samples"].values():
+        for sample in samples:
+            record = json.loads(sample["record"]) if isinstance(sample["record"], str) else sample["record"]
+            found.append(
+                {**record, "is_right": record["status"] == "ok" and record["answer"] == sample["target"]}
+            )
+    return sorted(found, key=lambda record: (record["task"], record["doc_id"]))
+
+
+def accuracy(records: list[dict[str, Any]]) -> float:
+    """Of those that were answered."""
+    answered = [record for record in records if record["status"] == "ok"]
+    return sum(record["is_right"] for record in answered) / max(1, len(answered))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=int, help="questions of each family; else all")
+    limit = parser.parse_args().limit
+    plain = score(None, limit=limit)
+    print(f"MP4: accuracy {accuracy(plain):.4f} of {len(plain)}")
+    for container in CONTAINERS:
+        with tempfile.TemporaryDirectory() as folder:
+            found = score(convert(Path(folder) / "bench", container, limit=limit), limit=limit)
+        errors = sum(record["status"] != "ok" for record in found)
+        same = sum(one["answer"] == other["answer"] for one, other in zip(plain, found, strict=True))
+        print(
+            f"{container}: accuracy {accuracy(found):.4f}, {errors} errors, {same} of {len(found)} answers are the same"
+        )
+
+
+if __name__ == "__main__":
+    main()
