@@ -359,16 +359,6 @@ def test_a_forward_that_broke_off_leaves_nothing_behind(model: Any) -> None:
     assert torch.equal(last(model), last(text_model()))
 
 
-def test_gradient_checkpointing_is_refused(model: Any) -> None:
-    model.train()
-    model.gradient_checkpointing_enable()
-    with (
-        intervene(model, "blind", LAYOUT, engine="dense"),
-        pytest.raises(UnsupportedModelError, match="checkpointing"),
-    ):
-        model(**prompt())
-
-
 # Hooks of other people
 
 

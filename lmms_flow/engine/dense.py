@@ -76,6 +76,7 @@ class DenseHooks:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         self._contract.done()
+        self._drawn.clear()  # the largest thing held, and no two layers share it
 
     def _layer_hook(self, number: int) -> Any:
         is_needed = self._needs_hook(number)

@@ -148,8 +148,8 @@ def _shape_now(model: nn.Module) -> DecoderShape:
 def decoder_shape(model: nn.Module) -> DecoderShape:
     """A loaded model's decoder: its linear maps as their sizes say, if a measurement agrees, or else as measured."""
     by_size = _by_size(model)
-    if open_blocks(find_decoder(model)):
-        return by_size  # nothing can be measured inside a block
+    if open_blocks(find_decoder(model)) or any(p.is_meta for p in model.parameters()):
+        return by_size  # inside a block, or without weights, nothing can be measured
     measured = Measured.of(model)
     width = measured.a_pair[0] / 4
     if any(abs(pair / 4 - width) > 0.01 * max(width, 1) for pair in measured.a_pair):

@@ -92,6 +92,7 @@ class SparseHooks(DenseHooks):
 
     def _after_model(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self._last_only = self._dropping = self._on_live_cache = False  # also where the forward broke off
+        self._own = None
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._before_decoder(module, args, kwargs)
