@@ -12,7 +12,7 @@ from lmms_eval.tasks import TaskManager
 
 from lmms_flow.assets import flowbench_dir
 from lmms_flow.harness import plugin
-from lmms_flow.harness.arms import ARMS, BENCHMARKS, add_arms, leaves, made_config, sub_task
+from lmms_flow.harness.arms import BENCHMARKS, add_arms, arms_of, leaves, made_config, sub_task
 from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.flow_task import FlowTask
 
@@ -40,11 +40,12 @@ def load(name: str, folder: str | None = None, model: str = OURS) -> Any:
 def test_each_benchmark_has_its_arms_and_a_leaderboard(manager: TaskManager) -> None:
     for prefix, base in BENCHMARKS.items():
         assert base in manager.all_tasks
-        names = {f"{prefix}_{arm.name}" for arm in ARMS}
+        names = {f"{prefix}_{arm.name}" for arm in arms_of(prefix)}
         assert names <= set(manager.all_tasks)
         board = manager._get_config(f"{prefix}_leaderboard")
         assert board["task"][0] == base
         assert set(board["task"][1:]) == names
+        assert (f"{prefix}_random_paper" in names) == (prefix != "flowbench_flow")  # the paper's own share
     assert "tvbench_flow_effective_action_antonym" in manager.all_tasks
 
 
