@@ -296,6 +296,7 @@ def test_an_arm_computes_only_what_full_attention_has_not(tmp_path: Path) -> Non
     from lmms_eval.evaluator import simple_evaluate
 
     from lmms_flow.engine import decoder_layers, find_decoder
+    from lmms_flow.engine.hooks import Hook
     from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 
     rows: dict[int, list[int]] = {}
@@ -303,8 +304,10 @@ def test_an_arm_computes_only_what_full_attention_has_not(tmp_path: Path) -> Non
     model._check([type("Request", (), {"metadata": {"flow": "blind"}})])  # its self-check runs rows too
     for number, layer in enumerate(decoder_layers(find_decoder(model.model)), 1):
         layer.register_forward_hook(
-            lambda module, args, out, number=number: rows.setdefault(number, []).append(
-                (out[0] if isinstance(out, tuple) else out).shape[-2]
+            Hook(
+                lambda module, args, out, number=number: rows.setdefault(number, []).append(
+                    (out[0] if isinstance(out, tuple) else out).shape[-2]
+                )
             )
         )
     simple_evaluate(
