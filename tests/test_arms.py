@@ -12,7 +12,7 @@ from lmms_eval.tasks import TaskManager
 
 from lmms_flow.assets import flowbench_dir
 from lmms_flow.harness import plugin
-from lmms_flow.harness.arms import ARMS, BENCHMARKS, add_arms, leaves, made_config, sub_task
+from lmms_flow.harness.arms import BENCHMARKS, add_arms, arms_of, leaves, made_config, sub_task
 from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.flow_task import FlowTask
 
@@ -40,11 +40,12 @@ def load(name: str, folder: str | None = None, model: str = OURS) -> Any:
 def test_each_benchmark_has_its_arms_and_a_leaderboard(manager: TaskManager) -> None:
     for prefix, base in BENCHMARKS.items():
         assert base in manager.all_tasks
-        names = {f"{prefix}_{arm.name}" for arm in ARMS}
+        names = {f"{prefix}_{arm.name}" for arm in arms_of(prefix)}
         assert names <= set(manager.all_tasks)
         board = manager._get_config(f"{prefix}_leaderboard")
         assert board["task"][0] == base
         assert set(board["task"][1:]) == names
+        assert (f"{prefix}_random_paper" in names) == (prefix != "flowbench_flow")  # the paper's own share
     assert "tvbench_flow_effective_action_antonym" in manager.all_tasks
 
 
@@ -295,6 +296,7 @@ def test_an_arm_computes_only_what_full_attention_has_not(tmp_path: Path) -> Non
     from lmms_eval.evaluator import simple_evaluate
 
     from lmms_flow.engine import decoder_layers, find_decoder
+    from lmms_flow.engine.hooks import Hook
     from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 
     rows: dict[int, list[int]] = {}
@@ -302,8 +304,10 @@ def test_an_arm_computes_only_what_full_attention_has_not(tmp_path: Path) -> Non
     model._check([type("Request", (), {"metadata": {"flow": "blind"}})])  # its self-check runs rows too
     for number, layer in enumerate(decoder_layers(find_decoder(model.model)), 1):
         layer.register_forward_hook(
-            lambda module, args, out, number=number: rows.setdefault(number, []).append(
-                (out[0] if isinstance(out, tuple) else out).shape[-2]
+            Hook(
+                lambda module, args, out, number=number: rows.setdefault(number, []).append(
+                    (out[0] if isinstance(out, tuple) else out).shape[-2]
+                )
             )
         )
     simple_evaluate(

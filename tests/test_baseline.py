@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from lmms_flow.engine import Baseline, decoder_layers, find_decoder, intervene
 from lmms_flow.engine.baseline import departure
+from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import Flow, FlowError
 from tests.layouts import random_layout
 from tests.models import FAMILIES, tiny
@@ -88,7 +89,7 @@ def test_random_layouts() -> None:
 
 
 def rows_computed(model: Any, run: Any) -> list[int]:
-    """How many rows each decoder layer computed in the prefill."""
+    """How many rows each decoder layer computed in the prefill; a hook that is not the engine's would keep all rows."""
     seen: Counter[int] = Counter()
 
     def count(number: int) -> Any:
@@ -99,7 +100,9 @@ def rows_computed(model: Any, run: Any) -> list[int]:
         return hook
 
     layers = decoder_layers(find_decoder(model))
-    handles = [layer.register_forward_hook(count(n), with_kwargs=True) for n, layer in enumerate(layers)]
+    handles = [
+        layer.register_forward_hook(Hook(count(n)), with_kwargs=True) for n, layer in enumerate(layers)
+    ]
     run()
     for handle in handles:
         handle.remove()

@@ -474,8 +474,9 @@ def test_a_sliding_window_stays_and_the_cuts_come_on_top(attn: str) -> None:
     prompt = make_inputs()
     flow = Flow.load("cross_frame+question:last@2-3")
     masks = keep_masks(flow, prompt.layout, LAYERS)
+    expected = by_hand(model, prompt.tensors, masks)
     with intervene(model, flow, prompt.layout):
-        assert difference(logits(model, prompt.tensors), by_hand(model, prompt.tensors, masks)) < 1e-5
+        assert difference(logits(model, prompt.tensors), expected) < 1e-5
         found = greedy(model, prompt.tensors, 12)[0].tolist()
     assert found == greedy_by_hand(model, prompt.tensors, flow, prompt.layout, 12)
 

@@ -599,3 +599,20 @@ def test_the_leak_audit_reads_the_masks_and_not_the_pathways_word(lost: str) -> 
     )
     found = leaks(dataclasses.replace(bound, cuts=tuple(cuts)).resolve(layout))
     assert any(f"(layer {late})" in str(route) for route in found)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "share"),
+    [
+        ("byminji/LLaVA-NeXT-7B-Video-FT", 0.58),
+        ("byminji/LLaVA-NeXT-13B-Video-FT", 0.63),
+        ("byminji/Mini-InternVL-4B-Video-FT", 0.60),
+        ("DAMO-NLP-SG/VideoLLaMA3-7B", 0.42),
+    ],
+)
+def test_the_share_of_the_papers_random_row(checkpoint: str, share: float) -> None:
+    flow = Flow.load("random:paper:seed1", checkpoint=checkpoint)
+    written = Flow.load(f"random:{share}:seed1")
+    assert flow.bind(32).digest == written.bind(32).digest
+    with pytest.raises(FlowError, match="the paper has no share for checkpoint 'flow-tiny'"):
+        Flow.load("random:paper", checkpoint="flow-tiny")

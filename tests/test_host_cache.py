@@ -184,10 +184,14 @@ def test_a_clip_that_is_put_in_the_place_of_another(answered: list[int], tmp_pat
         "task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTask\n"
         f"base: {TASK}\nflow: video:last\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
     )
-    size = max(one.stat().st_size for one in clips)
+    size = max(one.stat().st_size for one in clips) + 8
     seen = []
     for source in (clips[0], clips[0], clips[1]):
-        clip.write_bytes(source.read_bytes().ljust(size, b"\0"))  # what follows the last box is not looked at
+        content = source.read_bytes()
+        unused = (size - len(content)).to_bytes(
+            4, "big"
+        ) + b"free"  # an empty box, so that both are of one size
+        clip.write_bytes((content + unused).ljust(size, b"\0"))
         os.utime(clip, (1_700_000_000, 1_700_000_000))
         seen.append(said(evaluate(task="mine", include=f"{tmp_path}/tasks")))
         seen[-1] = [record["options"] for record in seen[-1]]

@@ -38,7 +38,7 @@ def owner_of(seam: Seam) -> tuple[Any, str]:
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=540, check=False
     )
 
 

@@ -139,7 +139,7 @@ PAST_THE_MASK = {
     "a mask changes it": (lambda: with_attention(Scaled), "something else as soon as it is given a mask"),
     "a dropped mask": (lambda: with_attention(Deaf), "past the attention mask"),
     "a choice of keys": (lambda: with_attention(Choosing), "index_topk"),
-    "a convolution": (lambda: with_mlp(Convolving), "mlp.mix, a Conv1d"),
+    "a convolution": (lambda: with_mlp(Convolving), "mixes tokens in mlp"),
     "a mean of tokens": (lambda: with_mlp(Averaging), "past the attention mask"),
 }
 

@@ -26,7 +26,7 @@ HEAVY = (
 def python(code: str) -> str:
     """What a fresh interpreter prints: an import order can't be tested in this one."""
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=540, check=False
     )
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout.strip()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lmms_flow.engine import RowPlan, find_decoder, intervene
+from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway
 from lmms_flow.flow.presets import Preset
 from tests.layouts import random_layout
@@ -204,7 +205,7 @@ def test_dropped_rows_are_really_not_computed() -> None:
     seen: list[int] = []
     layers = find_decoder(model).layers
     handles = [
-        layer.mlp.register_forward_hook(lambda m, a, out: seen.append(out.shape[1])) for layer in layers
+        layer.mlp.register_forward_hook(Hook(lambda m, a, out: seen.append(out.shape[1]))) for layer in layers
     ]
     try:
         with intervene(model, "blind", prompt.layout, engine="sparse"), torch.no_grad():

@@ -17,9 +17,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ..versions import tried_range
 from .errors import UnsupportedModelError
-
-TRIED = ("5.4", "5.24")  # the oldest and the newest release of transformers that the engine was run on
 
 CACHE = ("cache", "past_key_values")
 _LAYER_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -233,7 +232,9 @@ def check_calls(decoder: nn.Module, layers: Sequence[nn.Module]) -> None:
 
 def versions() -> str:
     """The installed transformers and the range that was tried, for messages."""
-    return f"transformers {transformers.__version__}, tried: {TRIED[0]} to {TRIED[1]}"
+    return (
+        f"transformers {transformers.__version__}, tried: {tried_range('transformers') or 'not known here'}"
+    )
 
 
 def can_keep_one(model: nn.Module) -> bool:

@@ -56,25 +56,32 @@ class Probe:
         return find_decoder(self.model)
 
     def run(
-        self, tokens: Tensor, flow: str = "none", engine: str = "dense", decode: bool = True
+        self,
+        tokens: Tensor,
+        flow: str = "none",
+        engine: str = "dense",
+        decode: bool = True,
+        whole: bool = False,
     ) -> list[Tensor]:
         """What the model says at the last prompt token, and after a token decoded behind it: fp32, [width] each.
 
-        `tokens` may be a batch, of which the first sample is read.
+        `tokens` may be a batch, of which the first sample is read. With `whole`, the first is of every token behind
+        the video, [token, width]: what slips past a mask may come no further than to the next one.
         """
         resolved = Flow.load(flow).bind(len(decoder_layers(self.decoder))).resolve(self.layout)
         with applied(self.model, self.decoder, [resolved], engine) if flow != "none" else nullcontext():
             ones = torch.ones_like(tokens)
-            said: list[Any] = [self._forward(input_ids=tokens, attention_mask=ones)]
+            said: list[Any] = [self._forward(whole, input_ids=tokens, attention_mask=ones)]
             if decode:
                 step = self.clean[:, :1].expand(len(tokens), -1)  # any token will do
                 going_on = going_on_from(self.model, cache_in(said[0]))
                 ones = torch.ones(len(tokens), tokens.shape[1] + 1, dtype=tokens.dtype, device=tokens.device)
-                said.append(self._forward(input_ids=step, attention_mask=ones, **going_on))
-        return [_last(each) for each in said]
+                said.append(self._forward(False, input_ids=step, attention_mask=ones, **going_on))
+        return [_behind_video(said[0]) if whole else _last(said[0]), *map(_last, said[1:])]
 
-    def _forward(self, **inputs: Any) -> Any:
-        return self.model(**inputs, **keeping(self.model, 1), use_cache=True)
+    def _forward(self, whole: bool, **inputs: Any) -> Any:
+        kept = {} if whole else keeping(self.model, 1)
+        return self.model(**inputs, **kept, use_cache=True)
 
 
 @contextmanager
@@ -105,10 +112,19 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 def _last(output: Any) -> Tensor:
+    return _said(output)[-1].float()
+
+
+def _behind_video(output: Any) -> Tensor:
+    return _said(output)[_LAYOUT.groups["video"][-1].stop :].float()
+
+
+def _said(output: Any) -> Tensor:
+    """Logits, or the last hidden states of a model without a head, [token, width], of the first sample."""
     states = getattr(output, "logits", None)
     states = output.last_hidden_state if states is None else states
-    last: Tensor = states[0, -1].float()
-    return last
+    first: Tensor = states[0]
+    return first
 
 
 def _special(config: Any) -> Iterator[int]:

@@ -33,11 +33,20 @@ def prove(model: nn.Module) -> None:
         return
     with quietly(model):
         probe = Probe.of(model)
-        (stock,), (sham,) = probe.run(probe.clean, decode=False), probe.run(probe.clean, "sham", decode=False)
-        (cut,), (other,) = (probe.run(each, ISOLATE, decode=False) for each in (probe.clean, probe.other))
+        (stock,), (sham,) = (
+            probe.run(probe.clean, decode=False, whole=True),
+            probe.run(probe.clean, "sham", decode=False, whole=True),
+        )
+        (cut,), (other,) = (
+            probe.run(each, ISOLATE, decode=False, whole=True) for each in (probe.clean, probe.other)
+        )
         leaked = difference(cut, other)
         allowed = allowed_leak(probe) if leaked else 0.0
-        seen = difference(stock, *probe.run(probe.other, decode=False)) if torch.equal(sham, cut) else 0.0
+        seen = (
+            difference(stock, *probe.run(probe.other, decode=False, whole=True))
+            if torch.equal(sham, cut)
+            else 0.0
+        )
     who = f"{type(model).__name__} ({attention_implementation(decoder)} attention)"
     changed = difference(stock, sham)
     if changed > rounding_of(model):
@@ -58,7 +67,9 @@ def prove(model: nn.Module) -> None:
 def allowed_leak(probe: Probe) -> float:
     """How far rounding alone may move the last token: measured by running it once more, in a batch of two."""
     both = torch.cat([probe.clean, probe.other])
-    (alone,), (in_batch,) = (probe.run(each, ISOLATE, decode=False) for each in (probe.clean, both))
+    (alone,), (in_batch,) = (
+        probe.run(each, ISOLATE, decode=False, whole=True) for each in (probe.clean, both)
+    )
     moved = difference(alone, in_batch)
     if not moved:
         return 0.0

@@ -59,8 +59,9 @@ def require_self_check(model: nn.Module, engine: str = "sparse") -> list[Check]:
 
 
 def _run(probe: Probe) -> list[Check]:
-    baseline, sham, cut = (probe.run(probe.clean, flow) for flow in ("none", "sham", ISOLATE))
-    other_baseline, other_cut = probe.run(probe.other), probe.run(probe.other, ISOLATE)
+    baseline, sham, cut = (probe.run(probe.clean, flow, whole=True) for flow in ("none", "sham", ISOLATE))
+    other_baseline = probe.run(probe.other, whole=True)
+    other_cut = probe.run(probe.other, ISOLATE, whole=True)
     rounding = rounding_of(probe.model)
     checks = []
     for stage, name in enumerate(("prefill", "decoding")):

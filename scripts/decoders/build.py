@@ -108,6 +108,7 @@ def _shrunk(kind: Any, sizes: dict[str, Any]) -> Any:
     fields = {name: value for name, value in sizes.items() if hasattr(plain, name)}
     if "qk_rope_head_dim" in fields and "head_dim" in fields:  # latent attention: the rotary part alone
         fields["head_dim"] = fields["qk_rope_head_dim"]
+        fields["num_key_value_heads"] = fields["num_attention_heads"]
     try:
         return kind(**fields, **parts)
     except Exception:  # some families check one number against another: leave out what only some have

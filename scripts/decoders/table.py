@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 import transformers
 
+from scripts.decoders.build import families
+
 HEAD = """# Decoder families
 
 Written by `python -m scripts.decoders --write` on {day}, with transformers {transformers} and torch {torch}, on a CPU
@@ -17,8 +19,7 @@ in fp32. Every family of `AutoModelForCausalLM` and `AutoModelForImageTextToText
 random weights and a prompt of 27 text tokens. A family is **exact** where both engines equal masks put on by hand, in
 prefill and in a decoded step (within 2e-5 of the largest logit), where a sweep equals one masked forward a knockout,
 the self-check passes, and the ledger is within 1 % of a count of the operators that ran, or is not given. It is
-**refused** where entering `intervene` raises UnsupportedModelError, for the reason that is given. There is no third
-outcome.
+**refused** where entering `intervene` raises UnsupportedModelError, for the reason that is given.
 
 {counts}
 
@@ -43,12 +44,15 @@ def write(path: Path, outcomes: Mapping[tuple[str, bool], tuple[str, str, str]])
         f"| {name} | {'image or video' if sees else 'text'} | {attention} | {outcome} | {_cell(detail)} |"
         for (name, sees), (attention, outcome, detail) in sorted(tried.items())
     ]
+    waiting = [name for name, sees in families() if (name, sees) not in outcomes]
     left = sorted({name for (name, _), row in outcomes.items() if row[1] == "not built"})
     tail = (
         "\n\nNot built tiny by the usual names of sizes, and so not tried: " + ", ".join(left) + ".\n"
         if left
         else "\n"
     )
+    if waiting:
+        tail += "\nNot tried yet (the run goes on where it was): " + ", ".join(sorted(set(waiting))) + ".\n"
     path.write_text(head + "\n".join(rows) + tail)
 
 
