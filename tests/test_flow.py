@@ -33,7 +33,7 @@ RANGES = {
     "effective-llava-next-13b": ((6, 15), (6, 20), (16, 30), 40),
     "effective-mini-internvl-4b": ((6, 15), (6, 20), (11, 30), 32),
     "effective-videollama3-7b": ((1, 15), (6, 20), (21, 28), 28),
-    "effective-flow-tiny": ((1, 4), None, (1, 12), 12),
+    "effective-flow-tiny": ((1, 4), (3, 8), (5, 12), 12),
 }
 
 

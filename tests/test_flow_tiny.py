@@ -278,7 +278,8 @@ def share_right(flow: str) -> float:
     model, right, chosen = wrapper(), 0, some_of_every_family()
     named = Flow.load("+".join(KINDS))
     bound = Flow.load(flow, checkpoint="flow-tiny")
-    for document in chosen:
+    for row in chosen:
+        document = {**row, "start": None, "end": None}
         chat, frames = model.chat, read_frames(str(flowbench_dir() / document["video"]), NUM_FRAMES)
         prompt, tensors = chat.prompt(chat.render(doc_to_messages(document)), frames)
         layout = find_groups(prompt, doc_to_text(document), document, named).layout
