@@ -1,4 +1,4 @@
-# make quickstart   set up .venv, run the bundled model on the bundled benchmark under four arms, compare them
+# make quickstart   set up .venv, run the bundled model on the bundled benchmark: the paper's Table 3 in small
 # make leaderboard  the same with all twelve arms
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
 # make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
@@ -9,7 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/quickstart
 KILLS ?= 20
-ARMS ?= flowbench flowbench_flow_cross_frame_first_half flowbench_flow_cross_frame_second_half flowbench_flow_blind
+ARM = flowbench_flow_
+ARMS ?= flowbench $(ARM)effective $(ARM)effective_closed $(ARM)random_1 $(ARM)mirrored $(ARM)cross_frame_first_half $(ARM)blind
 COMMA := ,
 TASKS = $(subst $(eval) ,$(COMMA),$(strip $(ARMS)))
 BIN = $(VENV)/bin

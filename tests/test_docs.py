@@ -97,6 +97,8 @@ def test_commands_in_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> Non
         main(["--help"])
     known = capsys.readouterr().out
     for command in set(
-        re.findall(r"lmms-flow (show|flows|tasks|verify|eval|compare)\b", (ROOT / "README.md").read_text())
+        re.findall(
+            r"lmms-flow (show|flows|tasks|verify|eval|compare|doctor)\b", (ROOT / "README.md").read_text()
+        )
     ):
         assert command in known

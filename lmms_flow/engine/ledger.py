@@ -104,7 +104,7 @@ def ledger(
 
     `layout` may be a number of tokens under `none`, which needs no groups. `vision` are the FLOPs of the vision tower,
     from `counting_vision`. A prompt is counted on its own: padding in a batch and work that arms share are not in it.
-    The first call reads the model's sizes, a new layout takes milliseconds, and one that was seen well below one.
+    The first call reads the model's sizes, a new layout takes milliseconds, and one that was seen about one.
     Raises FlowError where the flow does not fit, and where a layer's FLOPs can't be told.
     """
     return ledger_of(_shape_now(model), flow, layout, engine, vision=vision, setting=Setting.of(model))

@@ -59,7 +59,7 @@ def _overrides(part: nn.Module) -> tuple[Any, ...]:
 
 def adapters_of(part: nn.Module) -> tuple[str, ...]:
     """Which adapters a module runs with; nothing for one that is no adapter's."""
-    if not hasattr(type(part), "active_adapters"):
+    if "merged_adapters" not in part.__dict__:  # whole models of transformers have methods of the other names
         return ()
     return tuple(repr(getattr(part, name, None)) for name in _ADAPTER)
 
