@@ -71,11 +71,16 @@ def allowed_leak(probe: Probe) -> float:
         probe.run(each, ISOLATE, decode=False, whole=True) for each in (probe.clean, both)
     )
     moved = difference(alone, in_batch)
-    if not moved:
+    if not moved and not _has_experts(probe.model):
         return 0.0
     kind = _dtype(probe.model)
     a_few_bits = (32 if kind == torch.float32 else 2) * torch.finfo(kind).eps
     return min(max(TIMES * moved, a_few_bits), rounding_of(probe.model))
+
+
+def _has_experts(model: nn.Module) -> bool:
+    """Whether tokens are batched by expert, so that the last bits hang on the others; one batch may happen to agree."""
+    return any("expert" in name for name, _ in model.named_modules())
 
 
 def rounding_of(model: nn.Module) -> float:
