@@ -702,6 +702,15 @@ def test_every_family_passes_the_self_check(family: str, attn: str) -> None:
     assert [check for check in require_self_check(model) if not check.passed] == []
 
 
+def test_what_a_model_remembers_of_another_batch_is_left_alone() -> None:
+    """Qwen-VL keeps the shift of its positions, [sample, 1], from the prompt that it read last."""
+    model, _ = tiny("qwen2_vl", layers=LAYERS, attn_implementation="sdpa")
+    before = torch.tensor([[3], [5]])
+    model.model.rope_deltas = before
+    require_self_check(model)
+    assert model.model.rope_deltas is before
+
+
 @pytest.mark.parametrize("layer", [0, 2, LAYERS - 1])
 @pytest.mark.parametrize("stage", ["prefill", "decoding"])
 def test_a_single_layer_that_ignores_its_mask_fails_the_self_check(

@@ -119,7 +119,7 @@ def test_the_entry_point_tells_it_and_never_raises() -> None:
         names, (line,) = seen[spoil]
         assert names == (0 if "ModelManifest" in spoil else len(plugin.MODELS)), spoil
         assert said in line
-        assert log_text.count(line) == 1
+        assert log_text.count(line) == [seen[one][1] for one in SPOILT].count([line])
 
 
 def test_our_own_command_refuses_a_host_without_a_place_for_our_tasks() -> None:

@@ -170,6 +170,11 @@ class Contract:
             raise FlowError(
                 "the model's attention implementation was changed inside the block: change it before"
             )
+        if self._decoder.training and torch.is_grad_enabled() and _checkpoints(self._layers):
+            raise UnsupportedModelError(
+                "gradient checkpointing runs the layers a second time, when the flow may be gone: switch it off "
+                "with model.gradient_checkpointing_disable()"
+            )
 
     def _beside(self) -> tuple[int, ...]:
         return tuple(id(block) for block in open_blocks(self._decoder))
@@ -193,6 +198,10 @@ def _check_cache(cache: Any) -> None:
             f"flows need a dynamic key/value cache (DynamicCache), not a {type(cache).__name__}"
             + (f" of {', '.join(kinds)}" if kinds else "")
         )
+
+
+def _checkpoints(layers: Sequence[nn.Module]) -> bool:
+    return any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
 
 
 def _wrong_length(sample: int, length: int, layout: Layout, more: int) -> str:

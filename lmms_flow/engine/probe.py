@@ -84,12 +84,25 @@ class Probe:
         return self.model(**inputs, **kept, use_cache=True)
 
 
+HELD = (
+    "rope_deltas",
+)  # what a model remembers of the batch before, of another size (Qwen-VL's 3D positions)
+
+
 @contextmanager
 def quietly(model: nn.Module) -> Iterator[None]:
     """Inside, the model can be run and nothing is left of it: no gradients, no dropout, no hooks but ours."""
     training = [part for part in model.modules() if part.training]
     for part in training:
         part.training = False
+    held = [
+        (part, name, part.__dict__[name])
+        for part in model.modules()
+        for name in HELD
+        if name in part.__dict__
+    ]
+    for part, name, _ in held:
+        setattr(part, name, None)
     try:
         with without_foreign_hooks(model), torch.no_grad():
             yield
@@ -104,6 +117,8 @@ def quietly(model: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+        for part, name, value in held:
+            setattr(part, name, value)
 
 
 def difference(a: Tensor, b: Tensor) -> float:
