@@ -42,5 +42,5 @@ def test_the_readme_shows_what_the_quickstart_measures(tmp_path: Path) -> None:
         assert accuracy.split()[0] == f"{100 * float(row['accuracy']):.1f}", flow
         if difference:
             assert difference.split()[0] == f"{100 * float(row['difference']):+.1f}", flow
-        assert edges == f"{100 * float(row['edges_kept']):.1f} %", flow
-        assert flops == f"{100 * float(row['flops']):.1f} %", flow
+        assert edges == f"{100 * float(row['share_of_edges_kept']):.1f} %", flow
+        assert flops == f"{100 * float(row['share_of_full_flops']):.1f} %", flow
