@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/quickstart
 KILLS ?= 20
+JOBS ?= 2
 ARM = flowbench_flow_
 ARMS ?= flowbench $(ARM)effective $(ARM)effective_closed $(ARM)random_1 $(ARM)mirrored $(ARM)cross_frame_first_half $(ARM)blind
 COMMA := ,
@@ -31,7 +32,7 @@ leaderboard: OUT = out/leaderboard
 leaderboard: quickstart
 
 test: $(VENV)/.installed
-	$(TEST) -m "not host" $(PYTEST_ARGS)
+	$(TEST) -n $(JOBS) --dist loadfile -m "not host" $(PYTEST_ARGS)
 
 test-host: $(VENV)/.installed
 	$(TEST) -m host $(PYTEST_ARGS)
