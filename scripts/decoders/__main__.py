@@ -26,13 +26,14 @@ def main() -> None:
     """Tries what is not known yet and, with --write, writes docs/decoders.md."""
     parser = argparse.ArgumentParser(prog="python -m scripts.decoders", description=__doc__)
     parser.add_argument("--only", nargs="*", help="families to try anew")
-    parser.add_argument("--state", type=Path, default=Path("/tmp/decoders.jsonl"), help="the outcomes so far")
+    parser.add_argument("--state", type=Path, default=Path("runs/decoders.jsonl"), help="the outcomes so far")
     parser.add_argument("--write", action="store_true", help="write docs/decoders.md")
     parser.add_argument("--no-trials", action="store_true", help="write what is known so far")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
+    args.state.parent.mkdir(parents=True, exist_ok=True)
     known = _known(args.state)
     for name, sees in [] if args.no_trials else families():
         if args.only is not None and name not in args.only:
