@@ -54,7 +54,7 @@ $(VENV)/.installed: requirements.lock setup.cfg
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lmms-flow needs Python 3.11 or later; PYTHON=python3.11 make ... names one")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)
-	@echo "installing by requirements.lock: about 5 GB on disk, torch is most of it"
+	@echo "installing by requirements.lock: 6.6 GB on disk, torch is most of it"
 	$(UV) pip sync --require-hashes requirements.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
