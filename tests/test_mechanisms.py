@@ -278,3 +278,26 @@ def test_the_proof_leaves_nothing_behind_and_is_made_once(monkeypatch: pytest.Mo
     assert model.training
     assert all(part.training for part in model.modules())
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# A window that the cache keeps and the mask does not know
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_a_window_that_only_the_cache_knows_is_refused(attn: str) -> None:
+    """Moshi's text model reads a prompt whole and decodes from its last tokens: it contradicts itself."""
+    model = text_model("Moshi", attn, sliding_window=16, ffn_dim=96, num_codebooks=2)
+    with pytest.raises(UnsupportedModelError, match=r"window of 16 tokens that its cache keeps and its mask"):
+        intervene(model, "blind", LAYOUT).__enter__()
+    assert model.config.sliding_window == 16
+
+
+@pytest.mark.parametrize("kind", ["Mistral", "Gemma2", "Gemma3", "Phi3", "Qwen2"])
+def test_windows_that_masks_know_are_let_in(kind: str) -> None:
+    config = {"Qwen2": {"use_sliding_window": True, "max_window_layers": 2}}.get(kind, {})
+    name = "Gemma3Text" if kind == "Gemma3" else kind
+    settings = getattr(transformers, f"{name}Config")(**(SIZES | {"sliding_window": 16} | config))
+    kind_class = getattr(transformers, f"{kind}ForCausalLM")
+    model = lively(kind_class._from_config(settings, attn_implementation="eager"))
+    with intervene(model, "blind", LAYOUT):
+        pass

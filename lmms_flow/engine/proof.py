@@ -15,11 +15,13 @@ from .decoder import attention_implementation, find_decoder
 from .errors import UnsupportedModelError
 from .hooks import open_blocks
 from .probe import ISOLATE, Probe, difference, quietly
+from .windows import has_windows
 
 _proven: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
 # A mixture of experts rounds by how many rows an expert is given: what is cut off moves the last bits. Up to so many
 # times what another batch moves is rounding.
 TIMES = 8.0
+NARROW = 4  # tokens of a window that the made-up prompt is longer than
 
 
 def prove(model: nn.Module) -> None:
@@ -47,6 +49,7 @@ def prove(model: nn.Module) -> None:
             if torch.equal(sham, cut)
             else 0.0
         )
+        windowed = not has_windows(decoder) or _follows_its_window(probe, stock)
     who = f"{type(model).__name__} ({attention_implementation(decoder)} attention)"
     changed = difference(stock, sham)
     if changed > rounding_of(model):
@@ -61,7 +64,24 @@ def prove(model: nn.Module) -> None:
         )
     if seen > rounding_of(model):
         raise UnsupportedModelError(f"{who} ignores its mask: a cut changes nothing")
+    if not windowed:
+        raise UnsupportedModelError(
+            f"{who} has a window of {decoder.config.sliding_window} tokens that its cache keeps and its mask does not "  # type: ignore[union-attr]
+            "know: it reads a prompt otherwise than it goes on from it. Set sliding_window=None in its configuration"
+        )
     known.add(key)
+
+
+def _follows_its_window(probe: Probe, stock: torch.Tensor) -> bool:
+    """Whether a narrower window of the configuration changes what the model says, as it does where masks know it."""
+    config: Any = probe.decoder.config
+    before = config.sliding_window
+    config.sliding_window = NARROW
+    try:
+        (narrow,) = probe.run(probe.clean, decode=False, whole=True)
+    finally:
+        config.sliding_window = before
+    return not torch.equal(stock, narrow)
 
 
 def allowed_leak(probe: Probe) -> float:
