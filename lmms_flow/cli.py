@@ -8,10 +8,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from .flow import FlowError
 from .flow.errors import nearest
 from .harness.plugin import MODELS
+
+RAW = argparse.RawDescriptionHelpFormatter
+Commands: TypeAlias = Any  # argparse has no public name for what add_subparsers returns
 
 LANGUAGE = """\
 a flow in one line (docs/language.md has it whole):
@@ -63,14 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="lmms-flow", description=__doc__, epilog=LANGUAGE, formatter_class=raw
+        prog="lmms-flow", description=__doc__, epilog=LANGUAGE, formatter_class=RAW
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_show(commands)
+    _add_small_commands(commands)
+    _add_verify(commands)
+    commands.add_parser("eval", help="lmms-eval with our tasks known and an honest exit status")
+    _add_compare(commands)
+    return parser
 
+
+def _add_show(commands: Commands) -> None:
     show = commands.add_parser(
-        "show", help="what a flow cuts, layer by layer", epilog=LANGUAGE, formatter_class=raw
+        "show", help="what a flow cuts, layer by layer", epilog=LANGUAGE, formatter_class=RAW
     )
     show.add_argument("flow", metavar="FLOW", help="in the one-line language, or a .yaml file")
     show.add_argument(
@@ -82,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--png", type=Path, metavar="FILE", help="draw the masks into this file")
     show.set_defaults(run=_show)
 
+
+def _add_small_commands(commands: Commands) -> None:
     flows = commands.add_parser("flows", help="the pathways that are known, and the controls")
     flows.set_defaults(run=_flows)
 
@@ -89,6 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     tasks.add_argument("--list", action="store_true", help="the names of the tasks instead")
     tasks.set_defaults(run=_tasks)
 
+    doctor = commands.add_parser(
+        "doctor", help="what works on this machine, and what to do where something does not"
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs and bug reports")
+    doctor.set_defaults(run=_doctor)
+
+
+def _add_verify(commands: Commands) -> None:
     verify = commands.add_parser("verify", help="shows that a cut reaches every layer of your checkpoint")
     verify.add_argument(
         "--model",
@@ -98,20 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--model_args", default="", help="as for lmms-eval, such as pretrained=flow-tiny")
     verify.set_defaults(run=_verify)
 
-    doctor = commands.add_parser(
-        "doctor", help="what works on this machine, and what to do where something does not"
-    )
-    doctor.add_argument("--json", action="store_true", help="for programs and bug reports")
-    doctor.set_defaults(run=_doctor)
 
-    commands.add_parser("eval", help="lmms-eval with our tasks known and an honest exit status")
-
+def _add_compare(commands: Commands) -> None:
     compare = commands.add_parser(
         "compare",
         help="a leaderboard of the arms in lmms-eval's output folders, with paired tests",
         description=COMPARE,
         epilog=COMPARE_EXAMPLES,
-        formatter_class=raw,
+        formatter_class=RAW,
     )
     compare.add_argument(
         "folders", nargs="+", metavar="DIR", help="what --output_path named, of one run or of many"
@@ -154,7 +169,6 @@ def _parser() -> argparse.ArgumentParser:
         help="compare although prompts, frames or data differ, and say so",
     )
     compare.set_defaults(run=_compare)
-    return parser
 
 
 def _show(args: argparse.Namespace) -> int:
