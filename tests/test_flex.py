@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import shutil
@@ -167,7 +168,31 @@ def test_the_compiled_kernel_equals_masked_attention() -> None:
     assert largest_difference(by_flex, strips, dense(blocks, 70)) < 1e-5
 
 
-@pytest.mark.usefixtures("_uncompiled")
+@pytest.mark.parametrize("wrong", ["nan", "numbers"])
+def test_a_kernel_that_is_wrong_is_found_out(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first layer is compared with plain attention; strips answer then, and from there on without a second try."""
+    monkeypatch.setattr(strips_module, "FLEX_FROM", {"cpu": 0})
+    monkeypatch.setattr(strips_module, "_PROVED", {})
+    calls = []
+
+    def lies(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        out = flex_attention_forward(*args, **kwargs)[0].clone()
+        out[:, 3, 1] = math.nan if wrong == "nan" else out[:, 3, 1] + out.abs().max() / 10
+        calls.append(1)
+        return out, None
+
+    monkeypatch.setattr(strips_module, "flex_attention_forward", lies)
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    flow = Flow.load("cross_frame@2-+last:last")
+    with pytest.warns(UserWarning, match="FlexAttention differs from plain attention on cpu"):
+        dense = run(model, prompt.tensors, flow, prompt.layout, "dense", new=3)
+        found = run(model, prompt.tensors, flow, prompt.layout, "sparse", new=3)
+    assert difference(dense[0], found[0]) < TOLERANCE
+    assert torch.equal(dense[1].sequences, found[1].sequences)
+    assert calls == [1]
+
+
 @pytest.mark.parametrize("size", [4, 128])
 def test_a_model_on_flex_attention_equals_the_reference(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny Llama under every kind of flow: logits of a prefill and of generated tokens, and off a baseline."""
