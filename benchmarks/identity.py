@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from lmms_flow.model_wrappers.fingerprint import Fingerprints
+from lmms_flow.runner.fingerprint import Fingerprints
 
 RESULTS = Path(__file__).parent / "results" / "identity.json"
 PAPER = 14e9  # bytes of a 7B checkpoint in bfloat16

@@ -35,8 +35,8 @@ from lmms_flow.engine.layer_call import LayerCall, ModelCall
 from lmms_flow.engine.mechanisms import check_mechanisms
 from lmms_flow.engine.model_state import ModelState
 from lmms_flow.flow import PRESETS, Flow
-from lmms_flow.harness.groups import EncodedPrompt, find_groups
-from lmms_flow.model_wrappers.paper_prompt import PAPER_SYSTEM
+from lmms_flow.inputs.groups import EncodedPrompt, find_groups
+from lmms_flow.inputs.paper_prompt import PAPER_SYSTEM
 
 STEADY_IMPORT = "import lmms_eval.models"
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .flow import FlowError
-from .flow.errors import nearest
+from .errors import FlowError, nearest
 from .harness.plugin import MODELS
 
 RAW = argparse.RawDescriptionHelpFormatter
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return evaluate(arguments[1:])
     args = _parser().parse_args(arguments)
-    from .report.runs import ReportError
+    from .errors import ReportError
 
     try:
         return int(args.run(args))
@@ -172,14 +171,14 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from .report.showing import show
+    from .show.showing import show
 
     show(args.flow, args.model, args.png)
     return 0
 
 
 def _flows(args: argparse.Namespace) -> int:
-    from .report.showing import list_flows
+    from .show.showing import list_flows
 
     list_flows()
     return 0
@@ -203,7 +202,7 @@ def _verify(args: argparse.Namespace) -> int:
 
     from .engine import self_check
     from .harness import host
-    from .report.showing import make_console
+    from .show.showing import make_console
 
     if args.model not in MODELS:
         raise FlowError(
@@ -219,9 +218,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from .doctor import as_json, examine, works
-    from .report.findings import print_findings
-    from .report.showing import make_console
+    from .doctor.checks import as_json, examine, works
+    from .doctor.findings import print_findings
+    from .show.showing import make_console
 
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
         findings = examine()
@@ -235,7 +234,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from .report.compare import compare
     from .report.rendering import for_terminal, width_of
-    from .report.showing import make_console
+    from .show.showing import make_console
 
     comparison = compare(
         args.folders,

@@ -23,24 +23,23 @@ from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
-from lmms_flow.flow import Flow, FlowError
+from lmms_flow.errors import FlowError, RunError, SampleError, SkippedSampleError
+from lmms_flow.flow import Flow
 from lmms_flow.harness import host
-from lmms_flow.harness.errors import RunError, SampleError, SkippedSampleError
-from lmms_flow.harness.generation import check_generation, generation_key
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
 from lmms_flow.harness.host_flags import read_flags
-from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import QuestionId, Sample, describe, question_of, unpack
-from lmms_flow.harness.sample_key import digest, file_identity, package_versions, sample_key
+from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.read_ahead import Clip, ReadAhead
-
-from .adapters import find_adapter
-from .answering import Answerer
-from .arguments import ModelArguments, as_read, joined, read_arguments
-from .chat import VideoChat
-from .flows import Flows
-from .identity import checkpoint_identity
+from lmms_flow.records.journal import Journal
+from lmms_flow.records.key import digest, file_identity, package_versions, sample_key
+from lmms_flow.runner.adapters import find_adapter
+from lmms_flow.runner.answering import Answerer
+from lmms_flow.runner.arguments import ModelArguments, as_read, joined, read_arguments
+from lmms_flow.runner.flows import Flows
+from lmms_flow.runner.generation import check_generation, generation_key
+from lmms_flow.runner.identity import checkpoint_identity
 
 SMALL_MODEL = 50_000_000  # parameters
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from lmms_flow.flow import FlowError
+from lmms_flow.errors import FlowError
+from lmms_flow.inputs.chat import Messages, VideoChat
+from lmms_flow.inputs.image_chat import ImageChat, clip_image_processor, own_template
+from lmms_flow.inputs.paper_prompt import paper_template
+from lmms_flow.inputs.tokenizer import load_tokenizer
 
 from .base import FlowModel
-from .chat import Messages, VideoChat
-from .image_chat import ImageChat, clip_image_processor, own_template
-from .internvl_layout import image_size, load_released, tokens_per_frame
-from .paper_prompt import paper_template
-from .tokenizer import load_tokenizer
+from .conversion.internvl import image_size, load_released, tokens_per_frame
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 IMAGE = f"<img>{IMAGE_TOKEN}</img>"  # what frames stand in: the marks are no part of the video

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, VideoLlama3VideoProcessor
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
+from lmms_flow.inputs.chat import Messages, VideoChat
 from lmms_flow.inputs.clock import printed
+from lmms_flow.inputs.image_chat import own_template
+from lmms_flow.inputs.tokenizer import load_tokenizer
 from lmms_flow.inputs.video import Frames
 
 from .base import FlowModel
-from .chat import Messages, VideoChat
-from .image_chat import own_template
-from .tokenizer import load_tokenizer
-from .videollama3_layout import MERGED, is_released, load_videollama3
-from .videollama3_vision import run_as_released
+from .conversion.videollama3 import MERGED, is_released, load_videollama3
+from .conversion.videollama3_vision import run_as_released
 
 TOKENS_PER_FRAME = 144  # at most, 28 x 28 pixels each: the paper's budget of 8 x 144 for 8 frames
 MIN_TOKENS = 16  # of a frame

@@ -101,7 +101,7 @@ def write_results(
 
 
 def write_journal(folder: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Appends to the journal of one task, as `lmms_flow.harness.journal` does."""
+    """Appends to the journal of one task, as `lmms_flow.records.journal` does."""
     listed = list(records)
     file = folder / f"{listed[0]['task']}.rank0.jsonl"
     start = len(file.read_text().splitlines()) if file.exists() else 0

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from lmms_flow.harness.journal import read_journal
+from lmms_flow.records.journal import read_journal
 from tests.host import Environment, host_env, run_cli, start_cli, wait_until
 from tests.hub import serve
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lmms_flow.model_wrappers import adapters
 from lmms_flow.model_wrappers.internvl import InternvlFlow
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+from lmms_flow.runner import adapters
 from tests.checkpoints import HIDDEN, paper_llava
 from tests.checkpoints_internvl import internvl_chat
 from tests.clips import write_clip

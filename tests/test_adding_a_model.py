@@ -9,9 +9,9 @@ import pytest
 import torch
 from lmms_eval.api.instance import Instance
 
-from lmms_flow.harness.journal import read_journal
+from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.model_wrappers.base import FlowModel
-from lmms_flow.model_wrappers.chat import VideoChat
+from lmms_flow.records.journal import read_journal
 from tests.checkpoints import next_video
 from tests.clips import write_clip
 
@@ -82,7 +82,7 @@ def test_token_rows_beside_the_ids_are_padded_with_them() -> None:
     class Tokens:
         pad_token_id, eos_token_id, bos_token_id = 7, 2, 1
 
-    from lmms_flow.harness.groups import EncodedPrompt
+    from lmms_flow.inputs.groups import EncodedPrompt
 
     chat = VideoChat(None, Tokens(), video_token="<v>")
     prompts = [EncodedPrompt("", ids, (), range(0), ()) for ids in ((1, 2, 3), (4, 5))]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lmms_flow.harness.errors import RunError
-from lmms_flow.model_wrappers.arguments import as_read, joined, read_arguments
+from lmms_flow.errors import RunError
+from lmms_flow.runner.arguments import as_read, joined, read_arguments
 
 DEFAULT = {
     "batch_size": 1,

@@ -11,9 +11,9 @@ import pytest
 from lmms_eval.tasks import TaskManager
 
 from lmms_flow.assets import flowbench_dir
+from lmms_flow.errors import RunError
 from lmms_flow.harness import plugin
 from lmms_flow.harness.arms import BENCHMARKS, add_arms, arms_of, leaves, made_config, sub_task
-from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.flow_task import FlowTask
 
 OURS = "llava_vid_flow"
@@ -193,7 +193,7 @@ def test_an_arm_that_asks_in_its_own_way_is_not_the_papers_protocol(tmp_path: Pa
     lines = {"base": "flowbench_object_count", "flow": "video:last"}
     (task,) = load("mine", yaml_task(tmp_path, **lines)).values()
     assert task.config.metadata["protocol"] == "paper"
-    own = "!function lmms_flow.harness.questions.doc_to_visual"
+    own = "!function lmms_flow.tasks.questions.doc_to_visual"
     (task,) = load("mine", yaml_task(tmp_path, **lines, doc_to_visual=own)).values()
     assert "protocol" not in task.config.metadata
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lmms_flow.harness import benchmarks, plugin, questions
-from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.questions import FORMS, Question, doc_to_messages, doc_to_text, doc_to_visual
+from lmms_flow.errors import SampleError
+from lmms_flow.harness import benchmarks, plugin
+from lmms_flow.tasks import questions
+from lmms_flow.tasks.questions import FORMS, Question, doc_to_messages, doc_to_text, doc_to_visual
 from tests.benchmarks_data import MVBENCH_FOLDERS
 from tests.tvbench import QUESTIONS as TVBENCH_QUESTIONS
 

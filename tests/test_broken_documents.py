@@ -11,8 +11,8 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 from lmms_flow.assets import flowbench_dir
+from lmms_flow.errors import RunError
 from lmms_flow.harness import loop, plugin
-from lmms_flow.harness.errors import RunError
 
 OURS = "llava_vid_flow"
 BASE = "flowbench_object_count"

@@ -58,9 +58,9 @@ def test_flow_tinys_prompt_is_the_median_one_of_flowbench() -> None:
 
     from lmms_flow.assets import flow_tiny_dir, flowbench_dir
     from lmms_flow.flow import Flow
-    from lmms_flow.harness.flowbench import FAMILIES, _read
-    from lmms_flow.harness.groups import EncodedPrompt, find_groups
-    from lmms_flow.harness.questions import doc_to_messages, doc_to_text
+    from lmms_flow.inputs.groups import EncodedPrompt, find_groups
+    from lmms_flow.tasks.flowbench.rows import FAMILIES, _read
+    from lmms_flow.tasks.questions import doc_to_messages, doc_to_text
 
     tokenizer = AutoTokenizer.from_pretrained(flow_tiny_dir())
     placeholder = tokenizer.convert_tokens_to_ids("<video>")
@@ -108,7 +108,7 @@ def test_a_picture_says_what_is_cut(
 ) -> None:
     from lmms_flow.flow import Flow
     from lmms_flow.flow.layout import prompt_layout
-    from lmms_flow.report import drawing
+    from lmms_flow.show import drawing
 
     strips = []
     draw = drawing._strip

@@ -14,10 +14,12 @@ import yaml
 from packaging.requirements import Requirement
 
 import lmms_flow
-from lmms_flow import cli, doctor, doctor_videos, versions
-from lmms_flow.doctor import Finding
+from lmms_flow import cli, versions
+from lmms_flow.doctor import checks as doctor
+from lmms_flow.doctor import videos as doctor_videos
+from lmms_flow.doctor.checks import Finding
+from lmms_flow.errors import SampleError
 from lmms_flow.harness import host
-from lmms_flow.harness.errors import SampleError
 
 ROOT = Path(lmms_flow.__file__).parent.parent
 

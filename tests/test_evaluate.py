@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from lmms_flow.harness import flowbench, loop
-from lmms_flow.harness.errors import RunError
+from lmms_flow.errors import RunError
+from lmms_flow.harness import loop
 from lmms_flow.harness.evaluate import main
-from lmms_flow.harness.journal import Journal, read_journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import Outcome
 from lmms_flow.inputs.sampling import midpoints
 from lmms_flow.inputs.video import read_frames
+from lmms_flow.records.journal import Journal, read_journal
+from lmms_flow.tasks.flowbench import rows as flowbench
 from tests.test_task import made_flowbench
 
 pytestmark = pytest.mark.timeout(300)

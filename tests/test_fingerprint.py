@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmms_flow.model_wrappers.fingerprint import CHUNK, Fingerprints, weighted_sum
+from lmms_flow.runner.fingerprint import CHUNK, Fingerprints, weighted_sum
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.uint8, torch.bool, torch.float64)
 
@@ -80,7 +80,7 @@ def test_the_way_of_a_device_does_not_depend_on_its_chunks(monkeypatch: pytest.M
     words = torch.arange(1000)
     whole = weighted_sum(words)
     for size in (7, 999, 1000):
-        monkeypatch.setattr("lmms_flow.model_wrappers.fingerprint.CHUNK", size)
+        monkeypatch.setattr("lmms_flow.runner.fingerprint.CHUNK", size)
         assert weighted_sum(words) == whole
     assert CHUNK > 1000
 

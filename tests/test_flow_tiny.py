@@ -16,10 +16,10 @@ from lmms_flow.assets import flow_tiny_dir, flowbench_dir
 from lmms_flow.engine import intervene
 from lmms_flow.flow import Flow, find_preset
 from lmms_flow.flow.pathway import KINDS
-from lmms_flow.harness.groups import find_groups
-from lmms_flow.harness.questions import doc_to_messages, doc_to_text
+from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+from lmms_flow.tasks.questions import doc_to_messages, doc_to_text
 from scripts.flow_tiny.card import (
     TEMPLATE,
     ablation_table,

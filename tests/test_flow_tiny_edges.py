@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lmms_flow.engine import intervene
 from lmms_flow.flow import Flow, Layout
-from lmms_flow.harness.groups import find_groups
-from lmms_flow.harness.questions import doc_to_messages, doc_to_text
+from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import Frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+from lmms_flow.tasks.questions import doc_to_messages, doc_to_text
 from scripts.flow_tiny.data import Batch, Mixture
 from scripts.flow_tiny.edges import BESIDE, DIRECT, OUTSIDE, PLANTED, THE_WAY, Draw, EdgeDropout
 from scripts.flow_tiny.forward import packed_masks, packed_positions, run_layers, split_branches, text_masks

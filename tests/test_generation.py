@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lmms_flow.harness.errors import RunError
-from lmms_flow.harness.generation import (
+from lmms_flow.errors import RunError
+from lmms_flow.runner.generation import (
     APPLIED,
     DEFAULT_NEW_TOKENS,
     check_generation,

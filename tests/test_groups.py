@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lmms_flow.assets import flow_tiny_dir
+from lmms_flow.errors import SampleError
 from lmms_flow.flow import Flow
-from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.groups import EncodedPrompt, PromptGroups, find_groups
-from lmms_flow.harness.options import find_options, stem_end, true_letter
-from lmms_flow.model_wrappers.pooled_llava import PAPER_TEMPLATE
+from lmms_flow.inputs.groups import EncodedPrompt, PromptGroups, find_groups
+from lmms_flow.inputs.options import find_options, stem_end, true_letter
+from lmms_flow.model_wrappers.llava_vid import PAPER_TEMPLATE
 from tests.checkpoints import CORPUS, llama_tokenizer
 
 VIDEO, FRAMES, PER_FRAME = "<image>", 4, 3

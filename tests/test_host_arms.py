@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmms_flow.flow import Flow
-from lmms_flow.harness.journal import read_journal
+from lmms_flow.records.journal import read_journal
 from tests.checkpoints import paper_llava
 from tests.host import Environment, host_env, run_cli
 from tests.hub import Hub

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lmms_flow.harness.journal import read_journal
-from lmms_flow.harness.record import SampleRecord
 from lmms_flow.inputs.sampling import linspace, midpoints, segment_starts
+from lmms_flow.records.journal import read_journal
+from lmms_flow.records.record import SampleRecord
 from tests import benchmarks_data as data
 from tests.checkpoints import paper_llava
 from tests.host import host_env, run_cli

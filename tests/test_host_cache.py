@@ -16,9 +16,9 @@ from lmms_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
+from lmms_flow.errors import RunError
 from lmms_flow.harness import host, plugin
-from lmms_flow.harness.errors import RunError
-from lmms_flow.model_wrappers.answering import Answerer
+from lmms_flow.runner.answering import Answerer
 
 TASK = "flowbench_object_count"
 OURS = "llava_vid_flow"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_flow.harness.journal import read_journal
+from lmms_flow.records.journal import read_journal
 from tests.clips import write_clip
 from tests.host import Environment, host_env, processes_in, run_cli
 from tests.hub import Hub
@@ -26,15 +26,15 @@ dataset_path: json
 dataset_kwargs: {{data_files: {{test: {rows}}}}}
 test_split: test
 output_type: generate_until
-doc_to_visual: !function lmms_flow.harness.questions.doc_to_visual
-doc_to_text: !function lmms_flow.harness.questions.doc_to_text
-doc_to_messages: !function lmms_flow.harness.questions.doc_to_messages
-doc_to_target: !function lmms_flow.harness.questions.doc_to_target
-process_results: !function lmms_flow.harness.questions.process_results
+doc_to_visual: !function lmms_flow.tasks.questions.doc_to_visual
+doc_to_text: !function lmms_flow.tasks.questions.doc_to_text
+doc_to_messages: !function lmms_flow.tasks.questions.doc_to_messages
+doc_to_target: !function lmms_flow.tasks.questions.doc_to_target
+process_results: !function lmms_flow.tasks.questions.process_results
 generation_kwargs: {{max_new_tokens: 1}}
 metric_list:
   - {{metric: accuracy, aggregation: mean, higher_is_better: true}}
-  - {{metric: errors, aggregation: !function lmms_flow.harness.questions.total, higher_is_better: false}}
+  - {{metric: errors, aggregation: !function lmms_flow.harness.totals.total, higher_is_better: false}}
 metadata: {{lmms_flow: true, protocol: paper}}
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmms_flow.harness.journal import read_journal
+from lmms_flow.records.journal import read_journal
 from tests.checkpoints_internvl import internvl_chat
 from tests.checkpoints_videollama3 import videollama3
 from tests.host import host_env, run_cli

@@ -15,8 +15,8 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 import lmms_flow
+from lmms_flow.errors import RunError
 from lmms_flow.harness import host, plugin
-from lmms_flow.harness.errors import RunError
 from lmms_flow.harness.host_flags import DEFAULT_SEED, REFUSED, read_flags
 
 DOCS = Path(lmms_flow.__file__).parent.parent / "docs/host-flags.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_flow.harness.journal import read_journal
+from lmms_flow.records.journal import read_journal
 from tests.host import host_env, run_cli
 from tests.hub import Hub
 

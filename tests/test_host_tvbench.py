@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lmms_flow.flow import Flow
-from lmms_flow.harness.journal import read_journal
-from lmms_flow.harness.record import SampleRecord
+from lmms_flow.records.journal import read_journal
+from lmms_flow.records.record import SampleRecord
 from tests.conftest import PAPER_7B
 from tests.host import host_env, run_cli
 from tests.hub import Hub

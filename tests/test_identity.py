@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lmms_flow import assets
-from lmms_flow.model_wrappers.identity import checkpoint_identity
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+from lmms_flow.runner.identity import checkpoint_identity
 
 
 @pytest.fixture

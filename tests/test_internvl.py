@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lmms_flow.engine.sparse import has_windows
 from lmms_flow.flow import Flow
-from lmms_flow.harness.groups import find_groups
+from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.internvl import InternvlFlow
 from tests.checkpoints_internvl import (

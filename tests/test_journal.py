@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lmms_flow.harness.errors import RunError, SampleError
-from lmms_flow.harness.journal import Journal, read_journal, slug
-from lmms_flow.harness.record import SampleRecord
-from lmms_flow.harness.sample_key import digest, file_identity, sample_key
+from lmms_flow.errors import RunError, SampleError
+from lmms_flow.records.journal import Journal, read_journal, slug
+from lmms_flow.records.key import digest, file_identity, sample_key
+from lmms_flow.records.record import SampleRecord
 
 FULL = SampleRecord(
     id="clip-3",

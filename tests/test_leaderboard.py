@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from lmms_flow.cli import main
+from lmms_flow.errors import ReportError
 from lmms_flow.report.board import Settings, make_boards
-from lmms_flow.report.runs import ReportError, read_arms
+from lmms_flow.report.board_tables import all_tables
+from lmms_flow.report.runs import read_arms
 from lmms_flow.report.table import Column, Table, flops, one_line, p_value
-from lmms_flow.report.tables import all_tables
 from tests.lmms_logs import write_log
 
 COUNT, ACTION = "tvbench_flow_object_count", "tvbench_flow_action_antonym"

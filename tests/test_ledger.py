@@ -25,7 +25,7 @@ from lmms_flow.engine.workload import Setting
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway, Preset, find_preset
 from lmms_flow.flow.layout import prompt_layout
 from lmms_flow.flow.shapes import SHAPES, DecoderShape, llava_next_video_shape
-from lmms_flow.report.costs import flops, known_shape, mebibytes
+from lmms_flow.show.costs import flops, known_shape, mebibytes
 from tests.layouts import random_layout
 from tests.models import FAMILIES, VIDEO_FAMILIES, tiny
 

@@ -23,15 +23,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lmms_flow.assets import flow_tiny_dir
+from lmms_flow.errors import RunError, SampleError
 from lmms_flow.flow import Flow
-from lmms_flow.harness.errors import RunError, SampleError
-from lmms_flow.harness.journal import read_journal
-from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.sample import Sample
+from lmms_flow.inputs.image_chat import resized, resized_size
 from lmms_flow.inputs.video import Frames, read_frames
-from lmms_flow.model_wrappers.image_chat import resized, resized_size
-from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
-from lmms_flow.model_wrappers.pooled_llava import PooledProjector
+from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow, PooledProjector
+from lmms_flow.records.journal import read_journal
+from lmms_flow.records.record import SampleRecord
 from tests.by_hand import greedy_tokens, load_paper_model, video_features
 from tests.checkpoints import image_base, next_video, paper_llava
 from tests.clips import write_clip

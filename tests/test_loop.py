@@ -15,13 +15,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from lmms_flow.errors import MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.flow import FlowError
 from lmms_flow.harness import loop
-from lmms_flow.harness.errors import MissingVideoError, RunError, SampleError, SkippedSampleError
-from lmms_flow.harness.journal import Journal, read_journal
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.sample import Outcome, Sample
+from lmms_flow.records.journal import Journal, read_journal
+from lmms_flow.records.record import SampleRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 GEN_KWARGS = {"max_new_tokens": 1, "until": ["\n\n"]}
@@ -396,7 +396,7 @@ def log():
 VICTIM = """
 import sys, time
 from pathlib import Path
-from lmms_flow.harness.journal import Journal
+from lmms_flow.records.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import Outcome
 from tests.test_loop import DOCS, request

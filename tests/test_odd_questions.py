@@ -9,9 +9,9 @@ import pytest
 
 from lmms_flow.flow import Flow
 from lmms_flow.harness import benchmarks
-from lmms_flow.harness.groups import find_groups
-from lmms_flow.harness.questions import Question, doc_to_messages
+from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames
+from lmms_flow.tasks.questions import Question, doc_to_messages
 from tests.clips import write_clip
 from tests.test_benchmarks import TASKS, Rows, read
 from tests.test_prompts import PROMPTS, SYSTEM, loaded

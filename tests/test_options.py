@@ -9,12 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from lmms_flow.errors import SampleError
 from lmms_flow.flow import Flow
-from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.groups import find_groups
-from lmms_flow.harness.options import find_options, option_words, true_letter
-from lmms_flow.harness.questions import FORMS as FORMS_OF_OURS
-from lmms_flow.harness.questions import doc_to_text
+from lmms_flow.inputs.groups import find_groups
+from lmms_flow.inputs.options import find_options, option_words, true_letter
+from lmms_flow.tasks.questions import FORMS as FORMS_OF_OURS
+from lmms_flow.tasks.questions import doc_to_text
 from tests.test_groups import KINDS, decoded, encode, prompt_of
 
 FORMS = ["({}) {}", "{}. {}", "{}: {}", "{}) {}"]

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from lmms_flow.harness.plugin import tasks_folder
-from lmms_flow.harness.questions import doc_to_messages
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.base import FlowModel
 from lmms_flow.model_wrappers.internvl import InternvlFlow
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow
+from lmms_flow.tasks.questions import doc_to_messages
 from tests.checkpoints import paper_llava
 from tests.checkpoints_internvl import PHI_TEMPLATE, internvl_chat
 from tests.checkpoints_videollama3 import videollama3

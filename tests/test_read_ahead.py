@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.inputs.workers import Workers

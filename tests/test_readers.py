@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmms_flow.harness.errors import RunError, SampleError
-from lmms_flow.harness.sample_key import digest, package_versions
+from lmms_flow.errors import RunError, SampleError
 from lmms_flow.inputs.clip import ANY_READER, READERS
 from lmms_flow.inputs.video import read_frames
-from lmms_flow.model_wrappers.arguments import read_arguments
 from lmms_flow.model_wrappers.base import FlowModel
+from lmms_flow.records.key import digest, package_versions
+from lmms_flow.runner.arguments import read_arguments
 from scripts.videos.coded import encode, number
 from scripts.videos.kinds import KINDS
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lmms_flow.cli import main
+from lmms_flow.errors import ReportError
 from lmms_flow.report.arms import arm_names, baseline_of, benchmark_of, sham_of
-from lmms_flow.report.runs import ReportError, read_arms, read_runs
+from lmms_flow.report.runs import read_arms, read_runs
 from lmms_flow.report.statistics import accuracy, paired
 from tests.lmms_logs import write_log
 

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.clock import Clock, printed, read_clock, shown_times
 from lmms_flow.inputs.sampling import frame_indices
 from lmms_flow.inputs.video import read_frames

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lmms_flow.report.runs import ReportError, read_arms
+from lmms_flow.errors import ReportError
+from lmms_flow.report.runs import read_arms
 from lmms_flow.report.scores import category, find_metric, is_right
 from lmms_flow.report.statistics import accuracy
 from tests.lmms_logs import record, write_journal, write_lines, write_log, write_results, write_stock_log

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmms_flow.harness import flowbench, plugin, questions
-from lmms_flow.harness.questions import Question, answered_letter, process_results
-from lmms_flow.harness.record import SampleRecord
+from lmms_flow.harness import plugin
+from lmms_flow.records.record import SampleRecord
+from lmms_flow.tasks import questions
+from lmms_flow.tasks.flowbench import rows as flowbench
+from lmms_flow.tasks.questions import Question, answered_letter, process_results
 from tests.clips import write_clip
 
 TASKS = plugin.tasks_folder()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lmms_flow.flow import FlowError
-from lmms_flow.model_wrappers import tokenizer as reading
-from lmms_flow.model_wrappers.tokenizer import load_tokenizer
+from lmms_flow.inputs import tokenizer as reading
+from lmms_flow.inputs.tokenizer import load_tokenizer
 from tests.checkpoints import CORPUS
 
 sentencepiece = pytest.importorskip("sentencepiece")

@@ -9,7 +9,7 @@ from lmms_flow.engine import Knockout, SweepResult
 from lmms_flow.flow import PRESETS, FlowError
 from lmms_flow.flow.pathway import KINDS
 from lmms_flow.trace import LayerBins, mean_relative_change, scaled_to_depth
-from lmms_flow.trace.pathway import PAPER_BIN, PAPER_WINDOW
+from lmms_flow.trace.discovery import PAPER_BIN, PAPER_WINDOW
 
 # Table E(b): mean relative change of the answer's probability in per cent, Action Antonym, bins of 5 layers.
 # By model, in the order of a pathway's kinds: cross-frame, video to question, question to last.

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.sampling import SAMPLINGS, clip_bounds, linspace, midpoints, segment_starts
 from lmms_flow.inputs.video import read_frames
 from tests.clips import level, write_clip

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmms_flow.engine.sparse import SparseHooks
+from lmms_flow.errors import SampleError
 from lmms_flow.flow import Flow
-from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.groups import find_groups
+from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.sampling import linspace
 from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow, timestamps

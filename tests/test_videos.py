@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.video import read_frames
 from scripts.videos.coded import as_played, copy, encode, image, number
 from scripts.videos.kinds import KINDS, READ, REFUSED, Kind

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs import workers
 from lmms_flow.inputs.clip import Clip
 from lmms_flow.inputs.read_ahead import ReadAhead

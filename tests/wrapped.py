@@ -10,10 +10,10 @@ import torch
 from lmms_eval.api.instance import Instance
 from torch import Tensor
 
-from lmms_flow.harness.errors import RunError
-from lmms_flow.harness.questions import Question, doc_to_messages
-from lmms_flow.harness.record import SampleRecord
+from lmms_flow.errors import RunError
 from lmms_flow.model_wrappers.base import FlowModel
+from lmms_flow.records.record import SampleRecord
+from lmms_flow.tasks.questions import Question, doc_to_messages
 
 GREEDY = {"max_new_tokens": 6, "temperature": 0, "do_sample": False, "until": ["\n\n\n\n"]}
 ONE_TOKEN = {**GREEDY, "max_new_tokens": 1}

@@ -1,9 +1,9 @@
 """How a flow runs on a model: reference masks, intervention, self-check. Needs torch and transformers, no lmms-eval."""
 
+from ..errors import UnsupportedModelError
 from ..flow import Knockout
 from .baseline import Baseline
 from .decoder import decoder_layers, find_decoder
-from .errors import UnsupportedModelError
 from .intervene import ENGINES, intervene
 from .ledger import Ledger, ledger
 from .masks import keep_masks

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from ..flow import FlowError, ResolvedFlow
+from ..errors import FlowError
+from ..flow import ResolvedFlow
 from .decoder import decoder_layers
 from .departure import Departure, departure
 from .hooks import Handles, open_blocks

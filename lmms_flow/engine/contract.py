@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from ..flow import FlowError, Layout, ResolvedFlow
+from ..errors import FlowError, UnsupportedModelError
+from ..flow import Layout, ResolvedFlow
 from .decoder import attention_implementation, decoder_layers
 from .departure import departure
-from .errors import UnsupportedModelError
 from .hooks import open_blocks
 from .layer_call import ModelCall
 from .positions import Positions, attended_tokens, spread

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .errors import UnsupportedModelError
+from ..errors import UnsupportedModelError
 from .layer_call import check_calls
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from ..flow import FlowError, ResolvedFlow
+from ..errors import FlowError, UnsupportedModelError
+from ..flow import ResolvedFlow
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers
-from .errors import UnsupportedModelError
 from .hooks import Handles
 from .layer_call import LayerCall, ModelCall
 from .masks import keep_mask

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..flow import FlowError, ResolvedFlow
+from ..errors import FlowError
+from ..flow import ResolvedFlow
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers
 from .dense import check_causal, to_additive, visible

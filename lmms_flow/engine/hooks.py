@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ..flow import FlowError
+from ..errors import FlowError
 
 # decoder -> the blocks of `intervene` that are open on it, the outermost first
 _open: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from ..flow import Flow, FlowError, Layout
-from ..flow.errors import nearest
+from ..errors import FlowError, nearest
+from ..flow import Flow, Layout
 from .applied import applied
 from .baseline import Baseline
 from .decoder import decoder_layers

@@ -17,8 +17,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ..errors import UnsupportedModelError
 from ..versions import tried_range
-from .errors import UnsupportedModelError
 
 CACHE = ("cache", "past_key_values")
 _LAYER_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(

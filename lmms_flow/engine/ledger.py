@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from ..flow import BoundFlow, Flow, FlowError, Layout
-from ..flow.errors import nearest
+from ..errors import FlowError, nearest
+from ..flow import BoundFlow, Flow, Layout
 from ..flow.shapes import DecoderShape
 from .decoder import decoder_layers, find_decoder
 from .hooks import open_blocks

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..flow import FlowError
+from ..errors import FlowError
 from .decoder import decoder_layers, find_decoder
 from .flops import flop_counter
 from .hooks import Handles

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..errors import UnsupportedModelError
 from .decoder import check_attention, decoder_layers, find_decoder
-from .errors import UnsupportedModelError
 from .layer_call import takes_tokens_apart
 
 # decoder -> the modules of which nothing was found

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..flow import FlowError
+from ..errors import FlowError
 from .layer_call import ModelCall
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UnsupportedModelError
 from ..flow import Flow, Layout, prompt_layout
 from .applied import applied
 from .decoder import decoder_layers, find_decoder
-from .errors import UnsupportedModelError
 from .hooks import without_foreign_hooks
 from .layer_call import cache_in, going_on_from, keeping
 

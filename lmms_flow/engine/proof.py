@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..errors import UnsupportedModelError
 from .decoder import attention_implementation, find_decoder
-from .errors import UnsupportedModelError
 from .hooks import open_blocks
 from .probe import ISOLATE, Probe, difference, quietly
 from .windows import has_windows

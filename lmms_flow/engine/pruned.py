@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from ..flow import FlowError
+from ..errors import FlowError
 
 
 class Block(Protocol):

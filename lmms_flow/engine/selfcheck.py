@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..errors import UnsupportedModelError
 from .decoder import attention_implementation, decoder_layers, find_decoder
-from .errors import UnsupportedModelError
 from .mechanisms import check_mechanisms
 from .probe import ISOLATE, Probe, difference, quietly
 from .proof import allowed_leak, rounding_of

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
+from ..errors import UnsupportedModelError
 from ..flow import ResolvedFlow
 from .baseline import Baseline, Branch, branch_of
 from .decoder import decoder_layers, find_decoder, with_base
 from .dense import DenseHooks, check_causal, to_additive, visible
-from .errors import UnsupportedModelError
 from .hooks import has_foreign_hooks, open_blocks
 from .layer_call import LayerCall, ModelCall, can_keep_one, over_parts
 from .plan import RowPlan

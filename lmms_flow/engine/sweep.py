@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..flow import Flow, FlowError, Knockout, Layout, ResolvedFlow, Rule
-from ..flow.errors import nearest
+from ..errors import FlowError, nearest
+from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
 from .applied import applied
 from .decoder import decoder_layers
 from .fork import CantForkError, Fork, ForkWalk

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from ..flow import FlowError, ResolvedFlow
+from ..errors import FlowError, UnsupportedModelError
+from ..flow import ResolvedFlow
 from .decoder import decoder_layers
-from .errors import UnsupportedModelError
 from .masks import keep_mask
 
 FULL = ("full_attention", "attention")

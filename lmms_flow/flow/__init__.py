@@ -1,6 +1,6 @@
 """What is cut: groups, layers, knockouts, pathways, edge counts and leaks. Needs no torch."""
 
-from .errors import FlowError
+from ..errors import FlowError
 from .flow import BoundFlow, Flow
 from .knockout import Knockout, Rule
 from .layers import LayerRange

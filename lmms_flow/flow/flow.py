@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from .errors import FlowError
+from ..errors import FlowError
 from .knockout import Knockout, Rule
 from .layout import Layout
 from .pathway import BoundPathway, Pathway

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import FlowError, nearest
+from ..errors import FlowError, nearest
 from .layers import LayerRange
 from .layout import BASE_GROUPS, GROUPS, Layout, Span, check_group, frame_number, group_rank
 

@@ -11,20 +11,12 @@ from typing import Any
 
 import yaml
 
-from .errors import FlowError, nearest
+from ..errors import FlowError, nearest
 from .flow import Flow
 from .knockout import Knockout, Rule, parse_rule
 from .layers import LayerRange
 from .pathway import KINDS, NOWHERE, Pathway, kept_range
-from .presets import (
-    ALIASES,
-    PAPER_SHARE,
-    find_preset,
-    paper_share,
-    preset_of,
-    resolve_alias,
-    unknown_word,
-)
+from .presets import ALIASES, PAPER_SHARE, find_preset, paper_share, preset_of, resolve_alias, unknown_word
 from .random_cut import RandomCut
 
 BLIND = tuple(Rule(Knockout("video", target)) for target in ("gap", "question", "tail", "last"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .errors import FlowError, nearest
+from ..errors import FlowError, nearest
 
 WORDS = ("all", "first_half", "second_half")
 _RANGE = re.compile(r"(?P<first>[0-9]{1,6})?(?P<dash>-)?(?(dash)(?P<last>[0-9]{1,6})?)")

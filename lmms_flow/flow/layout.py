@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
-from .errors import FlowError, nearest
+from ..errors import FlowError, nearest
 
 BASE_GROUPS = ("system", "video", "gap", "question", "tail", "last")
 QUESTION_PARTS = ("stem", "options", "true_option", "false_options")

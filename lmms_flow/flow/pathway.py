@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .errors import FlowError
+from ..errors import FlowError
 from .knockout import CROSS_FRAME, Knockout
 from .layers import LayerRange, mirror
 

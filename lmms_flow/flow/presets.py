@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .errors import FlowError, nearest
+from ..errors import FlowError, nearest
 from .layout import Layout, prompt_layout
 from .pathway import Pathway, kept_range
 

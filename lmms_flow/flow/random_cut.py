@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import FlowError
+from ..errors import FlowError
 from .layout import Layout
 
 if TYPE_CHECKING:

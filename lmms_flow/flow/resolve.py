@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .errors import FlowError
+from ..errors import FlowError
 from .flow import BoundFlow
 from .knockout import Knockout
 from .layout import Layout, Span

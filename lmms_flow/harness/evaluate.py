@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from lmms_flow.errors import one_line
 from lmms_flow.harness import host, plugin
-from lmms_flow.harness.errors import one_line
 from lmms_flow.harness.sample import describe
 
 USAGE = """\

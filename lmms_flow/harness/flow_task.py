@@ -21,11 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lmms_flow.errors import RunError, one_line
 from lmms_flow.flow.language import is_file
 from lmms_flow.harness import host, loop, plugin
-from lmms_flow.harness.errors import RunError, one_line
-from lmms_flow.harness.questions import read_record, total
 from lmms_flow.harness.sample import describe
+from lmms_flow.harness.totals import total
+from lmms_flow.records.record import read_record
 
 OWN = ("class", "base", "flow", "num_frames")
 LEFT_OUT = ("task", "group", "tag", "task_alias", "group_alias", "include")  # of the base

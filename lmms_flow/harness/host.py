@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from lmms_flow.harness.errors import RunError
+from lmms_flow.errors import RunError
 from lmms_flow.versions import installed_version, what_to_install
 
 TASKS_MODULE = "lmms_eval.tasks"

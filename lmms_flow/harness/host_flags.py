@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmms_flow.errors import RunError
 from lmms_flow.harness import host
-from lmms_flow.harness.errors import RunError
 
 DEFAULT_SEED = 1234  # of torch, where --seed says nothing
 

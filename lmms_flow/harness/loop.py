@@ -16,20 +16,12 @@ from typing import Any, Literal
 from loguru import logger
 from tqdm import tqdm
 
-from lmms_flow.flow import FlowError
+from lmms_flow.errors import FlowError, MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness import host
-from lmms_flow.harness.errors import MissingVideoError, RunError, SampleError, SkippedSampleError
-from lmms_flow.harness.journal import Journal
-from lmms_flow.harness.record import SampleRecord
-from lmms_flow.harness.sample import (
-    Outcome,
-    Sample,
-    describe,
-    id_of,
-    takes_records,
-    unpack,
-)
+from lmms_flow.harness.sample import Outcome, Sample, describe, id_of, takes_records, unpack
 from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
+from lmms_flow.records.journal import Journal
+from lmms_flow.records.record import SampleRecord
 
 BATCHES_AHEAD = 3  # looked at while another is answered: enough for reading threads, little to hold
 
@@ -51,7 +43,7 @@ class RequestLoop:
     """Answers the requests of one run, question by question: the arms of one question are answered together.
 
     Args:
-        key: the key of a sample in the journal (:func:`lmms_flow.harness.sample_key.sample_key`). It is asked
+        key: the key of a sample in the journal (:func:`lmms_flow.records.key.sample_key`). It is asked
             before the video is decoded.
         answer: one outcome for each sample of a batch, in order. A batch shares its base task and gen_kwargs, and
             the arms of a question follow one another.

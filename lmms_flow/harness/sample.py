@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from lmms_flow.errors import SampleError
 from lmms_flow.harness import host
-from lmms_flow.harness.errors import SampleError
-from lmms_flow.harness.record import SampleRecord, Status
+from lmms_flow.records.record import SampleRecord, Status
 
 
 @dataclass(frozen=True)

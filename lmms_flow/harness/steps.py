@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmms_flow.harness import host
-from lmms_flow.harness.record import SampleRecord
 from lmms_flow.harness.sample import QuestionId, Sample, question_of
+from lmms_flow.records.record import SampleRecord
 
 HostAnswer = str | list[str]
 

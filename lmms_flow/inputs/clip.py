@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.sampling import SAMPLINGS
 
 READERS = ("decord", "pyav", "torchcodec")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 
-from lmms_flow.harness.errors import one_line
+from lmms_flow.errors import one_line
 
 # Said of files that play well.
 HARMLESS = re.compile(

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 
 EBML, SEGMENT = 0x1A45DFA3, 0x18538067
 RIFF_PADDING = 1  # chunks have even sizes, and some writers leave the last byte out

@@ -14,7 +14,7 @@ from typing import Any
 
 import av
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.bitstream import is_entry_point
 from lmms_flow.inputs.complaints import Complaints, in_short, write_errors
 from lmms_flow.inputs.container import refuse_truncated

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.bitstream import H264Counter
 from lmms_flow.inputs.track import Track, shown_stream
 

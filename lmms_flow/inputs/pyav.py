@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.complaints import Complaints, in_short
 from lmms_flow.inputs.demux import unreadable
 from lmms_flow.inputs.track import Track, shown_stream

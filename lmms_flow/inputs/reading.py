@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs import decord, pyav, torchcodec
 from lmms_flow.inputs.clip import ANY_READER, Clip, Frames, existing_file
 from lmms_flow.inputs.clock import read_clock, shown_times

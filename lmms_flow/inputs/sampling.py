@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 
 SAMPLINGS = ("midpoints", "segment_starts", "linspace")
 SHORT_CLIP = 1.0  # seconds; VideoLLaMA3's loader takes shorter clips by another rule

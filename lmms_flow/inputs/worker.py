@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import BinaryIO
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.clip import Clip, Frames
 from lmms_flow.inputs.complaints import Complaints, write_errors
 from lmms_flow.inputs.reading import decode

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.clip import ANY_READER, Clip, Frames, existing_file
 
 TIMEOUT = 600  # seconds for one video

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .arms import Arm, ReportError, ScoredSample, arm_names, baseline_of
+from ..errors import ReportError
+from .arms import Arm, ScoredSample, arm_names, baseline_of
 
 
 def check_agreement(arms: Sequence[Arm], *, allow_differences: bool = False) -> list[str]:

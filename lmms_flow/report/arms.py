@@ -12,10 +12,6 @@ from ..flow import find_preset, preset_of
 from ..flow.presets import UNVALIDATED
 
 
-class ReportError(ValueError):
-    """Results that can't be compared; the message is one line."""
-
-
 @dataclass(frozen=True, slots=True)
 class ScoredSample:
     """One question under one arm. `correct` is None where it was not answered (an error or a skipped sample).

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ..errors import ReportError
 from .agreement import check_agreement
-from .arms import Arm, ReportError, ScoredSample, arm_names, baseline_of, sham_of
+from .arms import Arm, ScoredSample, arm_names, baseline_of, sham_of
 from .statistics import RESAMPLES, Accuracy, Mean, Paired, accuracy, macro, paired
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .arms import ReportError
+from ..errors import ReportError
 from .board import Board, Settings, make_boards
+from .board_tables import all_tables
 from .rendering import latex, markdown, write_csv
 from .runs import read_runs
 from .table import Table
-from .tables import all_tables
 
 Folders = Sequence[str | Path]
 

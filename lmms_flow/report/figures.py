@@ -11,8 +11,8 @@ from typing import Any
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
+from ..show.drawing import literal
 from .board import Board, Entry
-from .drawing import literal
 from .statistics import Accuracy
 from .table import one_line
 

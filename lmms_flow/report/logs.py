@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .arms import ReportError
+from ..errors import ReportError
 
 MARK = "_samples_"  # lmms-eval names its logs TIME_samples_TASK.jsonl
 OUR_WRAPPERS = "lmms_flow."  # how the class of a model of ours begins in a results file

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .arms import ReportError
+from ..errors import ReportError
 from .logs import Run, first_answer, task_of
 
 Record = Mapping[str, Any]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .arms import ReportError, ScoredSample
+from ..errors import ReportError
+from .arms import ScoredSample
 from .logs import Run, first_answer, task_of
 from .records import Key, Record, arm_key, frames_of, is_arm
 from .scores import category, is_right

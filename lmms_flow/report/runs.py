@@ -10,7 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arms import Arm, ReportError, order_of
+from ..errors import ReportError
+from .arms import Arm, order_of
 from .logs import Run, find_runs, read_lines, task_of
 from .records import Journal, Key, Record, is_arm, join, journal_folder, read_journal
 from .rows import Row, own_rows, stock_rows

@@ -1,5 +1,5 @@
 """What is read out of a model's runs: curves of knockouts, and the pathway that follows from them."""
 
-from .pathway import LayerBins, mean_relative_change, scaled_to_depth
+from .discovery import LayerBins, mean_relative_change, scaled_to_depth
 
 __all__ = ["LayerBins", "mean_relative_change", "scaled_to_depth"]

@@ -27,12 +27,12 @@ from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.engine import SweepResult, sweep
 from lmms_flow.flow import Flow
 from lmms_flow.flow.pathway import KINDS, NOWHERE
-from lmms_flow.harness.groups import find_groups
-from lmms_flow.harness.questions import doc_to_messages, doc_to_text
+from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
+from lmms_flow.tasks.questions import doc_to_messages, doc_to_text
 from lmms_flow.trace import LayerBins, mean_relative_change, scaled_to_depth
-from lmms_flow.trace.pathway import EFFECTIVE, PAPER_BIN, PAPER_WINDOW
+from lmms_flow.trace.discovery import EFFECTIVE, PAPER_BIN, PAPER_WINDOW
 from scripts.flow_tiny.card import one_decimal
 from scripts.flow_tiny.data import Stream
 from scripts.flow_tiny.edges import PLANTED

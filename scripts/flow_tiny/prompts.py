@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lmms_flow.flow import Flow, Layout
-from lmms_flow.harness.groups import EncodedPrompt, find_groups
+from lmms_flow.inputs.groups import EncodedPrompt, find_groups
 from scripts.flow_tiny.labels import ANSWERS, IGNORE
 from scripts.flow_tiny.model import NUM_FRAMES, TOKENS_PER_FRAME
 from scripts.flow_tiny.text import ANSWER_PREFIX, ASSISTANT, BEFORE_VIDEO, GAP, TAIL

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import av
 
 from lmms_flow import assets
-from lmms_flow.harness.flowbench import FAMILIES
+from lmms_flow.tasks.flowbench.rows import FAMILIES
 from scripts.videos.coded import copy, image
 
 LEAD_IN = 16  # frames before a cut

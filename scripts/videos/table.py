@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmms_flow.harness.errors import SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.video import read_frames
 from scripts.videos.coded import as_played, number
 from scripts.videos.kinds import KINDS, REFUSED, Kind

@@ -1,0 +1,87 @@
+"""What a user is told: one parent, and a kind for each thing that can be wrong.
+
+A flow, a model, a sample, a run, results that are compared. Each message is one line: what is wrong, where, and what to
+write instead. Nothing of this package is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+
+
+class UserError(BaseException):
+    """The parent of every error that is told in one line.
+
+    All but `RunError` are exceptions of the usual kind; that one ends the program, so it must not be an `Exception`.
+    """
+
+
+class FlowError(UserError, ValueError):
+    """A flow, layer range or layout that cannot mean anything; one line that says what to write instead."""
+
+
+class UnsupportedModelError(FlowError):
+    """A model or an attention implementation in which a cut would not be applied, named in the message."""
+
+
+class ReportError(UserError, ValueError):
+    """Results that can't be compared."""
+
+
+class SampleError(UserError, Exception):
+    """One sample can't be answered; the others can.
+
+    ``reason`` says what is wrong in one line, ``path`` is the file that it is wrong with.
+    """
+
+    is_skip = False  # whether the sample is left out on purpose, which is no failure
+
+    def __init__(self, reason: str, *, path: str | os.PathLike[str] | None = None) -> None:
+        self.reason = one_line(reason)
+        self.path = None if path is None else os.fspath(path)
+        super().__init__(self.reason if self.path is None else f"{self.reason}: {self.path}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.reason, self.path))
+
+
+class SkippedSampleError(SampleError):
+    """A sample that does not apply: an arm that the model has not, a clip that its data set does not hand out."""
+
+    is_skip = True
+
+
+class MissingVideoError(SampleError):
+    """The video's file is not there."""
+
+
+def _rebuild(kind: type[SampleError], reason: str, path: str | None) -> SampleError:
+    return kind(reason, path=path)
+
+
+class RunError(UserError, SystemExit):
+    """Ends the run with exit status 1 and one line on stderr.
+
+    It is a ``SystemExit`` because lmms-eval turns every ``Exception`` into exit status 0. Python prints the
+    line itself when nobody catches it.
+    """
+
+    def __init__(self, line: str) -> None:
+        super().__init__("lmms_flow: " + one_line(line, limit=1000))
+
+    def __str__(self) -> str:
+        return str(self.code)
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the valid word closest to `word`, or an empty string where none is close."""
+    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def one_line(text: object, limit: int = 500) -> str:
+    """``text`` on one line, cut to ``limit`` characters: an error is read in a log, between other lines."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

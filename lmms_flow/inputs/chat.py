@@ -1,0 +1,159 @@
+"""A loaded checkpoint: how a task's messages and a video's frames become the model's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import torch
+from torch import Tensor
+
+from lmms_flow.errors import SampleError
+from lmms_flow.inputs.groups import EncodedPrompt
+from lmms_flow.inputs.video import Frames
+
+Messages = Sequence[Mapping[str, Any]]
+PROCESSORS = ("image_processor", "video_processor")  # parts of a processor
+
+
+class VideoChat:
+    """A VideoLLM and its processor, as most of transformers' are.
+
+    A family that does it otherwise overrides `render`, `encode` or `frame_spans`.
+    """
+
+    keeps_breaks = False  # see EncodedPrompt
+
+    def __init__(self, model: Any, processor: Any, video_token: str | None = None) -> None:
+        self.model = model
+        self.processor = processor
+        self.tokenizer: Any = getattr(processor, "tokenizer", processor)
+        # What stands for the video in a rendered prompt, once.
+        self.video_token: str = video_token or processor.video_token
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What changes an answer beside the weights: processors with a `to_dict`."""
+        parts = (self.processor, *(getattr(self.processor, name, None) for name in PROCESSORS))
+        return tuple(
+            part for part in (*parts, getattr(self, "image_processor", None)) if hasattr(part, "to_dict")
+        )
+
+    def render(self, messages: Messages) -> str:
+        """The prompt as text, with the placeholder where the video goes."""
+        return self.apply_template(self.processor, messages)
+
+    def apply_template(self, chat: Any, messages: Messages, template: str | None = None) -> str:
+        """Applies a chat template; an assistant's message at the end is the beginning of the answer."""
+        prefilled = messages[-1]["role"] == "assistant"
+        try:
+            text = chat.apply_chat_template(
+                [dict(message) for message in messages],
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=not prefilled,
+                continue_final_message=prefilled,
+            )
+        except (jinja2.TemplateError, ValueError) as error:  # ValueError: there is none
+            raise SampleError(f"the chat template refuses the task's messages ({error})") from None
+        return str(text)
+
+    def encode(self, text: str, frames: Frames | None) -> tuple[list[int], dict[str, Tensor]]:
+        """The prompt's token ids, with the video's tokens in place of the placeholder, and the tensors beside them."""
+        videos = None if frames is None else [torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)]
+        out = self.processor(
+            text=[text],
+            videos=videos,
+            do_sample_frames=False,
+            add_special_tokens=self.adds_special_tokens(text),
+            return_tensors="pt",
+        )
+        beside = {name: value for name, value in out.items() if isinstance(value, Tensor)}
+        ids = beside.pop("input_ids")[0].tolist()
+        beside.pop("attention_mask", None)
+        return ids, beside
+
+    def frame_spans(self, input_ids: Sequence[int], video: range, num_frames: int) -> tuple[range, ...]:
+        """The tokens of each frame; they partition `video`. As it stands here: equal shares."""
+        size, rest = divmod(len(video), num_frames)
+        if rest:
+            raise SampleError(f"{len(video)} video tokens can't be shared by {num_frames} frames")
+        return tuple(range(start, start + size) for start in video[::size])
+
+    def spans_ending_with(
+        self, token: str, input_ids: Sequence[int], video: range, num_frames: int
+    ) -> tuple[range, ...]:
+        """Frames that each end with a run of `token`; what stands between two runs belongs to the frame behind it."""
+        wanted = self.tokenizer.convert_tokens_to_ids(token)
+        ends = [
+            place + 1
+            for place in video
+            if input_ids[place] == wanted and (place + 1 == video.stop or input_ids[place + 1] != wanted)
+        ]
+        if len(ends) != num_frames or ends[-1] != video.stop:
+            raise SampleError(f"the prompt has {len(ends)} runs of {token} for {num_frames} frames")
+        return tuple(range(*span) for span in zip([video.start, *ends], ends, strict=False))
+
+    def tokenize(self, text: str, **arguments: Any) -> Any:
+        """The tokenizer's output; a template that writes the beginning-of-sequence token gets no second one."""
+        return self.tokenizer(text, add_special_tokens=self.adds_special_tokens(text), **arguments)
+
+    def adds_special_tokens(self, text: str) -> bool:
+        """Whether the tokenizer is to add them to this prompt."""
+        begin = self.tokenizer.bos_token
+        return begin is None or not text.startswith(begin)
+
+    def prompt(self, text: str, frames: Frames | None) -> tuple[EncodedPrompt, dict[str, Tensor]]:
+        """The prompt with the place of each token in the text; the video's tokens are what the placeholder became."""
+        input_ids, tensors = self.encode(text, frames)
+        plain = self.tokenize(text, return_offsets_mapping=True)
+        ids, offsets = list(plain["input_ids"]), [tuple(pair) for pair in plain["offset_mapping"]]
+        if frames is None:
+            prompt = EncodedPrompt(text, tuple(input_ids), tuple(offsets), range(0), (), self.keeps_breaks)
+            return prompt, tensors
+        placeholder = self.tokenizer.convert_tokens_to_ids(self.video_token)
+        if ids.count(placeholder) != 1:
+            raise SampleError(
+                f"the prompt has {ids.count(placeholder)} placeholders {self.video_token} for one video"
+            )
+        before = ids.index(placeholder)
+        after = len(ids) - before - 1
+        video = range(before, len(input_ids) - after)
+        if input_ids[:before] != ids[:before] or input_ids[video.stop :] != ids[before + 1 :]:
+            raise SampleError(
+                "the processor changes the text around the video: the groups can't be told from it"
+            )
+        spread = [*offsets[:before], *(offsets[before] for _ in video), *offsets[before + 1 :]]
+        spans = self.frame_spans(input_ids, video, len(frames.indices))
+        prompt = EncodedPrompt(text, tuple(input_ids), tuple(spread), video, spans, self.keeps_breaks)
+        return prompt, tensors
+
+    def batch(
+        self, prompts: Sequence[EncodedPrompt], tensors: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Token rows padded on the left, everything else one sample after another."""
+        width = max(len(prompt.input_ids) for prompt in prompts)
+        rows = [torch.tensor([prompt.input_ids]) for prompt in prompts]
+        inputs = {
+            "input_ids": torch.cat([_pad(row, width, self.pad_token_id) for row in rows]),
+            "attention_mask": torch.cat([_pad(torch.ones_like(row), width, 0) for row in rows]),
+        }
+        for name in {name: None for one in tensors for name in one}:  # a question without a video has none
+            parts = [
+                _pad(one[name], width, 0) if one[name].shape == row.shape else one[name]
+                for one, row in zip(tensors, rows, strict=True)
+                if name in one
+            ]
+            inputs[name] = torch.cat(parts)
+        return inputs
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills a shorter row; no token ever reads it."""
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        return int(pad if pad is not None else end if end is not None else 0)
+
+
+def _pad(row: Tensor, width: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(row, (width - row.shape[1], 0), value=value)

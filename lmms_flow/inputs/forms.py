@@ -1,0 +1,30 @@
+"""How a multiple-choice question is put to a model: the paper's forms, word for word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a question is put to a model: what stands around its own words."""
+
+    option: str  # frames a letter and the option's words
+    ending: str  # follows the last option
+    answer: str  # begins the answer, so that the next token is the letter; empty: the model begins it itself
+    label: str = "Options:\n"  # stands before the first option
+    stripped: bool = False  # whether white space behind the last option is left out
+
+
+_DIRECTLY = "\nAnswer with the option's letter from the given choices directly"
+# The paper's, word for word. A task's YAML picks one for each model by `lmms_eval_specific_kwargs`.
+FORMS = {
+    "paper": Form("({}) {}", " \nOnly give the best option.", "Best option:(", stripped=True),
+    # Of Video-MME: the last option keeps its line break, which belongs to the question (CLOSING_BREAK).
+    "paper_dotted": Form("{}. {}", "\n \nOnly give the best option.", "Best option:"),
+    "videollama3": Form("({}) {}", f"{_DIRECTLY} and only give the best option.", ""),
+    "videollama3_dotted": Form("{}. {}", f"{_DIRECTLY}.", "", label=""),
+}
+CLOSING_BREAK = FORMS["paper_dotted"].ending

@@ -1,0 +1,194 @@
+"""The journal: every answered sample on disk, at once, so that a killed run goes on where it was.
+
+An append-only JSONL file a task and process, one line a sample. The key of a line is a hash of everything
+that the answer depends on, so that nothing stale is ever served: what is not found is computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from loguru import logger
+
+from lmms_flow.errors import RunError
+from lmms_flow.records.record import SampleRecord
+
+try:
+    import fcntl
+except ImportError:  # not on Windows; there two runs must not share a folder
+    fcntl = None  # type: ignore[assignment]
+
+
+class Journal:
+    """The journal in ``folder``; several runs, arms and processes may share it.
+
+    Each process appends to files of its own and reads all of them once, when it starts.
+
+    Args:
+        folder: made when it is missing.
+        rank: of this process in a distributed run.
+
+    Raises:
+        RunError: the folder can't be written, or (later) the disk is full.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, rank: int = 0) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.rank = rank
+        self.written = 0
+        self._answers: dict[str, SampleRecord] = {}
+        self._flows: dict[tuple[str, int], dict[str, str]] = {}  # (task, doc_id) -> {digest: flow as written}
+        self._files: dict[str, IO[bytes]] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._probe()
+            self._read()
+        except OSError as error:
+            raise RunError(f"can't keep a journal in {self.folder}: {error.strerror or error}") from None
+
+    def find(self, key: str) -> SampleRecord | None:
+        """The answer that was given to the sample of this key; only ``ok`` ones, errors are tried again."""
+        return self._answers.get(key)
+
+    def other_flows(self, task: str, doc_id: int, digest: str) -> dict[str, str]:
+        """The flows but this one under which a document was answered: ``{digest: flow as it was written}``."""
+        found = self._flows.get((task, doc_id), {})
+        return {other: flow for other, flow in found.items() if other != digest}
+
+    def write(self, key: str, record: SampleRecord) -> None:
+        """Appends one line and returns when it is on the disk."""
+        entry = {"key": key, "time": round(time.time(), 3), "record": record.to_dict()}
+        data = (
+            json.dumps(entry).encode() + b"\n"
+        )  # ASCII: half a surrogate pair in an answer can't stop the run
+        name = slug(record.task)
+        try:
+            if name not in self._files:
+                self._files[name] = self._open(name)
+            _append(self._files[name], data)
+        except OSError as error:
+            raise RunError(
+                f"can't write the journal in {self.folder}: {error.strerror or error}; "
+                f"the {self.written} answers written before are kept"
+            ) from None
+        self.written += 1
+        self._remember(key, record)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _remember(self, key: str, record: SampleRecord) -> None:
+        if record.status == "ok":
+            self._answers[key] = record
+            self._flows.setdefault((record.task, record.doc_id), {})[record.flow_digest] = record.flow
+
+    def _probe(self) -> None:
+        """Fails now, and not after the model is loaded, where the folder can't be written."""
+        probe = self.folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+
+    def _read(self) -> None:
+        damaged = 0
+        for entry in _entries(self.folder):
+            if entry is None:
+                damaged += 1
+            else:
+                self._remember(*entry)
+        if damaged:
+            logger.warning(f"{damaged} damaged lines in the journal {self.folder} are left out")
+
+    def _open(self, name: str) -> IO[bytes]:
+        """A file of this process alone: the next free one where another run holds the first."""
+        for attempt in range(1000):
+            suffix = f"-{attempt}" if attempt else ""
+            file = (self.folder / f"{name}.rank{self.rank}{suffix}.jsonl").open("ab", buffering=0)
+            if _lock(file):
+                _cut_torn_line(file)
+                return file
+            file.close()
+        raise OSError("a thousand other runs write here")
+
+
+def slug(name: str) -> str:
+    """``name`` as a file name that can't leave its folder."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:100] or "task"
+
+
+def read_journal(folder: str | os.PathLike[str]) -> list[SampleRecord]:
+    """All records in a folder, errors included, as they were written, file after file."""
+    return [entry[1] for entry in _entries(Path(folder)) if entry is not None]
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, SampleRecord] | None]:
+    """Key and record of each line, None for a damaged one.
+
+    A last line without its newline is none: the process was killed while it wrote, or is still writing.
+    """
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    continue
+                try:
+                    entry = json.loads(line)
+                    yield str(entry["key"]), SampleRecord.from_dict(entry["record"])
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    yield None
+
+
+def _append(file: IO[bytes], data: bytes) -> None:
+    """Writes all of ``data`` or nothing."""
+    start = os.fstat(file.fileno()).st_size
+    try:
+        done = 0
+        while done < len(data):
+            done += os.write(file.fileno(), data[done:])
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), start)
+        raise
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """False where another process holds the file; the lock goes with the process, also a killed one."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        return True
+    return True
+
+
+def _cut_torn_line(file: IO[bytes]) -> None:
+    """Ends the file at its last newline, so that the next line doesn't grow out of half a one."""
+    end = os.fstat(file.fileno()).st_size
+    with open(file.name, "rb") as reader:
+        while end:
+            start = max(0, end - 65536)
+            reader.seek(start)
+            newline = reader.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+    os.ftruncate(file.fileno(), end)

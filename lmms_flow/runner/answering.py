@@ -1,0 +1,318 @@
+"""Answers the arms of a few questions: one video read, one vision pass, one baseline for all arms of a question."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from lmms_flow.engine import (
+    Baseline,
+    VisionCount,
+    VisionPasses,
+    counting_vision,
+    find_decoder,
+    intervene,
+    ledger,
+    one_vision_pass,
+)
+from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
+from lmms_flow.errors import FlowError, SampleError
+from lmms_flow.flow import ResolvedFlow
+from lmms_flow.harness.host_flags import DEFAULT_SEED
+from lmms_flow.harness.sample import Outcome, QuestionId, Sample, describe
+from lmms_flow.inputs.groups import EncodedPrompt, PromptGroups, find_groups
+from lmms_flow.inputs.options import find_options
+from lmms_flow.inputs.read_ahead import Clip, ReadAhead
+from lmms_flow.inputs.video import Frames
+from lmms_flow.records.key import digest
+from lmms_flow.runner.generation import cut_at_stops, generation_arguments
+
+from ..inputs.chat import Messages
+from .flows import ArmFlow
+
+if TYPE_CHECKING:
+    from ..model_wrappers.base import FlowModel
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A question, ready for the model: the prompt in tokens and the tensors beside it."""
+
+    prompt: EncodedPrompt
+    tensors: Mapping[str, Tensor]  # pixels and the like, everything but input_ids and attention_mask
+    frames: Frames | None
+    user_text: str
+    letters: tuple[str, ...]
+    seconds: float  # that it took
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One arm of a prepared question."""
+
+    place: int  # among the samples that are answered together
+    sample: Sample
+    question: Prepared
+    arm: ArmFlow
+    groups: PromptGroups | None
+    resolved: ResolvedFlow | None
+
+
+@dataclass
+class _Encoding:
+    """What the vision pass of a batch took."""
+
+    seconds: float = 0.0
+    flops: int = 0
+
+
+class _Vision:
+    """The vision passes of one answer: an arm that is served from another's pass has the same cost in its record."""
+
+    def __init__(self, passes: VisionPasses, counted: VisionCount) -> None:
+        self.passes, self._counted = passes, counted
+        self._known: dict[tuple[int, ...], _Encoding] = {}
+
+    @contextmanager
+    def of(self, questions: Sequence[Prepared]) -> Iterator[_Encoding]:
+        """Inside the block a batch of these questions runs; what is yielded is right after it."""
+        encoding = self._known.setdefault(tuple(map(id, questions)), _Encoding())
+        seconds, flops = self.passes.seconds, self._counted.flops
+        yield encoding
+        encoding.seconds += self.passes.seconds - seconds
+        if not encoding.flops:  # a pass that runs again costs the same
+            encoding.flops = self._counted.flops - flops
+
+
+class Answerer:
+    """Answers batches of samples with a model. `with_baseline` are the questions that have a full-attention arm."""
+
+    def __init__(self, owner: FlowModel, reader: ReadAhead, with_baseline: frozenset[QuestionId]) -> None:
+        self.owner, self.model, self.chat = owner, owner.model, owner.chat
+        self.reader = reader
+        self.with_baseline = with_baseline
+
+    def announce(self, samples: Iterable[Sample]) -> None:
+        """Starts to read the videos of samples that will be asked for soon."""
+        clips = set()
+        for sample in samples:
+            with suppress(SampleError):  # it is told when the sample is asked for
+                clips.add((sample.question, self.owner.clip(sample)))
+        for _, clip in sorted(clips, key=str):
+            if clip is not None:
+                self.reader.announce(clip)
+
+    def answer(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """One outcome a sample; those that can't be prepared don't keep the others from being answered."""
+        outcomes: dict[int, Outcome] = {}
+        asked: list[Asked] = []
+        prepared: dict[tuple[str, Clip | None], Prepared | SampleError] = {}
+        for place, sample in enumerate(samples):
+            try:
+                asked.append(self._ask(place, sample, prepared))
+            except (SampleError, FlowError) as error:
+                failure = error if isinstance(error, SampleError) else SampleError(str(error))
+                outcomes[place] = Outcome.failed(failure)
+        with counting_vision(self.model) as counted, one_vision_pass(self.model) as passes:
+            vision = _Vision(passes, counted)
+            baselines = self._baselines(asked)
+            for batch in _batches(asked, one_by_one=self.owner.args.batch_size == 1):
+                for one, outcome in zip(batch, self._generate(batch, baselines, vision), strict=True):
+                    outcomes[one.place] = outcome
+        return [outcomes[place] for place in range(len(samples))]
+
+    # Preparing
+
+    def _ask(self, place: int, sample: Sample, prepared: dict[Any, Prepared | SampleError]) -> Asked:
+        arm = self.owner.flows.of(sample.task, sample.metadata)
+        text, clip = self.chat.render(sample.messages), self.owner.clip(sample)
+        if (text, clip) not in prepared:
+            try:
+                prepared[text, clip] = self._prepare(text, clip, sample)
+            except SampleError as error:  # of all arms of the question
+                prepared[text, clip] = error
+        question = prepared[text, clip]
+        if isinstance(question, SampleError):
+            raise question
+        if not arm.flow.needs_masks:
+            return Asked(place, sample, question, arm, None, None)
+        with _of_the_document():
+            groups = find_groups(question.prompt, question.user_text, sample.doc, arm.flow)
+        return Asked(place, sample, question, arm, groups, arm.bound.resolve(groups.layout))
+
+    def _prepare(self, text: str, clip: Clip | None, sample: Sample) -> Prepared:
+        frames, reading = (None, 0.0) if clip is None else self.reader.take(clip)
+        start = time.perf_counter()
+        prompt, tensors = self.chat.prompt(text, frames)
+        user_text = _user_text(sample.messages)
+        with _of_the_document():
+            letters = tuple(option.letter for option in find_options(user_text.strip(), sample.doc))
+        return Prepared(prompt, tensors, frames, user_text, letters, reading + time.perf_counter() - start)
+
+    # Running
+
+    def _baselines(self, asked: Sequence[Asked]) -> dict[int, Baseline]:
+        """A baseline for each question whose arms can go on from one.
+
+        Which they are depends on the run's requests and not on which of them are still to be answered: a run that was
+        killed goes on with the same numbers.
+        """
+        flows: dict[int, list[ResolvedFlow]] = {}
+        for one in asked:
+            if one.resolved is not None and self.owner.goes_on_from_baseline(one.sample, self.with_baseline):
+                flows.setdefault(id(one.question), []).append(one.resolved)
+        baselines = {question: Baseline.for_flows(resolved) for question, resolved in flows.items()}
+        return {question: baseline for question, baseline in baselines.items() if baseline.layers}
+
+    @torch.inference_mode()
+    def _generate(
+        self, batch: Sequence[Asked], baselines: Mapping[int, Baseline], vision: _Vision
+    ) -> list[Outcome]:
+        gen_kwargs = batch[0].sample.gen_kwargs
+        inputs = self._inputs([one.question for one in batch])
+        generation = {**generation_arguments(gen_kwargs), "pad_token_id": self.chat.pad_token_id}
+        baseline = baselines.get(id(batch[0].question)) if len(batch) == 1 else None
+        with vision.of([one.question for one in batch]) as encoding:
+            if baseline is not None and batch[0].resolved is not None and not baseline.states:
+                baseline = self._record(baseline, inputs, generation)
+            start, encoded_before = time.perf_counter(), vision.passes.seconds
+            with self._under(batch, baseline), _seeded(batch, gen_kwargs, self.owner.asked.seed):
+                out = self.model.generate(
+                    **inputs, **generation, return_dict_in_generate=True, output_logits=True
+                )
+            beams = len(out.logits[0]) // len(batch)
+            probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
+            seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
+        written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+        answers = self.chat.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [
+            Outcome.ok(
+                cut_at_stops(answer, gen_kwargs).strip(),
+                first_token=self.chat.tokenizer.decode([first]),
+                options={letter: self._probability(letter, row) for letter in one.question.letters},
+                milliseconds=round(1000 * seconds / len(batch), 3),
+                shared_milliseconds=round(1000 * (one.question.seconds + encoding.seconds / len(batch)), 3),
+                **self._details(one, encoding.flops // len(batch)),
+            )
+            for one, answer, row, first in zip(
+                batch, answers, probabilities, written[:, 0].tolist(), strict=True
+            )
+        ]
+
+    def _record(
+        self, baseline: Baseline, inputs: Mapping[str, Tensor], generation: Mapping[str, Any]
+    ) -> Baseline | None:
+        """Records a baseline whose full-attention arm was answered by an earlier run; None if memory is too short."""
+        try:
+            with baseline.recording(self.model):
+                self.model.generate(**inputs, **{**generation, "max_new_tokens": 1})
+        except torch.OutOfMemoryError:
+            logger.warning("out of memory for full attention: the arm runs on its own")
+            return None
+        return baseline
+
+    def _under(self, batch: Sequence[Asked], baseline: Baseline | None) -> AbstractContextManager[Any]:
+        """What the batch runs in: its flow, or the recording of what other arms go on from."""
+        arm = batch[0].arm
+        if not arm.flow.needs_masks:
+            return nullcontext() if baseline is None else baseline.recording(self.model)
+        layouts = [one.groups.layout for one in batch if one.groups is not None]
+        return intervene(self.model, arm.flow, layouts, engine=self.owner.args.engine, baseline=baseline)
+
+    def _inputs(self, questions: Sequence[Prepared]) -> dict[str, Tensor]:
+        """The batch on the model's device, pixels in its dtype."""
+        inputs = self.chat.batch([one.prompt for one in questions], [one.tensors for one in questions])
+        return {
+            name: tensor.to(self.owner.device, self.owner.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
+
+    def _probability(self, letter: str, probabilities: Tensor) -> float:
+        """The probability that the answer begins with this letter, with or without a space in front of it."""
+        vocabulary = self.owner.vocabulary
+        tokens = [vocabulary[form] for form in (letter, f"▁{letter}", f"Ġ{letter}") if form in vocabulary]
+        return float(probabilities[tokens].sum())
+
+    def _details(self, one: Asked, vision: int) -> dict[str, Any]:
+        """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
+        frames = one.question.frames
+        num_tokens = len(one.question.prompt.input_ids)
+        windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
+        full = sum(edges_in_window(num_tokens, window) for window in windows)
+        kept, total = kept_edges_in(one.resolved, windows) if one.resolved else (full, full)
+        empty = one.resolved.empty if one.resolved else ()
+        layout = num_tokens if one.groups is None else one.groups.layout
+        try:
+            cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
+        except FlowError as error:  # an answer is right without a count of what it cost
+            logger.warning(f"no FLOPs are recorded: {error}")
+            cost = None
+        return {
+            "frames": frames.indices if frames else (),
+            "reader": frames.reader if frames else "",
+            "edges_kept": kept,
+            "edges_total": total,
+            "flops": cost.flops if cost else None,
+            "flops_full": cost.flops_full if cost else None,
+            "groups_rule": one.groups.rule if one.groups else "",
+            "notes": (
+                *(f"{rule} cuts nothing here: a group is empty" for rule in empty),
+                *(frames.notes if frames else ()),
+            ),
+            "prompt_digest": digest(one.question.prompt.text)[:16],
+            "data_digest": self.owner.data_digest(one.sample),
+        }
+
+
+@contextmanager
+def _of_the_document() -> Iterator[None]:
+    """What a document's fields are not as they should be for is that sample's failure, not the run's."""
+    try:
+        yield
+    except (SampleError, FlowError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SampleError(f"the document can't be read ({describe(error)})") from error
+
+
+def _batches(asked: Sequence[Asked], one_by_one: bool) -> list[list[Asked]]:
+    """What runs in one call: one number of frames, one flow, one way to generate.
+
+    Arms that share a vision pass follow one another, full attention first: the others go on from it.
+    """
+    batches: dict[Any, list[Asked]] = {}
+    for one in sorted(asked, key=lambda one: (-_num_frames(one), one.arm.flow.needs_masks, one.place)):
+        like = (_num_frames(one), one.arm.bound.digest, digest(one.sample.gen_kwargs))
+        key = one.place if one_by_one else like
+        batches.setdefault(key, []).append(one)
+    return list(batches.values())
+
+
+@contextmanager
+def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any], seed: int) -> Iterator[None]:
+    """A sampled answer depends on its question and the run's seed, and on nothing that ran before it."""
+    if not generation_arguments(gen_kwargs)["do_sample"]:
+        yield
+        return
+    asked = [[one.question.prompt.text, one.sample.repeat] for one in batch]
+    with torch.random.fork_rng():
+        torch.manual_seed(int(digest([asked, seed] if seed != DEFAULT_SEED else asked)[:12], 16))
+        yield
+
+
+def _num_frames(one: Asked) -> int:
+    return len(one.question.frames.indices) if one.question.frames else 0
+
+
+def _user_text(messages: Messages) -> str:
+    """The text of the last user turn, as the task wrote it."""
+    turns = [message for message in messages if message["role"] == "user"]
+    parts = [part["text"] for part in turns[-1]["content"] if part.get("type") == "text"] if turns else []
+    return parts[-1] if parts else ""

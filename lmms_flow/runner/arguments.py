@@ -1,0 +1,121 @@
+"""The arguments of our models, read from `--model_args` and checked."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lmms_flow.engine import ENGINES
+from lmms_flow.errors import RunError, nearest
+from lmms_flow.harness import host
+from lmms_flow.inputs.clip import ANY_READER, READERS
+from lmms_flow.inputs.workers import TIMEOUT
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """What a user may write into `--model_args` of a model of ours."""
+
+    pretrained: str = ""  # repository id or folder; empty: the wrapper's default checkpoint
+    revision: str = "main"  # of the repository
+    flow: str = "none"  # what is cut, in the one-line language, a preset's name or a .yaml file
+    flow_digest: str = ""  # what the flow's digest must be: for a file that might be edited
+    engine: str = "sparse"  # how the cut is run: "sparse", or "dense", the reference
+    attn_implementation: str = "sdpa"  # or "eager"
+    dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    device: str = ""  # cuda, cuda:1, cpu; empty: the GPU if there is one
+    device_map: str = ""  # as transformers takes it, for a model on several GPUs
+    num_frames: int = 8  # of each video, where the task does not say
+    batch_size: int = 1  # of questions
+    reader: str = ANY_READER  # what decodes videos: "auto", "decord", "pyav" or "torchcodec"
+    video_timeout: int = TIMEOUT  # seconds for one video
+    records: str = "lmms_flow_records"  # folder of the journal, or "none"
+    on_error: str = "raise"  # or "record": go on without the sample, and say so
+    trust_remote_code: bool = False
+    released_vision: bool = False  # VideoLLaMA3's vision tower as the paper's scripts ran it: docs/paper.md
+
+
+_CHOICES = {
+    "engine": ENGINES,
+    "attn_implementation": None,
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "on_error": ("raise", "record"),
+    "reader": (ANY_READER, *READERS),
+}
+
+
+def joined(arg_string: str | Mapping[str, Any], flags: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`--model_args` with the flags that lmms-eval hands to a model beside it (`--batch_size`, `--device`).
+
+    Raises RunError where it can't be read, or where something is said twice and differently: one of the two would be
+    dropped.
+    """
+    if isinstance(arg_string, Mapping):
+        given = dict(arg_string)
+    else:
+        try:
+            given = dict(host.PARSE_STRING.take()(arg_string))
+        except ValueError:
+            raise RunError(f"--model_args {arg_string!r}: write name=value,name=value") from None
+        counted = Counter(re.findall(r"(?:^|,)\s*(\w+)\s*=", arg_string))
+        for field in fields(ModelArguments):
+            if counted[field.name] > 1:
+                raise RunError(
+                    f"--model_args says {field.name} {counted[field.name]} times: leave out all but one"
+                )
+    for name, value in (flags or {}).items():
+        if value is None or (name == "batch_size" and name in given and type(value) is int and value == 1):
+            continue  # lmms-eval's own default: from the command line it would be text
+        if name in given and str(given[name]) != str(value):
+            raise RunError(f"--{name} {value} and {name}={given[name]} in --model_args: leave out one")
+        given[name] = value
+    return given
+
+
+def as_read(text: str) -> str:
+    """What is left of a text that went through `--model_args`: lmms-eval makes a number of what looks like one."""
+    return str(host.PARSE_STRING.take()(f"value={text}")["value"])
+
+
+def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
+    """The arguments, checked. Raises RunError (exit status 1) naming the nearest argument or the valid values."""
+    known = {field.name: field for field in fields(ModelArguments)}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name == "max_batch_size":  # lmms-eval hands on its flag among the arguments
+            raise RunError(
+                "--max_batch_size belongs to --batch_size auto, which these models don't have: leave it out"
+            )
+        if name not in known:
+            raise RunError(
+                f"--model_args has no argument {name!r}{nearest(name, known)} (arguments: {', '.join(known)})"
+            )
+        if name == "records" and str(value) == "None":
+            value = "none"
+        values[name] = _typed(name, value, type(known[name].default))
+    arguments = ModelArguments(**values)
+    for name, choices in _CHOICES.items():
+        value = getattr(arguments, name)
+        if choices and value not in choices:
+            raise RunError(
+                f"--model_args {name}={value}{nearest(str(value), choices)} (write {' or '.join(choices)})"
+            )
+    return arguments
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    text = str(value).strip()
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise RunError(f"--model_args {name}={value}: write True or False")
+    if kind is int:
+        if not (text.isascii() and text.isdigit() and len(text) < 9) or int(text) < 1:
+            raise RunError(f"--model_args {name}={value}: write a whole number from 1")
+        return int(text)
+    return text

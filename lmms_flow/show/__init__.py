@@ -1,0 +1,1 @@
+"""A flow before any run: what it cuts, drawn, and what a prefill costs under it."""

@@ -1,0 +1,1 @@
+"""Checkpoints that are told in another form than transformers' own, brought into its classes."""

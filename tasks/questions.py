@@ -1,0 +1,200 @@
+"""Multiple-choice questions about a video, as our tasks ask and score them.
+
+Every benchmark brings its rows into one form (:class:`Question`); prompt and scoring are then the same for all.
+A task's YAML names these functions, so that lmms-eval builds it for simple and for chat models alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+from lmms_flow.errors import SampleError, nearest, one_line
+from lmms_flow.inputs.forms import FORMS, LETTERS, Form
+from lmms_flow.records.record import read_record
+
+UNCUT = ("none", "sham")  # flows under which every edge is kept
+Row = TypeVar("Row")
+
+
+class _Question(TypedDict):
+    """What every question has. ``start`` and ``end`` are the clip's bounds in seconds, None for the whole file."""
+
+    id: str
+    video: str  # an absolute path
+    start: float | None
+    end: float | None
+    question: str
+    candidates: list[str]
+    answer_letter: str
+    family: str
+    pair: str | None  # questions of one pair differ in what the video shows, not in their words
+    problem: NotRequired[str]  # why the row can't be asked about; such a question is one failed sample
+
+
+class Question(_Question, total=False):
+    """One document of a task; these fields are there where a benchmark brings them."""
+
+    options: list[str]  # with their marks
+    duration: float  # of the video in seconds, which counts where frames are taken by the second
+
+
+def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
+    """Rows of a benchmark as a data set of questions.
+
+    A row that can't be read, or that has no valid answer, becomes a question with a `problem`: its sample fails, the
+    others don't.
+    """
+    import datasets
+
+    questions = [_read(index, row, read) for index, row in enumerate(rows)]
+    families = {question["family"] for question in questions if not question.get("problem")}
+    for question in questions:
+        if question.get("problem") and len(families) == 1:
+            question["family"] = next(iter(families))
+    columns = list(dict.fromkeys(name for question in questions for name in question))
+    return datasets.Dataset.from_list([{name: one.get(name) for name in columns} for one in questions])
+
+
+def _read(index: int, row: Any, read: Callable[[Any], Question]) -> Question:
+    try:
+        return _checked(read(row))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    content = row[1] if isinstance(row, tuple) else row
+    named = [content.get(name) for name in ("id", "question_id")] if isinstance(content, Mapping) else []
+    own = next((str(name) for name in named if name not in (None, "")), str(index))
+    empty = Question(
+        id=own,
+        video="",
+        start=None,
+        end=None,
+        question="",
+        candidates=[],
+        answer_letter="",
+        family="",
+        pair=None,
+    )
+    return {**empty, "problem": one_line(f"the document can't be asked about ({problem})")}
+
+
+def _refuse_broken(doc: Question) -> None:
+    if problem := doc.get("problem"):
+        raise SampleError(problem)
+
+
+def doc_to_visual(doc: Question) -> list[str]:
+    _refuse_broken(doc)
+    return [doc["video"]]
+
+
+def doc_to_text(doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
+    """The text of the user's turn, in the form that the task's YAML picks for the model (``form``)."""
+    if doc.get("problem"):
+        return ""  # lmms-eval asks while it lists its requests; messages and video are refused
+    form = _form(lmms_eval_specific_kwargs)
+    options = doc.get("options") or [
+        form.option.format(*pair) for pair in zip(LETTERS, doc["candidates"], strict=False)
+    ]
+    asked = f"Question: {doc['question']}\n{form.label}" + "\n".join(options)
+    return (asked.rstrip() if form.stripped else asked) + form.ending
+
+
+def doc_to_messages(
+    doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The same for chat models: the clip, the question, and the beginning of the answer where there is one.
+
+    The YAML may also say how frames are taken (``sampling``, ``num_frames``); what it leaves out is the model's.
+    """
+    _refuse_broken(doc)
+    video: dict[str, Any] = {"type": "video", "url": doc["video"]}
+    bounds = {"start_time": doc["start"], "end_time": doc["end"]}
+    video |= {name: seconds for name, seconds in bounds.items() if seconds is not None}
+    given = lmms_eval_specific_kwargs or {}
+    video |= {name: given[name] for name in ("sampling", "num_frames") if name in given}
+    if given.get("sampling") == "segment_starts" and doc.get("duration") is not None:
+        video["duration"] = doc["duration"]
+    text = {"type": "text", "text": doc_to_text(doc, given)}
+    messages = [{"role": "user", "content": [video, text]}]
+    if begun := _form(given).answer:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": begun}]})
+    return messages
+
+
+def doc_to_target(doc: Question) -> str:
+    return doc["answer_letter"]
+
+
+def answered_letter(answer: str, options: int) -> str | None:
+    """The letter that an answer begins with ("A", "(A)", "A. left"), or None where it begins with none.
+
+    Strict, since guessing a letter out of a sentence scores models by how they talk. A word is no letter: in
+    "A man walks" the A is an article, so a letter must be alone or followed by a mark.
+    """
+    found = re.match(r"\(?([A-Z])(?:$|[).:,\]\n]|\s*$)", answer.strip())
+    return found[1] if found and found[1] in LETTERS[:options] else None
+
+
+def decoded_letter(token: str, options: int, any_case: bool) -> str | None:
+    """The letter that a first token is, by the paper's rule: the token decoded alone must equal it.
+
+    So " A" and "(A" are none. Lower case counts with `any_case`: the paper's code reads so under full attention, and
+    not under a knockout.
+    """
+    read = token.upper() if any_case else token
+    return next((letter for letter in LETTERS[:options] if letter == read), None)
+
+
+def process_results(doc: Question, results: Sequence[str]) -> dict[str, Any]:
+    """Scores one answer: ``[text]`` of any model, or ``[text, record]`` of ours.
+
+    Ours in the paper's protocol are scored by the first token (:func:`decoded_letter`), any other model by the letter
+    with which its text begins (:func:`answered_letter`). A sample without an answer has no accuracy, which leaves it
+    out of the mean. ``accuracy`` comes last: the host takes a task's size, by which it weighs the task in a group, from
+    the last metric.
+    """
+    record = read_record(results)
+    status = record.get("status", "ok")
+    scores: dict[str, Any] = {"record": record} if record else {}
+    scores |= {"errors": int(status == "error"), "skipped": int(status == "skipped")}
+    if status == "ok":
+        letter = _letter(results[0], record, len(doc["candidates"]))
+        scores |= {"unreadable": int(letter is None), "accuracy": float(letter == doc["answer_letter"])}
+    return scores
+
+
+def _letter(answer: str, record: Mapping[str, Any], options: int) -> str | None:
+    token = record.get("first_token")
+    if record.get("protocol") != "paper" or not isinstance(token, str):
+        return answered_letter(answer, options)
+    return decoded_letter(token, options, any_case=record.get("flow") in UNCUT)
+
+
+def _form(given: Mapping[str, Any] | None) -> Form:
+    name = (given or {}).get("form", "paper")
+    if name not in FORMS:
+        raise ValueError(
+            f"a task's YAML names the form {name!r}{nearest(name, FORMS)} (forms: {', '.join(FORMS)})"
+        )
+    return FORMS[name]
+
+
+def _checked(question: Question) -> Question:
+    """Raises ValueError where it is no question with one right answer."""
+    for name in ("id", "video", "question", "answer_letter", "family"):
+        if not isinstance(question[name], str):
+            raise ValueError(f"its {name} is {question[name]!r}, not text")
+    for bound in (question["start"], question["end"]):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, float))):
+            raise ValueError(f"its clip's bound is {bound!r}, not seconds")
+    for candidate in question["candidates"]:
+        if not isinstance(candidate, str):
+            raise ValueError(f"its option {candidate!r} is {type(candidate).__name__}, not text")
+    valid = LETTERS[: len(question["candidates"])]
+    if len(valid) < 2 or len(question["candidates"]) > len(LETTERS):
+        raise ValueError(f"{len(question['candidates'])} options are none to choose from")
+    if len(question["answer_letter"]) != 1 or question["answer_letter"] not in valid:
+        raise ValueError(f"the answer {question['answer_letter']!r} is none of {valid}")
+    return question
