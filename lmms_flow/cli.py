@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import FlowError, nearest
-from .harness.plugin import MODELS
+from .harness.ground import MODELS
 
 RAW = argparse.RawDescriptionHelpFormatter
 Commands: TypeAlias = Any  # argparse has no public name for what add_subparsers returns

@@ -40,6 +40,7 @@ from lmms_flow.runner.arguments import ModelArguments, as_read, joined, read_arg
 from lmms_flow.runner.flows import Flows
 from lmms_flow.runner.generation import check_generation, generation_key
 from lmms_flow.runner.identity import checkpoint_identity
+from lmms_flow.runner.weights import load_exactly
 
 SMALL_MODEL = 50_000_000  # parameters
 
@@ -93,7 +94,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     def load(self, source: str) -> VideoChat:
         """Loads a repository id or folder. As it stands here: by transformers' automatic classes."""
         processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
-        model = AutoModelForImageTextToText.from_pretrained(source, **self.loading_arguments)
+        model = load_exactly(AutoModelForImageTextToText, source, self.loading_arguments)
         return VideoChat(model, processor)
 
     def _load_with_adapter(self, source: str) -> VideoChat:

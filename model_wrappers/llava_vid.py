@@ -13,6 +13,7 @@ from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.image_chat import ImageChat, clip_image_processor, own_template
 from lmms_flow.inputs.paper_prompt import paper_template
 from lmms_flow.inputs.tokenizer import load_tokenizer
+from lmms_flow.runner.weights import load_exactly
 
 from .base import FlowModel
 
@@ -47,7 +48,7 @@ class PooledLlava(ImageChat):
         self, source: str, values: dict[str, Any], hub: dict[str, Any], loading: dict[str, Any]
     ) -> None:
         config = LlavaConfig.from_dict({**values, "model_type": "llava"})
-        model = LlavaForConditionalGeneration.from_pretrained(source, config=config, **loading)
+        model = load_exactly(LlavaForConditionalGeneration, source, loading, config)
         tokenizer = load_tokenizer(source, hub)
         vision = config.vision_config
         side = vision.image_size // vision.patch_size

@@ -202,7 +202,7 @@ def _install(venv: Path, versions: dict[str, str]) -> Path:
 
 def _run(python: Path, folder: Path, short: bool) -> str | None:
     """Runs what a tier must pass; returns the name of the first step that failed."""
-    tests = (*SHORT, "-q") if short else ("-q", "-m", "not host")
+    tests = (*SHORT, "-q") if short else ("-q", "-m", "not host", "-n", "2", "--dist", "loadfile")
     task = "flowbench_action_antonym"
     steps = {
         "the plug-in's own check": ("-m", "lmms_flow.cli", "verify", "--model_args", "pretrained=flow-tiny"),

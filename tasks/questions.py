@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, TypeVar
 
 from lmms_flow.errors import SampleError, nearest, one_line
+from lmms_flow.flow.controls import UNCUT
 from lmms_flow.inputs.forms import FORMS, LETTERS, Form
 from lmms_flow.records.record import read_record
 
-UNCUT = ("none", "sham")  # flows under which every edge is kept
 Row = TypeVar("Row")
 
 

@@ -112,6 +112,7 @@ def test_a_mistake_in_the_four_lines_is_one_line(tmp_path: Path, lines: dict, sa
 
 
 def test_a_model_that_applies_no_flow_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("decord", reason="lmms-eval's llava_onevision imports it")
     (tmp_path / "base.yaml").write_text("task: base\noutput_type: generate_until\n")
     folder = yaml_task(tmp_path, base="base", flow="video:last")
     with pytest.raises(RunError, match=r"'llava_onevision' can't apply"):

@@ -10,9 +10,15 @@ import pytest
 import yaml
 
 from lmms_flow.errors import SampleError
-from lmms_flow.harness import benchmarks, plugin
+from lmms_flow.harness import plugin
 from lmms_flow.tasks import questions
+from lmms_flow.tasks.longvideobench import rows as longvideobench
+from lmms_flow.tasks.mvbench import rows as mvbench
 from lmms_flow.tasks.questions import FORMS, Question, doc_to_messages, doc_to_text, doc_to_visual
+from lmms_flow.tasks.shared import clips_folder
+from lmms_flow.tasks.tomato import rows as tomato
+from lmms_flow.tasks.tvbench import rows as tvbench
+from lmms_flow.tasks.videomme import rows as videomme
 from tests.benchmarks_data import MVBENCH_FOLDERS
 from tests.tvbench import QUESTIONS as TVBENCH_QUESTIONS
 
@@ -52,7 +58,7 @@ def tvbench_row(**changes: Any) -> dict[str, Any]:
 
 
 def test_tvbench(home: Path) -> None:
-    (doc,) = benchmarks.tvbench(Rows.of("moving_direction", tvbench_row(start=1.0, end=2.0)))
+    (doc,) = tvbench.process_docs(Rows.of("moving_direction", tvbench_row(start=1.0, end=2.0)))
     assert doc == {
         "id": "moving_direction-0",
         "video": str(home / "tvbench/video/moving_direction/v.mp4"),
@@ -66,9 +72,9 @@ def test_tvbench(home: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("sub_task", benchmarks.CLIPPED)
+@pytest.mark.parametrize("sub_task", tvbench.CLIPPED)
 def test_tvbench_clips_have_bounds_in_two_sub_tasks(home: Path, sub_task: str) -> None:
-    (doc,) = benchmarks.tvbench(Rows.of(sub_task, tvbench_row(start=1.5, end=4)))
+    (doc,) = tvbench.process_docs(Rows.of(sub_task, tvbench_row(start=1.5, end=4)))
     assert (doc["start"], doc["end"]) == (1.5, 4)
 
 
@@ -78,32 +84,32 @@ def test_tvbench_clips_have_bounds_in_two_sub_tasks(home: Path, sub_task: str) -
 )
 def test_tvbench_clips_are_found_where_lmms_eval_finds_them(home: Path, place: str) -> None:
     clip = touch(home / "tvbench" / place)
-    (doc,) = benchmarks.tvbench(Rows.of("action_count", tvbench_row()))
+    (doc,) = tvbench.process_docs(Rows.of("action_count", tvbench_row()))
     assert doc["video"] == clip
 
 
 def test_a_clip_of_the_same_name_in_another_sub_task_is_another_clip(home: Path) -> None:
     touch(home / "tvbench/video/action_antonym/v.mp4")
     own = touch(home / "tvbench/video/object_count/v.mp4")
-    (doc,) = benchmarks.tvbench(Rows.of("object_count", tvbench_row()))
+    (doc,) = tvbench.process_docs(Rows.of("object_count", tvbench_row()))
     assert doc["video"] == own
 
 
 def test_mvbench_clips_are_cut_already(home: Path) -> None:
     clip = touch(home / "mvbench_video/star/Charades_segment/v.mp4")
-    (doc,) = benchmarks.mvbench(Rows.of("action_sequence", tvbench_row(start=7.0, end=9.0)))
+    (doc,) = mvbench.process_docs(Rows.of("action_sequence", tvbench_row(start=7.0, end=9.0)))
     assert (doc["video"], doc["start"], doc["end"]) == (clip, None, None)
-    (doc,) = benchmarks.mvbench(Rows.of("fine_grained_pose", tvbench_row()))
+    (doc,) = mvbench.process_docs(Rows.of("fine_grained_pose", tvbench_row()))
     assert doc["video"] == str(home / "mvbench_video/nturgbd_convert/v.mp4")
     clip = touch(home / "mvbench_video/data0613/nturgbd_convert/v.mp4")
-    (doc,) = benchmarks.mvbench(Rows.of("fine_grained_pose", tvbench_row()))
+    (doc,) = mvbench.process_docs(Rows.of("fine_grained_pose", tvbench_row()))
     assert doc["video"] == clip
 
 
 def test_tomato(home: Path) -> None:
     row = {"id": "count-7", "question": "How often?", "options": ["once", "twice", "once"], "answer": 2}
     more = {"video_path": "videos/human/a.mp4", "reason_type": "count", "demonstration_type": "human"}
-    (doc,) = benchmarks.tomato([row | more])
+    (doc,) = tomato.process_docs([row | more])
     assert (doc["id"], doc["answer_letter"], doc["family"]) == ("count-7", "C", "count")
     assert doc["video"] == str(home / "TOMATO/videos/human/a.mp4")
 
@@ -117,13 +123,13 @@ def test_videomme(home: Path) -> None:
         "answer": "D",
         "task_type": "Action Recognition",
     }
-    (doc,) = benchmarks.videomme([row])
+    (doc,) = videomme.process_docs([row])
     assert doc["candidates"] == ["B. Jones.", "A. Smith.", "Nobody.", "All: A. to C."]
     assert doc["options"] == row["options"]  # asked as they come
     assert (doc["id"], doc["answer_letter"], doc["family"]) == ("001-2", "D", "Action Recognition")
     assert doc["video"] == str(home / "videomme/data/xyz.mp4")
     clip = touch(home / "videomme/data/xyz.mkv")
-    assert benchmarks.videomme([row])[0]["video"] == clip
+    assert videomme.process_docs([row])[0]["video"] == clip
 
 
 @pytest.mark.parametrize(("right", "letter"), [(0, "A"), (2, "C")])
@@ -140,12 +146,12 @@ def test_longvideobench(home: Path, right: int, letter: str) -> None:
         "video_path": "v.mp4",
         "question_category": "O2E",
     }
-    (doc,) = benchmarks.longvideobench([row])
+    (doc,) = longvideobench.process_docs([row])
     assert (doc["candidates"], doc["answer_letter"], doc["family"]) == (["a", "b", "c"], letter, "O2E")
     assert "duration" not in doc
-    assert benchmarks.longvideobench([row | {"duration": 8.5}])[0]["duration"] == 8.5
+    assert longvideobench.process_docs([row | {"duration": 8.5}])[0]["duration"] == 8.5
     assert doc["video"] == str(home / "datasets/longvideobench/videos/v.mp4")
-    (doc,) = benchmarks.longvideobench([row | {"correct_choice": 3}])
+    (doc,) = longvideobench.process_docs([row | {"correct_choice": 3}])
     assert (doc["id"], "the answer '3' is none of ABC" in doc["problem"]) == ("v_0", True)
 
 
@@ -169,7 +175,7 @@ def test_a_row_that_is_broken_is_one_question_that_says_so(
     broken = {"video": "v.mp4", "question": "?"} if changes is None else tvbench_row(**changes)
     for rows in ([tvbench_row(), broken], [broken, tvbench_row()]):
         good, bad = sorted(
-            benchmarks.tvbench(Rows.of("action_count", *rows)), key=lambda doc: bool(doc["problem"])
+            tvbench.process_docs(Rows.of("action_count", *rows)), key=lambda doc: bool(doc["problem"])
         )
         assert says in bad["problem"]
         assert "\n" not in bad["problem"]
@@ -185,9 +191,9 @@ def test_the_true_option_is_the_last_one_of_the_very_same_text() -> None:
     """As the paper's code finds it."""
 
     def read_row(answer: str, candidates: list[str]) -> Any:
-        return benchmarks.tvbench(Rows.of("action_count", tvbench_row(candidates=candidates, answer=answer)))[
-            0
-        ]
+        return tvbench.process_docs(
+            Rows.of("action_count", tvbench_row(candidates=candidates, answer=answer))
+        )[0]
 
     def letter(answer: str, candidates: list[str]) -> str:
         return str(read_row(answer, candidates)["answer_letter"])
@@ -202,11 +208,11 @@ def test_the_true_option_is_the_last_one_of_the_very_same_text() -> None:
 def test_the_folder_of_clips_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", "home")
-    assert benchmarks.clips_folder("tvbench") == tmp_path / "home/tvbench"
+    assert clips_folder("tvbench") == tmp_path / "home/tvbench"
     monkeypatch.setenv("HF_HOME", "~/home")
-    assert benchmarks.clips_folder("tvbench") == Path.home() / "home/tvbench"
+    assert clips_folder("tvbench") == Path.home() / "home/tvbench"
     monkeypatch.delenv("HF_HOME")
-    assert benchmarks.clips_folder("tvbench") == Path.home() / ".cache/huggingface/tvbench"
+    assert clips_folder("tvbench") == Path.home() / ".cache/huggingface/tvbench"
 
 
 # Prompts

@@ -47,6 +47,21 @@ def test_a_machine_that_passes_the_tests_works(capsys: pytest.CaptureFixture[str
     assert sum(finding["part"].startswith("self-check") for finding in report["findings"]) >= 8
 
 
+def test_a_machine_without_decord_works(capsys: pytest.CaptureFixture[str], only: Any) -> None:
+    """Where it could be installed and is not: a note of who would need it."""
+    only("versions")
+    tried = versions.tried()
+    with pytest.MonkeyPatch.context() as patch:
+        without = [replace(one, installed=None) if one.name == "decord" else one for one in tried]
+        patch.setattr(versions, "tried", lambda: without)
+        found = of("versions")["decord"]
+        assert cli.main(["doctor"]) == 0
+    if found.status != "ok":  # a platform that has no decord at all needs none
+        assert found.status == "note"
+        assert "PyAV reads videos instead" in found.todo
+    assert "Everything works." in capsys.readouterr().out
+
+
 def test_the_report_for_people(capsys: pytest.CaptureFixture[str], only: Any) -> None:
     only("platform", "versions")
     assert cli.main(["doctor"]) == 0

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from lmms_flow.flow import Flow
-from lmms_flow.harness import benchmarks
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames
+from lmms_flow.tasks.longvideobench import rows as longvideobench
 from lmms_flow.tasks.questions import Question, doc_to_messages
+from lmms_flow.tasks.tvbench import rows as tvbench
+from lmms_flow.tasks.videomme import rows as videomme
 from tests.clips import write_clip
 from tests.test_benchmarks import TASKS, Rows, read
 from tests.test_prompts import PROMPTS, SYSTEM, loaded
@@ -108,11 +110,11 @@ def document(benchmark: str, stem: str, options: list[str], answer: str) -> Ques
     letter = [letter for letter, option in lettered(options) if option == answer][-1]
     if benchmark == "tvbench":
         row = {"video": "v.mp4", "question": stem, "candidates": options, "answer": answer}
-        (doc,) = benchmarks.tvbench(Rows.of("action_count", row))
+        (doc,) = tvbench.process_docs(Rows.of("action_count", row))
     elif benchmark == "videomme":
         marked = [f"{letter}. {option}" for letter, option in lettered(options)]
         row = {"videoID": "v", "question_id": "1", "question": stem, "options": marked, "answer": letter}
-        (doc,) = benchmarks.videomme([row | {"task_type": "t"}])
+        (doc,) = videomme.process_docs([row | {"task_type": "t"}])
     else:
         row = {
             "id": "1",
@@ -123,7 +125,7 @@ def document(benchmark: str, stem: str, options: list[str], answer: str) -> Ques
         }
         row |= {f"option{place}": option for place, option in enumerate(options)}
         row |= {"correct_choice": "ABCDEFGHIJ".index(letter)}
-        (doc,) = benchmarks.longvideobench([row])
+        (doc,) = longvideobench.process_docs([row])
     assert doc["answer_letter"] == letter
     return doc
 

@@ -251,7 +251,10 @@ STOCK: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
 def test_parts_of_the_stock_prompts(benchmark: str, kind: str) -> None:
     fields, given, form = STOCK[benchmark]
     doc = QUESTION | fields
-    utils = importlib.import_module(f"lmms_eval.tasks.{benchmark}.utils")
+    try:
+        utils = importlib.import_module(f"lmms_eval.tasks.{benchmark}.utils")
+    except ModuleNotFoundError as error:  # LongVideoBench's needs decord
+        pytest.skip(f"lmms-eval's own task does not load here: {error}")
     check_parts(getattr(utils, f"{benchmark}_doc_to_text")(doc, given), doc, form, kind)
 
 

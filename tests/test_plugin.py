@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmms_flow.harness import plugin
+from lmms_flow.harness.ground import task_manager
 
 HEAVY = (
     "torch",
@@ -136,10 +137,10 @@ def test_within_our_own_command_every_model_sees_them(manager_class):
 
 def test_the_task_manager_is_known_and_not_kept_alive(manager_class):
     manager = manager_class(model_name="llava_vid_flow")
-    assert plugin.task_manager() is manager
+    assert task_manager() is manager
     del manager
     gc.collect()
-    assert plugin.task_manager() is None
+    assert task_manager() is None
 
 
 @pytest.fixture(scope="module")

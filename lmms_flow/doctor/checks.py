@@ -19,6 +19,8 @@ from lmms_flow import versions
 from lmms_flow.errors import one_line
 
 Status = Literal["ok", "note", "fails"]
+# What everything of ours works without, and who needs it.
+DISPENSABLE = {"decord": "PyAV reads videos instead; some of lmms-eval's own tasks and models import it"}
 LITTLE_DISK = 2 << 30  # bytes: what the records and the unpacked clips of a small run may take
 
 
@@ -59,7 +61,7 @@ def _platform() -> Iterator[Finding]:
     yield Finding("platform", "Python", "ok", f"{platform.python_version()} at {sys.executable}")
     cores = os.cpu_count() or 1
     yield Finding("platform", "system", "ok", f"{platform.platform()}, {cores} cores, {platform.machine()}")
-    yield Finding("platform", "lmms-flow", "ok", f"{versions.own_version()} in {Path(__file__).parent}")
+    yield Finding("platform", "lmms-flow", "ok", f"{versions.own_version()} in {Path(__file__).parents[1]}")
 
 
 def _versions() -> Iterator[Finding]:
@@ -77,7 +79,10 @@ def _versions() -> Iterator[Finding]:
             )
         elif one.installed is None:
             todo = f'pip install "{one.name}{one.bounds}"'
-            yield Finding("versions", one.name, "fails", f"not installed; tried: {bounds}", todo)
+            status: Status = "fails"
+            if one.name in DISPENSABLE:
+                status, todo = "note", f"{DISPENSABLE[one.name]}; {todo}"
+            yield Finding("versions", one.name, status, f"not installed; tried: {bounds}", todo)
         elif not one.inside:
             todo = (
                 f'pip install "{one.name}{one.bounds}", or try it: the other findings tell whether it works'
@@ -137,6 +142,7 @@ def _codec(codec: Any, tried: Any) -> Finding:
 def _host() -> Iterator[Finding]:
     """Whether lmms-eval sees our models and tasks, and is built as we expect."""
     from lmms_flow.harness import host, plugin
+    from lmms_flow.harness.ground import MODELS
 
     broken = list(host.problems())
     for error in broken:
@@ -144,14 +150,14 @@ def _host() -> Iterator[Finding]:
     if broken:
         return
     known = host.LIST_MODELS.take()(include_aliases=True)
-    missing = [name for name in plugin.MODELS if name not in known]
+    missing = [name for name in MODELS if name not in known]
     if missing:
         todo = "reinstall lmms-flow in the environment of lmms-eval: its entry point is not found"
         yield Finding("lmms-eval", "models", "fails", f"it does not see {', '.join(missing)}", todo)
     else:
-        yield Finding("lmms-eval", "models", "ok", f"it sees {', '.join(plugin.MODELS)}")
+        yield Finding("lmms-eval", "models", "ok", f"it sees {', '.join(MODELS)}")
     with plugin.tasks_for_all_models():
-        tasks = set(host.tasks_of_ours(next(iter(plugin.MODELS))))
+        tasks = set(host.tasks_of_ours(next(iter(MODELS))))
     from lmms_flow.harness.arms import index_of
 
     ours = set(index_of(plugin.tasks_folder()))
@@ -208,8 +214,9 @@ def _flow_tiny() -> Iterator[Finding]:
 
     from lmms_flow.assets import flow_tiny_dir
     from lmms_flow.engine import self_check
+    from lmms_flow.runner.weights import load_exactly
 
-    model = AutoModelForImageTextToText.from_pretrained(flow_tiny_dir(), use_safetensors=True).eval()
+    model = load_exactly(AutoModelForImageTextToText, str(flow_tiny_dir()), {"use_safetensors": True}).eval()
     with torch.no_grad():
         for check in self_check(model):
             todo = "" if check.passed else "flows can't be trusted here: install the versions that were tried"

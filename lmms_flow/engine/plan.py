@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 
 from ..flow import Blocks, ResolvedFlow
-from ..flow.resolve import runs_of_bits
+from ..flow.blocks import runs_of_bits
 from .flex import BLOCK, kept_pairs
 from .strips import CHUNK_ROWS, Strip, Strips, strips_of, takes_flex
 

@@ -1,7 +1,9 @@
 """What is cut: groups, layers, knockouts, pathways, edge counts and leaks. Needs no torch."""
 
 from ..errors import FlowError
-from .flow import BoundFlow, Flow
+from .blocks import Blocks
+from .controls import CONTROLS, Control
+from .flow import Flow
 from .knockout import Knockout, Rule
 from .layers import LayerRange
 from .layout import Layout, prompt_layout
@@ -9,16 +11,20 @@ from .leaks import Route
 from .pathway import BoundPathway, Pathway
 from .presets import PRESET_NAMES, PRESETS, Preset, find_preset, preset_of
 from .random_cut import RandomCut
-from .resolve import Blocks, ResolvedFlow
+from .resolve import BoundFlow, ResolvedFlow
+from .spec import FlowSpec
 
 __all__ = [
+    "CONTROLS",
     "PRESETS",
     "PRESET_NAMES",
     "Blocks",
     "BoundFlow",
     "BoundPathway",
+    "Control",
     "Flow",
     "FlowError",
+    "FlowSpec",
     "Knockout",
     "LayerRange",
     "Layout",

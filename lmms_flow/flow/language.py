@@ -1,65 +1,43 @@
-"""Reads flows: the one-line language and its YAML form (docs/language.md has the grammar)."""
+"""The one-line language of flows (docs/language.md has the grammar)."""
 
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import yaml
-
-from ..errors import FlowError, nearest
-from .flow import Flow
+from ..errors import FlowError
+from .controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, control_of
 from .knockout import Knockout, Rule, parse_rule
-from .layers import LayerRange
-from .pathway import KINDS, NOWHERE, Pathway, kept_range
+from .pathway import Pathway
 from .presets import ALIASES, PAPER_SHARE, find_preset, paper_share, preset_of, resolve_alias, unknown_word
 from .random_cut import RandomCut
+from .spec import FlowSpec
 
-BLIND = tuple(Rule(Knockout("video", target)) for target in ("gap", "question", "tail", "last"))
-ALONE = ("none", "sham", "blind", "mirrored:", "random:")
-MAX_FILE_BYTES = 1 << 20
-
-
-def load(text: str | os.PathLike[str], checkpoint: str | None = None) -> Flow:
-    """Reads a flow from the one-line language, a preset's name or a path that ends in .yaml or .yml."""
-    written = os.fspath(text) if isinstance(text, os.PathLike) else text
-    if not isinstance(written, str):
-        raise FlowError(f"a flow is a text or a path, not {written!r}")
-    if is_file(written):
-        return _load_file(Path(written), checkpoint)
-    return parse(written, checkpoint)
+_BLIND = tuple(Rule(Knockout("video", target)) for target in ("gap", "question", "tail", "last"))
 
 
-def is_file(text: str) -> bool:
-    """Whether a flow is written as the path of a file."""
-    return text.lower().endswith((".yaml", ".yml"))
-
-
-def parse(text: str, checkpoint: str | None = None) -> Flow:
+def parse(text: str, checkpoint: str | None = None) -> FlowSpec:
     """Reads the one-line language. Raises FlowError quoting the rule that is wrong."""
     if not text:
         raise FlowError("the flow is empty: write none for full attention")
     strange = re.search(r"[^\w:@+.\-]", text, re.ASCII)
     if strange:
         raise FlowError(f"flow {text!r}: {strange[0]!r} can't stand in a flow (join rules by '+', no spaces)")
-    if text == "none":
-        return Flow("none", text, text)
-    if text == "sham":
-        return Flow("sham", text, text)
-    if text == "blind":
-        return Flow("cuts", text, text, rules=BLIND)
-    if text.startswith("mirrored:"):
+    control = control_of(text)
+    if control is NONE:
+        return FlowSpec("none", text, text)
+    if control is SHAM:
+        return FlowSpec("sham", text, text)
+    if control is BLIND:
+        return FlowSpec("cuts", text, text, rules=_BLIND)
+    if control is MIRRORED:
         return _mirrored(text, checkpoint)
-    if text.startswith("random:"):
-        return Flow("random", text, text, random=_random(text, checkpoint))
+    if control is RANDOM:
+        return FlowSpec("random", text, text, random=parse_random(text, checkpoint))
     return _terms(text, checkpoint)
 
 
-def _terms(text: str, checkpoint: str | None) -> Flow:
+def _terms(text: str, checkpoint: str | None) -> FlowSpec:
     terms = text.split("+")
     rules: list[Rule] = []
     pathways: list[Pathway] = []
@@ -68,7 +46,7 @@ def _terms(text: str, checkpoint: str | None) -> Flow:
         if not term:
             raise FlowError(f"flow {text!r}: a rule is missing beside a '+'")
         word, at, _ = term.partition("@")
-        if word in ALONE or word.startswith(("mirrored:", "random:")):
+        if control_of(word):
             raise FlowError(f"flow {text!r}: {word!r} stands alone, without '+' and '@'")
         if at and (word in ALIASES or find_preset(word)):
             raise FlowError(f"rule {term!r}: a preset takes no layers, they are part of it")
@@ -88,8 +66,8 @@ def _terms(text: str, checkpoint: str | None) -> Flow:
         pathways.append(preset[0].pathway(preset[1]))
     name = resolve_alias(text, checkpoint) if text in ALIASES else text
     if len(pathways) == 1 and not rules:
-        return Flow("pathway", name, text, pathways=tuple(pathways), layers=layers)
-    return Flow("cuts", name, text, tuple(rules), tuple(pathways), layers=layers)
+        return FlowSpec("pathway", name, text, pathways=tuple(pathways), layers=layers)
+    return FlowSpec("cuts", name, text, tuple(rules), tuple(pathways), layers=layers)
 
 
 def _rule(term: str, text: str) -> Rule:
@@ -99,17 +77,17 @@ def _rule(term: str, text: str) -> Rule:
     return parse_rule(term)
 
 
-def _mirrored(text: str, checkpoint: str | None) -> Flow:
+def _mirrored(text: str, checkpoint: str | None) -> FlowSpec:
     name = resolve_alias(text.removeprefix("mirrored:"), checkpoint)
     preset = find_preset(name)
     if preset is None:
         raise FlowError(f"flow {text!r}: mirrored needs a preset, {name!r} is none{unknown_word(name)}")
     base = preset[0].pathway(preset[1])
     pathway = Pathway(base.cross_frame, base.video_question, base.question_last, base.closed, mirrored=True)
-    return Flow("pathway", f"mirrored:{name}", text, pathways=(pathway,), layers=preset[0].layers)
+    return FlowSpec("pathway", f"mirrored:{name}", text, pathways=(pathway,), layers=preset[0].layers)
 
 
-def _random(text: str, checkpoint: str | None) -> RandomCut:
+def parse_random(text: str, checkpoint: str | None) -> RandomCut:
     amount, colon, seed = text.removeprefix("random:").partition(":")
     if colon and not re.fullmatch(r"seed[0-9]{1,18}", seed):
         raise FlowError(f"flow {text!r}: {seed!r} is no seed: write random:{amount}:seed1")
@@ -134,126 +112,3 @@ def _share(share: float, where: str) -> float:
             f"flow {where!r}: the share of edges that random cuts lies between 0 and 1, not {share:g}"
         )
     return share
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which besides takes no key twice: the first would be lost without a word."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def _load_file(path: Path, checkpoint: str | None) -> Flow:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise FlowError(f"flow file {path}: larger than 1 MiB, that is no flow")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except OSError as error:
-        raise FlowError(f"flow file {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise FlowError(f"flow file {path}: not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "syntax"
-        raise FlowError(f"flow file {path}{at}: not valid YAML ({problem})") from None
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a date that is none, a number too long, a nesting too deep
-        raise FlowError(f"flow file {path}: can't be read as YAML ({str(error).splitlines()[0]})") from None
-    if content is None:
-        raise FlowError(f"flow file {path}: the file is empty; write pathway:, cut: or random: into it")
-    if not isinstance(content, Mapping):
-        raise FlowError(
-            f"flow file {path}: expected keys such as name: and cut:, not {type(content).__name__}"
-        )
-    try:
-        return _from_mapping(content, path, checkpoint)
-    except FlowError as error:
-        raise FlowError(f"flow file {path}: {error}") from None
-
-
-_KEYS = ("name", "comment", "layers", "pathway", "closed", "cut", "random")
-
-
-def _from_mapping(content: Mapping[Any, Any], path: Path, checkpoint: str | None) -> Flow:
-    _check_keys(content, _KEYS, "the file")
-    kinds = [key for key in ("pathway", "cut", "random") if key in content]
-    if len(kinds) != 1:
-        raise FlowError(f"needs exactly one of pathway, cut and random, has {' and '.join(kinds) or 'none'}")
-    if "closed" in content and kinds != ["pathway"]:
-        raise FlowError("closed: belongs to a pathway")
-    name, layers = content.get("name", path.stem), content.get("layers")
-    if not isinstance(name, str) or not name:
-        raise FlowError(f"name: must be a text, not {name!r}")
-    if layers is not None and (not isinstance(layers, int) or isinstance(layers, bool) or layers < 1):
-        raise FlowError(f"layers: must be the model's number of layers, not {layers!r}")
-    text = str(path)
-    if kinds == ["pathway"]:
-        return Flow("pathway", name, text, pathways=(_pathway(content),), layers=layers)
-    if kinds == ["cut"]:
-        return Flow("cuts", name, text, rules=_cut(content["cut"]), layers=layers)
-    return Flow("random", name, text, random=_random_mapping(content["random"], checkpoint), layers=layers)
-
-
-def _check_keys(content: Mapping[Any, Any], valid: tuple[str, ...], where: str) -> None:
-    for key in content:
-        if key not in valid:
-            raise FlowError(
-                f"{where} has an unknown key {key!r}{nearest(str(key), valid)} (keys: {', '.join(valid)})"
-            )
-
-
-def _pathway(content: Mapping[Any, Any]) -> Pathway:
-    ranges, closed = content["pathway"], content.get("closed", False)
-    if not isinstance(ranges, Mapping):
-        raise FlowError(f"pathway: needs the layer ranges of {', '.join(KINDS)}")
-    if not isinstance(closed, bool):
-        raise FlowError(f"closed: must be true or false, not {closed!r}")
-    _check_keys(ranges, KINDS, "pathway")
-    missing = [kind for kind in KINDS if kind not in ranges]
-    if missing:
-        raise FlowError(f"pathway: {missing[0]} is missing")
-    kept = {kind: _yaml_layers(ranges[kind], f"pathway, {kind}") for kind in KINDS}
-    return Pathway(kept["cross_frame"], kept["video:question"], kept["question:last"], closed)
-
-
-def _yaml_layers(value: object, where: str) -> LayerRange | None:
-    """YAML reads an unquoted 7 or -16 as a number: 7 is that layer, -16 means 1 to 16; `none` is no layer."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise FlowError(f"{where}: layers {value!r} are not a range such as 6-20 (in no layer: {NOWHERE})")
-    try:
-        return kept_range(str(value))
-    except FlowError as error:
-        raise FlowError(f"{where}: {error}{nearest(str(value), (NOWHERE,))}") from None
-
-
-def _cut(rules: object) -> tuple[Rule, ...]:
-    if not isinstance(rules, list) or not rules:
-        raise FlowError('cut: needs a list of rules, such as ["video:question@21-", "video:last"]')
-    for rule in rules:
-        if not isinstance(rule, str):
-            raise FlowError(f'cut: the rule {rule!r} must be a text; quote it: "video:last"')
-    return tuple(parse_rule(rule) for rule in rules)
-
-
-def _random_mapping(random: object, checkpoint: str | None) -> RandomCut:
-    if not isinstance(random, Mapping):
-        raise FlowError("random: needs {share: 0.58, seed: 1}")
-    _check_keys(random, ("share", "preset", "seed"), "random")
-    seed = random.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise FlowError(f"random, seed: must be a whole number from 0, not {seed!r}")
-    if ("share" in random) == ("preset" in random):
-        raise FlowError("random: needs either share: or preset:")
-    amount = random.get("share", random.get("preset"))
-    if isinstance(amount, bool) or not isinstance(amount, int | float | str):
-        raise FlowError(f"random: {amount!r} is neither a share nor a preset")
-    return _random(f"random:{amount}:seed{seed}", checkpoint)

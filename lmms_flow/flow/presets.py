@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import FlowError, nearest
+from .controls import CONTROLS
 from .layout import Layout, prompt_layout
 from .pathway import Pathway, kept_range
 
@@ -157,12 +158,8 @@ def unknown_word(word: str) -> str:
         (
             *PRESET_NAMES,
             *ALIASES,
-            "none",
-            "sham",
-            "blind",
+            *(control.name + ":" * control.takes_more for control in CONTROLS if control.is_flow),
             "cross_frame",
-            "mirrored:",
-            "random:",
             PAPER_SHARE,
         ),
     )

@@ -1,74 +1,95 @@
-"""A flow on one prompt: rectangles by layer, the kept edges in closed form, and what must not happen."""
+"""A flow in a model and on a prompt: the knockouts of each layer, rectangles, kept edges, and what must not happen."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..errors import FlowError
-from .flow import BoundFlow
+from .blocks import Blocks, Rectangles
+from .controls import UNCUT
 from .knockout import Knockout
-from .layout import Layout, Span
+from .layout import Layout
+from .pathway import BoundPathway
 from .random_cut import check_eligible, draw, draw_counts
+from .spec import FlowSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Rectangles = tuple[tuple[Span, Span], ...]
-
 
 @dataclass(frozen=True)
-class Blocks:
-    """One layer's mask in blocks: `segments` cut the prompt so that a pair of them is kept or cut as a whole.
+class BoundFlow:
+    """A flow in a model of known depth: the knockouts of each layer."""
 
-    `kept[t]` is a bit set of the segments s <= t that segment t reads; `t` reading itself is a causal triangle.
+    flow: FlowSpec
+    num_layers: int
+    cuts: tuple[frozenset[Knockout], ...]
+    pathway: BoundPathway | None = None
+    like: BoundFlow | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits of the flow's meaning: its kind and the cuts by layer. Names and spelling don't count."""
+        random = self.flow.random
+        meaning: dict[str, object] = {
+            "kind": self.flow.kind,
+            "cuts": [sorted(map(str, layer)) for layer in self.cuts],
+        }
+        if random is not None:
+            share = self.like.digest if self.like else random.share
+            meaning["random"] = {"seed": random.seed, "share": share}
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
+
+    def resolve(self, layout: Layout) -> ResolvedFlow:
+        """The flow on one prompt. Raises FlowError where it cuts nothing there or leaves a token without any key."""
+        return resolve(self, layout)
+
+    def rules(self) -> tuple[str, ...]:
+        """The cuts as rules of the one-line language, one for each run of layers: `video:question@1-5`.
+
+        Joined by `+` they cut the same. A random control has none: its draws are no rectangles.
+        """
+        kinds = sorted({str(cut) for layer in self.cuts for cut in layer})
+        found = []
+        for kind in kinds:
+            layers = [n for n, layer in enumerate(self.cuts, 1) if kind in map(str, layer)]
+            starts = [n for n in layers if n - 1 not in layers]
+            stops = [n for n in layers if n + 1 not in layers]
+            found += [f"{kind}@{a}-{b}" for a, b in zip(starts, stops, strict=True)]
+        return tuple(found)
+
+    def distinct(self) -> Iterator[tuple[frozenset[Knockout], tuple[int, ...]]]:
+        """The different sets of knockouts, each with the layers (from 1) that have it, in order of first use."""
+        for cuts in dict.fromkeys(self.cuts):
+            yield cuts, tuple(layer for layer, other in enumerate(self.cuts, 1) if other == cuts)
+
+
+@lru_cache(maxsize=64)  # every sample of a run asks for the same one
+def bind(flow: FlowSpec, num_layers: int) -> BoundFlow:
+    """The knockouts of each layer in a model of `num_layers` layers.
+
+    Raises FlowError for another depth than the flow was written for, and for a layer out of range.
     """
-
-    segments: tuple[range, ...]
-    kept: tuple[int, ...]
-
-    @classmethod
-    def of(cls, segments: tuple[range, ...], rectangles: Rectangles) -> Blocks:
-        """The blocks that remain when the rectangles are cut from the causal triangle."""
-        kept = [(1 << (t + 1)) - 1 for t in range(len(segments))]
-        at = {segment.start: s for s, segment in enumerate(segments)} | {segments[-1].stop: len(segments)}
-        for keys, queries in rectangles:
-            cut = sum((1 << at[r.stop]) - (1 << at[r.start]) for r in keys)
-            for span in queries:
-                for t in range(at[span.start], at[span.stop]):
-                    kept[t] &= ~cut
-        return cls(segments, tuple(kept))
-
-    def num_edges(self) -> int:
-        """The number of (query, key) pairs that are kept."""
-        total = 0
-        for t, (segment, bits) in enumerate(zip(self.segments, self.kept, strict=True)):
-            rows, before = len(segment), bits & ~(1 << t)
-            keys = sum(
-                self.segments[run[-1]].stop - self.segments[run[0]].start for run in runs_of_bits(before)
-            )
-            total += rows * keys + (rows * (rows + 1) // 2 if bits >> t & 1 else 0)
-        return total
-
-    def reads(self, query: int, key: int) -> bool:
-        """Whether segment `query` reads segment `key`."""
-        return bool(self.kept[query] >> key & 1)
-
-
-def runs_of_bits(bits: int) -> Iterator[range]:
-    """The places of the ones in a bit set, as ranges: there are few, however many ones."""
-    place = 0
-    while bits:
-        zeros = (bits & -bits).bit_length() - 1
-        bits >>= zeros
-        ones = (~bits & (bits + 1)).bit_length() - 1
-        bits >>= ones
-        yield range(place + zeros, place + zeros + ones)
-        place += zeros + ones
+    if flow.layers is not None and flow.layers != num_layers:
+        raise FlowError(f"flow {flow.name!r} is for {flow.layers} layers, the model has {num_layers}")
+    bound = tuple(pathway.bind(num_layers) for pathway in flow.pathways)
+    cuts = [{cut for pathway in bound for cut in pathway.cuts(layer)} for layer in range(1, num_layers + 1)]
+    for rule in flow.rules:
+        for layer in rule.bind(num_layers):
+            cuts[layer - 1].add(rule.knockout)
+    by_layer = tuple(frozenset(layer) for layer in cuts)
+    if flow.kind in ("cuts", "pathway") and not any(by_layer):
+        raise FlowError(f"flow {flow.text!r} cuts nothing in a model of {num_layers} layers")
+    pathway = bound[0] if flow.kind == "pathway" else None
+    like = bind(flow.like, num_layers) if flow.like else None
+    return BoundFlow(flow, num_layers, by_layer, pathway, like)
 
 
 @dataclass(frozen=True)
@@ -131,7 +152,7 @@ class ResolvedFlow:
     def _check(self) -> None:
         flow = self.bound.flow
         kept, total = self.kept_edges()
-        if kept == total and flow.kind not in ("none", "sham"):
+        if kept == total and flow.kind not in UNCUT:
             why = f" ({', '.join(self.empty)}: a group is empty)" if self.empty else ""
             raise FlowError(f"flow {flow.text!r} cuts nothing in this prompt{why}")
         for cuts, layers in self.bound.distinct():
@@ -173,3 +194,9 @@ def _draws(bound: BoundFlow, layout: Layout) -> tuple[int, ...]:
     count = int(layout.num_tokens * (layout.num_tokens + 1) // 2 * random.share)
     check_eligible(count, layout)
     return (count,) * bound.num_layers
+
+
+@lru_cache(maxsize=256)  # benchmarks repeat prompt lengths, and several read-outs ask for the same one
+def resolve(bound: BoundFlow, layout: Layout) -> ResolvedFlow:
+    """A bound flow on one prompt. Raises FlowError where it cuts nothing there or leaves a token without any key."""
+    return ResolvedFlow.of(bound, layout)

@@ -15,12 +15,14 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from lmms_flow.flow.controls import BLIND, MIRRORED, NONE, SHAM, SINGLE_FRAME
+
 Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
 MADE = "lmms_flow_config"  # where an entry of the index has its configuration, in the place of a file
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmTask:
     """One flow of a leaderboard; `num_frames` where it is not the model's own number."""
 
     name: str
@@ -29,17 +31,17 @@ class Arm:
 
 
 ARMS = (
-    Arm("sham", "sham"),
-    Arm("effective", "effective"),
-    Arm("effective_closed", "effective_closed"),
-    Arm("random_1", "random:effective:seed1"),
-    Arm("random_2", "random:effective:seed2"),
-    Arm("random_3", "random:effective:seed3"),
-    Arm("mirrored", "mirrored:effective"),
-    Arm("cross_frame_first_half", "cross_frame@first_half"),
-    Arm("cross_frame_second_half", "cross_frame@second_half"),
-    Arm("blind", "blind"),
-    Arm("single_frame", "none", num_frames=1),
+    ArmTask(SHAM.name, SHAM.name),
+    ArmTask("effective", "effective"),
+    ArmTask("effective_closed", "effective_closed"),
+    ArmTask("random_1", "random:effective:seed1"),
+    ArmTask("random_2", "random:effective:seed2"),
+    ArmTask("random_3", "random:effective:seed3"),
+    ArmTask(MIRRORED.name, f"{MIRRORED.name}:effective"),
+    ArmTask("cross_frame_first_half", "cross_frame@first_half"),
+    ArmTask("cross_frame_second_half", "cross_frame@second_half"),
+    ArmTask(BLIND.name, BLIND.name),
+    ArmTask(SINGLE_FRAME.name, NONE.name, num_frames=1),
 )
 
 # What the arms' names begin with, and the task or group that they are arms of.
@@ -54,7 +56,7 @@ BENCHMARKS = {
 }
 
 # Beside these on public benchmarks: the share of Table 3's random row. The bundled model has none.
-PAPER_ARMS = (Arm("random_paper", "random:paper:seed1"),)
+PAPER_ARMS = (ArmTask("random_paper", "random:paper:seed1"),)
 BUNDLED = ("flowbench_flow",)
 
 ReadConfig: TypeAlias = Callable[
@@ -93,7 +95,7 @@ def _add_leaderboard(index: Index, read: ReadConfig, prefix: str, base: str) -> 
     )
 
 
-def arms_of(prefix: str) -> tuple[Arm, ...]:
+def arms_of(prefix: str) -> tuple[ArmTask, ...]:
     """The arms of a benchmark, by what their names begin with."""
     return ARMS if prefix in BUNDLED else ARMS + PAPER_ARMS
 

@@ -19,6 +19,7 @@ from unittest import mock
 
 from lmms_flow.errors import one_line
 from lmms_flow.harness import host, plugin
+from lmms_flow.harness.ground import task_manager
 from lmms_flow.harness.sample import describe
 
 USAGE = """\
@@ -148,7 +149,7 @@ def _explain(error: BaseException, args: Any) -> str:
         return f"there is no model {args.model!r}{_nearest(args.model, known)}"
     if text.startswith("Tasks not found: "):
         missing = text.removeprefix("Tasks not found: ").partition(". Try")[0]
-        manager = plugin.task_manager()
+        manager = task_manager()
         known = host.names_of_tasks(manager) if manager is not None else ()
         return f"there is no task {missing!r}{_nearest(missing.partition(',')[0], known)}"
     return describe(error)

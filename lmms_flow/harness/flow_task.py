@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from lmms_flow.errors import RunError, one_line
-from lmms_flow.flow.language import is_file
-from lmms_flow.harness import host, loop, plugin
+from lmms_flow.flow.files import is_file
+from lmms_flow.harness import host, loop
+from lmms_flow.harness.ground import MODELS, task_manager
 from lmms_flow.harness.sample import describe
 from lmms_flow.harness.totals import total
 from lmms_flow.records.record import read_record
@@ -47,7 +48,7 @@ class FlowTask(_HostTask):  # type: ignore[misc]
         self.flow = str(config.get("flow") or "")
         self.num_frames = config.get("num_frames")
         self._asking, self._scoring = False, threading.local()  # documents are scored in threads
-        manager = plugin.task_manager()
+        manager = task_manager()
         if manager is None:
             raise RunError(
                 f"task {self.name}: lmms-eval has no task manager in which its base could be found"
@@ -78,7 +79,7 @@ class FlowTask(_HostTask):  # type: ignore[misc]
         if model and not _runs_flows(model):
             raise RunError(
                 f"task {self.name} runs under the flow {self.flow!r}, which the model {model!r} can't "
-                f"apply (models that can: {', '.join(plugin.MODELS)}, or a subclass of theirs)"
+                f"apply (models that can: {', '.join(MODELS)}, or a subclass of theirs)"
             )
 
     def _merged(self, base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ refused: a flow file whose path says nothing, and answers that failed.
 from __future__ import annotations
 
 from lmms_flow.errors import RunError
-from lmms_flow.flow.language import is_file
+from lmms_flow.flow.files import is_file
 from lmms_flow.harness import host
 
 

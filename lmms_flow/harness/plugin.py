@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -19,19 +18,13 @@ from typing import Any
 
 from lmms_flow.harness import host
 from lmms_flow.harness.arms import add_arms, made_config
+from lmms_flow.harness.ground import MODELS, remember_task_manager
 from lmms_flow.harness.host import HostError
-
-MODELS = {
-    "llava_vid_flow": "lmms_flow.model_wrappers.llava_vid.LlavaVidFlow",
-    "internvl_flow": "lmms_flow.model_wrappers.internvl.InternvlFlow",
-    "videollama3_flow": "lmms_flow.model_wrappers.videollama3.VideoLlama3Flow",
-}
 
 _MARK = "_lmms_flow_tasks_are_known"
 
 seam_errors: list[HostError] = []  # what of lmms-eval was not as expected, each told once
 _for_all_models = False
-_task_manager: Callable[[], Any] = lambda: None  # noqa: E731  (a weak reference, or this before there is one)
 
 
 def model_manifests() -> list[Any]:
@@ -72,11 +65,6 @@ def tasks_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("lmms_flow is installed without its tasks")
     return Path(next(iter(spec.submodule_search_locations)))
-
-
-def task_manager() -> Any:
-    """The host's task manager of this run, or None where there is none (any more)."""
-    return _task_manager()
 
 
 def make_tasks_known() -> None:
@@ -122,8 +110,7 @@ def _patch(module: ModuleType) -> None:
     def initialize_tasks(
         self: Any, include_path: str | Sequence[str] | None = None, include_defaults: bool = True
     ) -> Any:
-        global _task_manager
-        _task_manager = weakref.ref(self)
+        remember_task_manager(self)
         try:
             ours = _for_all_models or _is_ours(host.model_name_of(self))
         except HostError as error:
@@ -140,8 +127,7 @@ def _patch(module: ModuleType) -> None:
         return index
 
     def _get_config(self: Any, name: str) -> Any:
-        global _task_manager
-        _task_manager = weakref.ref(self)  # whose task is made next, where there are several managers
+        remember_task_manager(self)
         made = made_config(host.index_of_tasks(self), name, lambda base: from_file(self, base))
         return from_file(self, name) if made is None else made
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ..flow import find_preset, preset_of
+from ..flow.controls import NONE, SHAM, SINGLE_FRAME, control_of, place_of
 from ..flow.presets import UNVALIDATED
 
 
@@ -77,11 +78,11 @@ class Arm:
 
     @property
     def is_baseline(self) -> bool:
-        return self.flow == "none"
+        return self.flow == NONE.name
 
     @property
     def is_sham(self) -> bool:
-        return self.flow == "sham"
+        return self.flow == SHAM.name
 
     @property
     def benchmarks(self) -> list[str]:
@@ -177,17 +178,9 @@ def sham_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
     return next(same, None)
 
 
-# Pathways stand beside their controls; "" is any other flow.
-ORDER = ("none", "sham", "effective", "random:", "mirrored:", "", "blind")
-
-
 def order_of(arm: Arm) -> tuple[object, ...]:
-    """The place of an arm among others: by checkpoint, full attention first, then as in ORDER."""
-    named = (place for place, start in enumerate(ORDER) if start and arm.flow.startswith(start))
-    return arm.checkpoint, next(named, ORDER.index("")), -arm.frames
-
-
-REMARKS = {"none": "full attention", "sham": "nothing cut", "blind": "no video"}
+    """The place of an arm among others: by checkpoint, full attention first, pathways beside their controls."""
+    return arm.checkpoint, place_of(arm.flow), -arm.frames
 
 
 def arm_names(arms: Sequence[Arm]) -> list[str]:
@@ -217,10 +210,11 @@ def arm_names(arms: Sequence[Arm]) -> list[str]:
 
 def _remark(arm: Arm) -> str:
     if arm.is_baseline and arm.frames == 1:
-        return " (single frame)"
+        return f" ({SINGLE_FRAME.remark})"
     if _is_unvalidated(arm):
         return " (unvalidated)"
-    return f" ({REMARKS[arm.flow]})" if arm.flow in REMARKS else ""
+    control = control_of(arm.flow)
+    return f" ({control.remark})" if control and control.remark else ""
 
 
 def _is_unvalidated(arm: Arm) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FlowError, nearest
-from ..flow import PRESET_NAMES, PRESETS, Flow, Layout, find_preset, preset_of
+from ..flow import CONTROLS, PRESET_NAMES, PRESETS, Flow, Layout, find_preset, preset_of
 
 
 def make_console() -> Any:
@@ -156,9 +156,8 @@ def list_flows() -> None:
     for preset in PRESETS:
         console.print(f"{preset.name}: {', '.join(preset.checkpoints)}")
     console.print("effective and effective_closed stand for the pathway of the checkpoint that is run.")
-    console.print(
-        "Controls: none, sham (nothing cut, masked kernels), blind (the video is cut off), random:SHARE[:seedN],"
-    )
-    console.print(
-        "random:PRESET[:seedN] (as many edges as the preset cuts), mirrored:PRESET (its layers counted from the end)."
-    )
+    listed = Table("control", "what it is", title="controls")
+    for control in CONTROLS:
+        if control.is_flow:
+            listed.add_row(control.written, control.meaning)
+    console.print(listed)

@@ -19,8 +19,9 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import Chunk, WeightConverter
 
 from lmms_flow.errors import FlowError
+from lmms_flow.runner.weights import load_exactly
 
-from .weights import known_fields, load_exactly
+from .fields import known_fields
 
 LANGUAGE_MODELS: dict[str, type[PreTrainedConfig]] = {
     "Phi3ForCausalLM": Phi3Config,
@@ -107,7 +108,7 @@ def load_released(
     Raises FlowError where the language model has no native class, or the weights don't fit.
     """
     config = native_config(values, image_token)
-    model = load_exactly(ReleasedInternVL, source, config, loading, RENAMED)
+    model = load_exactly(ReleasedInternVL, source, loading, config, RENAMED)
     if values.get("ps_version", "v1") == "v1":
         model.model.multi_modal_projector = Transposed(model.model.multi_modal_projector)
     return model  # type: ignore[no-any-return]

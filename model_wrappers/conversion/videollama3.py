@@ -18,8 +18,9 @@ from transformers.models.video_llama_3.modeling_video_llama_3 import VideoLlama3
 
 from lmms_flow.engine.layer_call import cache_in, going_on_from, with_cache
 from lmms_flow.errors import FlowError
+from lmms_flow.runner.weights import load_exactly
 
-from .weights import known_fields, load_exactly
+from .fields import known_fields
 
 MERGED = 2  # patches a side that become one token of a video
 RELEASED, NATIVE = "videollama3_qwen2", "video_llama_3"
@@ -95,12 +96,12 @@ def load_videollama3(source: str, values: Mapping[str, Any], loading: Mapping[st
     """
     kind = values.get("model_type")
     if kind == NATIVE:
-        return VideoLlama3.from_pretrained(source, **loading)  # type: ignore[no-any-return]
+        return load_exactly(VideoLlama3, source, loading)  # type: ignore[no-any-return]
     if kind != RELEASED:
         raise FlowError(
             f"this is a {kind!r} checkpoint; videollama3_flow runs {RELEASED} and {NATIVE} checkpoints"
         )
-    return load_exactly(VideoLlama3, source, native_config(values), loading, RENAMED)  # type: ignore[no-any-return]
+    return load_exactly(VideoLlama3, source, loading, native_config(values), RENAMED)  # type: ignore[no-any-return]
 
 
 def is_released(values: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Score a checkpoint on flowbench, through files, decord and the processor: python -m scripts.flow_tiny.evaluate.
+"""Score a checkpoint on flowbench, through files, the reader and the processor: python -m scripts.flow_tiny.evaluate.
 
 The answer is the most likely token of the whole vocabulary at the prompt's last position. Arms: `full`; `blind`
 (nothing after the video reads it); `single` (the middle frame alone); `text` (no video in the prompt).
@@ -11,13 +11,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import decord
 import numpy as np
 import torch
 from statsmodels.stats.proportion import proportion_confint
 from transformers import AutoProcessor, LlavaNextVideoForConditionalGeneration, ProcessorMixin
 
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
+from lmms_flow.inputs import video as videos
 from scripts.flow_tiny.model import NUM_FRAMES
 from scripts.flowbench.questions import FAMILIES, LETTERS
 
@@ -51,9 +51,7 @@ def documents(folder: Path, families: tuple[str, ...] = FAMILIES) -> list[dict]:
 
 def read_frames(path: Path, count: int) -> np.ndarray:
     """Midpoints of `count` segments: uint8 [frame, height, width, 3]."""
-    reader = decord.VideoReader(str(path), num_threads=1)
-    segment = (len(reader) - 1) / count
-    return reader.get_batch([int(segment / 2 + round(segment * i)) for i in range(count)]).asnumpy()
+    return videos.read_frames(path, count).pixels
 
 
 def prompt(processor: ProcessorMixin, document: dict, video: bool) -> str:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     GenerationConfig,
     LlavaNextImageProcessor,
@@ -54,7 +55,21 @@ def export(checkpoint: Path, out: Path) -> None:
         do_sample=False,
     )
     model.save_pretrained(out)
+    _name_for_all_versions(out / "model.safetensors")
     build_processor(tokenizer).save_pretrained(out)
+
+
+def _name_for_all_versions(file: Path) -> None:
+    """The tower's weights by the names that old releases of transformers read too (5.24 writes shorter ones)."""
+    tower, inner = "vision_tower.", "vision_tower.vision_model."
+    weights = load_file(file)
+    named = {
+        name
+        if not name.startswith(tower) or name.startswith(inner)
+        else inner + name.removeprefix(tower): weight
+        for name, weight in weights.items()
+    }
+    save_file(named, file, metadata={"format": "pt"})
 
 
 def main() -> None:

@@ -1,11 +1,7 @@
-"""Loads checkpoints that were released with code of their own into transformers' native classes.
-
-Their configuration and the names of their weights are told in another form; no code of a repository runs.
-"""
+"""Loads weights into transformers' native classes, all of them or none; no code of a repository runs."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,42 +9,44 @@ from transformers import PreTrainedConfig
 
 from lmms_flow.errors import FlowError
 
-ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
 BUFFERS = ("rotary_emb.inv_freq",)  # computed, not learnt; old checkpoints hold them
 SHOWN = 3  # of the weights that an error names
-
-
-def known_fields(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a native configuration has fields for; the rest steers training or the released code."""
-    fields = {field.name for field in dataclasses.fields(config_class)} | set(ROPE)
-    return {name: value for name, value in values.items() if name in fields}
 
 
 def load_exactly(
     model_class: Any,
     source: str,
-    config: PreTrainedConfig,
     loading: Mapping[str, Any],
-    renamed: Mapping[str, str],
+    config: PreTrainedConfig | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Any:
-    """The model with every weight of the checkpoint in its place.
+    """A model of transformers with every one of its weights from the checkpoint.
 
-    `renamed` maps patterns of released names to native ones. Raises FlowError that names the weights which are missing,
-    left over or of another shape.
+    `from_pretrained` alone makes up what it does not find, and says so among its warnings.
+
+    Args:
+        loading: what `from_pretrained` takes.
+        config: the native configuration, where the checkpoint tells its own in another form.
+        renamed: patterns of the checkpoint's names for weights, and the native names. With these nothing may be left
+            over either.
+
+    Raises:
+        FlowError: weights are missing, of another shape, or left over; it names them.
     """
+    own = {} if config is None else {"config": config}
     model, report = model_class.from_pretrained(
         source,
-        config=config,
-        key_mapping=dict(renamed),
+        key_mapping=dict(renamed) if renamed else None,
         ignore_mismatched_sizes=True,  # they are named below
         output_loading_info=True,
+        **own,
         **loading,
     )
     left_over = {name for name in report["unexpected_keys"] if not name.endswith(BUFFERS)}
     wrong_shape = {str(entry[0]) for entry in report["mismatched_keys"]}
     problems = {
         "missing": set(report["missing_keys"]) - wrong_shape,
-        "not of this model": left_over,
+        "not of this model": left_over if renamed or report["missing_keys"] else set(),
         "of another shape": wrong_shape,
     }
     found = [f"{_named(names)} {what}" for what, names in problems.items() if names]
