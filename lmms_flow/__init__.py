@@ -1,4 +1,9 @@
-"""Attention knockouts and sparse pathways for video language models, scored by lmms-eval."""
+"""Attention knockouts and sparse pathways for video language models, scored by lmms-eval.
+
+`load("flow-tiny")` gives a model whose `.prompt(video, question, options)` has `.inputs` and `.layout`. With these
+`lmms_flow.engine.intervene` cuts attention edges and `lmms_flow.engine.sweep` draws knockout curves. `Flow` reads what
+is cut, `Layout` says which tokens are which group. examples/first_knockout.ipynb walks through it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .flow import Flow, FlowError, Layout
+    from .public import load
 
 __version__ = "0.1.0"
-__all__ = ["Flow", "FlowError", "Layout", "__version__"]
+__all__ = ["Flow", "FlowError", "Layout", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from . import flow
 
         return getattr(flow, name)
+    if name == "load":
+        from .public import load
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,13 +8,11 @@ docs/adding-a-model.md.
 from __future__ import annotations
 
 import os
-import time
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import asdict
-from functools import cached_property
+from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -23,29 +21,31 @@ from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
-from lmms_flow.errors import FlowError, RunError, SampleError, SkippedSampleError
+from lmms_flow.errors import FlowError, RunError, SampleError
 from lmms_flow.flow import Flow
 from lmms_flow.harness import host
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
 from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.sample import QuestionId, Sample, describe, question_of, unpack
+from lmms_flow.harness.sample import describe, unpack
 from lmms_flow.inputs.chat import VideoChat
-from lmms_flow.inputs.read_ahead import Clip, ReadAhead
+from lmms_flow.inputs.read_ahead import ReadAhead
 from lmms_flow.records.journal import Journal
-from lmms_flow.records.key import digest, file_identity, package_versions, sample_key
 from lmms_flow.runner.adapters import find_adapter
 from lmms_flow.runner.answering import Answerer
 from lmms_flow.runner.arguments import ModelArguments, as_read, joined, read_arguments
+from lmms_flow.runner.asking import Asking
 from lmms_flow.runner.flows import Flows
-from lmms_flow.runner.generation import check_generation, generation_key
-from lmms_flow.runner.identity import checkpoint_identity
+from lmms_flow.runner.generation import check_generation
+from lmms_flow.runner.identity import WatchedIdentity, checkpoint_identity
+from lmms_flow.runner.loaded import LoadedModel
 from lmms_flow.runner.weights import load_exactly
 
 SMALL_MODEL = 50_000_000  # parameters
 
 
-_HostModel: Any = host.MODEL_BASE.take()
+# Without lmms-eval a wrapper loads all the same: `lmms_flow.load` needs no harness.
+_HostModel: Any = host.MODEL_BASE.take() if find_spec("lmms_eval") else object
 
 
 class FlowModel(_HostModel):  # type: ignore[misc]
@@ -56,9 +56,11 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     default_checkpoint: ClassVar[str] = ""
     sampling: ClassVar[str] = "midpoints"  # which frames of a video, where the task does not say
     has_released_vision: ClassVar[bool] = False  # whether the argument released_vision means something here
+    form: ClassVar[str] = "paper"  # how a question is put (lmms_flow.inputs.forms), where no task says it
+    model_types: ClassVar[
+        tuple[str, ...]
+    ] = ()  # of a config.json: which checkpoints `lmms_flow.load` gives it
     _is_checked = False
-    _identity: str | None = None
-    _identity_holds_until = 0.0
 
     def __init__(self, **model_args: Any) -> None:
         super().__init__()
@@ -77,8 +79,19 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             self.model = self.chat.model.eval()
             self._limit_threads()
             num_layers = len(decoder_layers(find_decoder(self.model)))
-            self.flows = Flows(self.flow, self.checkpoint, num_layers)
-            self._check_digest(self.flows.own.bound.digest)
+            flows = Flows(self.flow, self.checkpoint, num_layers)
+            self.loaded = LoadedModel(
+                self.checkpoint,
+                self.chat,
+                self.args,
+                flows,
+                self._device,
+                self.dtype,
+                self.sampling,
+                self.form,
+            )
+            self.identity = WatchedIdentity(self._identify)
+            self._check_digest(flows.own.bound.digest)
             self._check()
         except Exception as error:  # the host would end with exit status 0
             expected = isinstance(error, (FlowError, OSError, ValueError, ImportError))
@@ -87,7 +100,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             what = str(error) if expected else describe(error)
             raise RunError(f"{type(self).__name__}, {self.checkpoint}: {what}") from error
         logger.info(
-            f"flow {self.flow.text!r} ({self.flow.name}), digest {self.flows.own.bound.digest}, "
+            f"flow {self.flow.text!r} ({self.flow.name}), digest {self.loaded.flows.own.bound.digest}, "
             f"engine {self.args.engine}"
         )
 
@@ -125,49 +138,44 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         self.asked = read_flags()
         check_generation(requests, self.asked.gen_kwargs)
         self._check(requests)
-        self._look_at_model(len(requests))
+        self.identity.look(len(requests))
         journal = None
         if self.args.records != "none":
             journal = Journal(self.args.records, rank=self._rank)
             logger.info(f"records of this run are in {journal.folder}")
+        asking = self._asking(requests)
         with ReadAhead(timeout=self.args.video_timeout) as reader, journal or nullcontext():
-            with_baseline = self._with_baseline(requests)
-            answerer = Answerer(self, reader, with_baseline)
+            answerer = Answerer(asking, reader)
             loop = RequestLoop(
-                key=lambda sample: self._key(sample, with_baseline),
+                key=asking.key,
                 answer=answerer.answer,
                 journal=journal,
                 batch_size=self.args.batch_size,
                 on_error=self.args.on_error,  # type: ignore[arg-type]
                 rank=self._rank,
-                fields=self._fields,
+                fields=asking.fields,
                 ahead=answerer.announce,
             )
             answers = list(loop.run(requests, self.task_dict))
         refuse_missing_clips(loop.missing_clips)
         return answers
 
-    def _with_baseline(self, requests: list[Any]) -> frozenset[QuestionId]:
-        """The questions that some request asks under full attention, from the model's number of frames."""
-        found = set()
-        for request in requests:
-            _, _, gen_kwargs, doc_id, task, split = host.arguments_of(request)
-            metadata = request.metadata or {}
-            text = metadata.get("flow") or self.flow.text
-            if (
-                text == "none"
-                and not metadata.get("num_frames")
-                and int(gen_kwargs.get("num_beams") or 1) == 1
-            ):
-                found.add(question_of(task, split, doc_id, metadata))
-        return frozenset(found)
+    def _asking(self, requests: Sequence[Any]) -> Asking:
+        with_baseline = Asking.questions_with_baseline(requests, self.flow.text)
+        return Asking(self.loaded, self.asked, self.identity, with_baseline)
 
-    def goes_on_from_baseline(self, sample: Sample, with_baseline: frozenset[QuestionId]) -> bool:
-        """Whether an arm goes on from the full attention of its question, by what the run asks for."""
-        alone = self.args.engine == "sparse" and self.args.batch_size == 1
-        beams = int(sample.gen_kwargs.get("num_beams") or 1)
-        same = not sample.metadata.get("num_frames") and beams == 1
-        return alone and same and sample.question in with_baseline
+    def cache_keys(self, requests: Sequence[Any]) -> dict[tuple[str, int, int], str]:
+        """What lmms-eval's own cache must know of each request: all that the records know."""
+        self.identity.look(len(requests))
+        asking = self._asking(requests)
+        keys = {}
+        for index, request in enumerate(requests):
+            try:
+                key = asking.key(unpack(request, index, self.task_dict))
+            except (SampleError, FlowError):
+                key = uuid.uuid4().hex  # equals nothing: the model is asked, and says what is wrong
+            keys[request.task_name, request.doc_id, request.idx] = key
+        return keys
 
     def _check(self, requests: Sequence[Any] = ()) -> None:
         """Shows once, before the first flow is run, that cuts reach this model."""
@@ -230,6 +238,12 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             )
         refuse_what_it_would_hide(self.flow.text, digest, self.args.flow_digest, self.args.on_error)
 
+    def _identify(self) -> str:
+        """What tells this checkpoint from another that is loaded under the same name, or was changed since."""
+        chat = self.chat
+        name, classes = f"{self.checkpoint}@{self.args.revision}", (type(self), type(chat))
+        return checkpoint_identity(name, self.model, chat.settings, chat.tokenizer, classes)
+
     def _limit_threads(self) -> None:
         """A small model on a CPU runs on one thread: threads that wait for one another cost more than they save.
 
@@ -263,139 +277,6 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             "device_map": self.args.device_map or {"": str(self._device)},
             "use_safetensors": True,
         }
-
-    # One sample
-
-    def clip(self, sample: Sample) -> Clip | None:
-        """Which frames of which file the sample is about; None for a question without a video."""
-        media = [p for m in sample.messages for p in m["content"] if p.get("type") not in ("text", None)]
-        videos = sample.videos()
-        if len(media) != len(videos) or len(videos) > 1:
-            kinds = ", ".join(sorted({str(part["type"]) for part in media}))
-            raise SampleError(
-                f"one video a question can be answered, this one has {len(media)} media parts ({kinds})"
-            )
-        if not videos:
-            return None
-        video = videos[0]
-        if not isinstance(video.get("url"), str):
-            raise SampleError(
-                f"the task gives its video as {type(video.get('url')).__name__}, not as a file's path"
-            )
-        return Clip(
-            video["url"],
-            int(video.get("num_frames") or self.args.num_frames),
-            video.get("start_time"),
-            video.get("end_time"),
-            video.get("sampling") or self.sampling,
-            video.get("duration"),
-            self.args.reader,
-        )
-
-    def data_digest(self, sample: Sample) -> str:
-        """What was asked about: the document without the place of its files, and the video's size and bounds."""
-        clip = self.clip(sample)
-        document = {name: value for name, value in sample.doc.items() if name not in ("video", "video_path")}
-        video = None if clip is None else [file_identity(clip.path)["size"], clip.start, clip.end]
-        return digest([document, video])[:16]
-
-    def _fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> dict[str, Any]:
-        """What every record of a request says."""
-        num_frames, category = int(metadata.get("num_frames") or self.args.num_frames), ""
-        if sample is not None:
-            category = str(sample.doc.get("family") or "") if sample.is_ours else ""
-            with suppress(SampleError):
-                clip = self.clip(sample)
-                num_frames = clip.num_frames if clip else 0
-        fields = {
-            "engine": self.args.engine,
-            "checkpoint": self.checkpoint,
-            "base": str(metadata.get("base") or task),
-            "category": category,
-            "protocol": str(metadata.get("protocol") or "stock"),
-            "num_frames": num_frames,
-            "vision": "released" if self.args.released_vision else "",
-        }
-        try:
-            arm = self.flows.of(task, metadata)
-        except SkippedSampleError:
-            return fields | {"flow": str(metadata["flow"])}
-        return fields | {
-            "flow": arm.flow.text,
-            "flow_name": arm.flow.name,
-            "flow_digest": arm.bound.digest,
-        }
-
-    @cached_property
-    def _runtime(self) -> dict[str, Any]:
-        return {
-            "engine": self.args.engine,
-            "dtype": str(self.dtype),
-            "attention": self.args.attn_implementation,
-            "device": self._device.type,
-            "batch_size": self.args.batch_size,
-            **({"vision": "released"} if self.args.released_vision else {}),
-            **package_versions(),
-        }
-
-    @property
-    def _weights(self) -> str:
-        """What tells this checkpoint from another that is loaded under the same name, or was changed since."""
-        if self._identity is None:
-            self._look_at_model()
-        return self._identity or ""
-
-    def _look_at_model(self, num_requests: int = 0) -> None:
-        """Hashes what is in memory, when a run begins: weights may be edited after they were loaded.
-
-        A task that asks in rounds begins a run for each question: there it is done again only when a twentieth of the
-        time has gone into it.
-        """
-        start = time.monotonic()
-        if self._identity is not None and num_requests == 1 and start < self._identity_holds_until:
-            return
-        self._identity = checkpoint_identity(
-            f"{self.checkpoint}@{self.args.revision}",
-            self.model,
-            self.chat.settings,
-            self.chat.tokenizer,
-            (type(self), type(self.chat)),
-        )
-        self._identity_holds_until = time.monotonic() + 20 * (time.monotonic() - start)
-
-    def cache_keys(self, requests: Sequence[Any]) -> dict[tuple[str, int, int], str]:
-        """What lmms-eval's own cache must know of each request: all that the records know."""
-        self._look_at_model(len(requests))
-        with_baseline = self._with_baseline(list(requests))
-        keys = {}
-        for index, request in enumerate(requests):
-            try:
-                key = self._key(unpack(request, index, self.task_dict), with_baseline)
-            except (SampleError, FlowError):
-                key = uuid.uuid4().hex  # equals nothing: the model is asked, and says what is wrong
-            keys[request.task_name, request.doc_id, request.idx] = key
-        return keys
-
-    def _key(self, sample: Sample, with_baseline: frozenset[QuestionId] = frozenset()) -> str:
-        clip = self.clip(sample)
-        arm = self.flows.of(sample.task, sample.metadata)
-        # The last digits of an arm tell whether it went on from full attention's states.
-        off_baseline = arm.flow.needs_masks and self.goes_on_from_baseline(sample, with_baseline)
-        return sample_key(
-            task=sample.task,
-            document=sample.doc,
-            prompt=self.chat.render(sample.messages),
-            videos=[] if clip is None else [{**asdict(clip), **file_identity(clip.path)}],
-            gen_kwargs=generation_key(sample.gen_kwargs, self.asked.seed),
-            checkpoint=self._weights,
-            flow_digest=arm.bound.digest,
-            runtime=self._runtime | ({"baseline": True} if off_baseline else {}),
-        )
-
-    @cached_property
-    def vocabulary(self) -> dict[str, int]:
-        """Token to id."""
-        return dict(self.chat.tokenizer.get_vocab())
 
 
 __all__ = ["FlowModel", "ModelArguments", "VideoChat"]

@@ -27,6 +27,7 @@ class InternvlFlow(FlowModel):
     """Mini-InternVL-4B-Video-FT (the default, the paper's), its image-only base, and InternVL3-*-hf."""
 
     default_checkpoint = "byminji/Mini-InternVL-4B-Video-FT"
+    model_types = ("internvl_chat", "internvl")
 
     def load(self, source: str) -> VideoChat:
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)

@@ -72,6 +72,7 @@ class LlavaVidFlow(FlowModel):
     """LLaVA-NeXT-Video-FT (the default, the paper's), its image-only base, LLaVA-NeXT-Video and the bundled model."""
 
     default_checkpoint = "byminji/LLaVA-NeXT-7B-Video-FT"
+    model_types = ("llava", "llava_next", "llava_next_video")
 
     def load(self, source: str) -> VideoChat:
         if source == "flow-tiny":
@@ -80,7 +81,7 @@ class LlavaVidFlow(FlowModel):
         kind = values.get("model_type")
         if kind == "llava_next_video":
             return super().load(source)
-        if kind in ("llava", "llava_next"):
+        if kind in self.model_types:
             return PooledLlava(source, values, self.hub_arguments, self.loading_arguments)
         raise FlowError(
             f"this is a {kind!r} checkpoint; llava_vid_flow runs llava, llava_next and llava_next_video checkpoints"

@@ -18,7 +18,7 @@ from lmms_flow.inputs.tokenizer import load_tokenizer
 from lmms_flow.inputs.video import Frames
 
 from .base import FlowModel
-from .conversion.videollama3 import MERGED, is_released, load_videollama3
+from .conversion.videollama3 import MERGED, NATIVE, RELEASED, is_released, load_videollama3
 from .conversion.videollama3_vision import run_as_released
 
 TOKENS_PER_FRAME = 144  # at most, 28 x 28 pixels each: the paper's budget of 8 x 144 for 8 frames
@@ -41,6 +41,8 @@ class VideoLlama3Flow(FlowModel):
     """VideoLLaMA3-7B (the default, the paper's) and its kin."""
 
     default_checkpoint = "DAMO-NLP-SG/VideoLLaMA3-7B"
+    model_types = (RELEASED, NATIVE)
+    form = "videollama3"
     sampling: ClassVar[str] = "linspace"  # from the first frame to the last one, as its own loader does
     has_released_vision: ClassVar[bool] = True
 

@@ -12,7 +12,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 from lmms_flow.errors import SampleError, nearest, one_line
 from lmms_flow.flow.controls import UNCUT
-from lmms_flow.inputs.forms import FORMS, LETTERS, Form
+from lmms_flow.inputs.forms import FORMS, LETTERS, Form, question_text
 from lmms_flow.records.record import read_record
 
 Row = TypeVar("Row")
@@ -94,11 +94,8 @@ def doc_to_text(doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | No
     if doc.get("problem"):
         return ""  # lmms-eval asks while it lists its requests; messages and video are refused
     form = _form(lmms_eval_specific_kwargs)
-    options = doc.get("options") or [
-        form.option.format(*pair) for pair in zip(LETTERS, doc["candidates"], strict=False)
-    ]
-    asked = f"Question: {doc['question']}\n{form.label}" + "\n".join(options)
-    return (asked.rstrip() if form.stripped else asked) + form.ending
+    own = doc.get("options")
+    return question_text(form, doc["question"], own or doc["candidates"], marked=bool(own))
 
 
 def doc_to_messages(

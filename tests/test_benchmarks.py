@@ -340,7 +340,7 @@ def all_tasks() -> dict[str, dict[str, Any]]:
     files = [
         p
         for name in ("tvbench", "tomato", "videomme", "longvideobench", "mvbench")
-        for p in (TASKS / name).glob("*")
+        for p in (TASKS / name).glob("*.yaml")
     ]
     return {path.stem: read(path) for path in files if not path.name.startswith("_")}
 

@@ -32,8 +32,8 @@ def load(folder: Path, **model_args: Any) -> LlavaVidFlow:
 
 def identity(model: LlavaVidFlow) -> str:
     """Without the name, so that a link or a copy can be the same."""
-    model._identity = None
-    return model._weights.partition("@")[2]
+    model.identity.look()
+    return model.identity().partition("@")[2]
 
 
 def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lmms_flow.errors import RunError, SampleError
 from lmms_flow.inputs.clip import ANY_READER, READERS
 from lmms_flow.inputs.video import read_frames
-from lmms_flow.model_wrappers.base import FlowModel
 from lmms_flow.records.key import digest, package_versions
 from lmms_flow.runner.arguments import read_arguments
+from lmms_flow.runner.loaded import LoadedModel
 from scripts.videos.coded import encode, number
 from scripts.videos.kinds import KINDS
 
@@ -117,9 +118,10 @@ def test_a_journal_tells_readers_apart() -> None:
     )
     clips = []
     for reader in (ANY_READER, *READERS):
-        model = object.__new__(FlowModel)
-        model.args = read_arguments({"reader": reader})
-        clips.append(model.clip(sample))  # type: ignore[arg-type]
+        args = read_arguments({"reader": reader})
+        nothing: Any = None
+        loaded = LoadedModel("name", nothing, args, nothing, torch.device("cpu"), torch.float32)
+        clips.append(loaded.clip(sample))  # type: ignore[arg-type]
     assert [clip.reader for clip in clips if clip] == [ANY_READER, *READERS]
     assert len({digest(asdict(clip)) for clip in clips if clip}) == 4
     assert {"decord", "av", "torchcodec"} <= set(package_versions())

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..errors import FlowError
 from ..flow import ResolvedFlow
-from .decoder import decoder_layers
+from .decoder import decoder_layers, module_of
 from .departure import Departure, departure
 from .hooks import Handles, open_blocks
 from .layer_call import LayerCall, over_parts
@@ -43,12 +43,12 @@ class Baseline:
         return cls(frozenset(each.layer for each in found if each is not None))
 
     @contextmanager
-    def recording(self, model: nn.Module) -> Iterator[None]:
+    def recording(self, model: Any) -> Iterator[None]:
         """Inside the block, the first forward of `model` is recorded; it must be a prefill of one prompt.
 
         Raises UnsupportedModelError for a model that no flow can go on from, and FlowError inside another flow's block.
         """
-        decoder = check_mechanisms(getattr(model, "_orig_mod", model))
+        decoder = check_mechanisms(module_of(model))
         handles = Handles()
         try:
             for number, layer in enumerate(decoder_layers(decoder), 1):

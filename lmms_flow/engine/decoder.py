@@ -24,6 +24,17 @@ def find_decoder(model: nn.Module) -> nn.Module:
     return decoder
 
 
+def module_of(model: Any) -> nn.Module:
+    """A model of transformers, or that in a loaded model (`lmms_flow.load`); what a compiled wrapper wraps."""
+    inner: Any = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+    if not isinstance(inner, nn.Module):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is no model: give a torch.nn.Module or what load() returned"
+        )
+    module: nn.Module = getattr(inner, "_orig_mod", inner)
+    return module
+
+
 def with_base(model: nn.Module) -> tuple[nn.Module, ...]:
     """A model, and what it wraps with adapters (PEFT), which `generate` calls past the wrapper."""
     base = getattr(model, "get_base_model", None)

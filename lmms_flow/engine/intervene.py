@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
-from torch import nn
+from typing import Any
 
 from ..errors import FlowError, nearest
 from ..flow import Flow, Layout
 from .applied import applied
 from .baseline import Baseline
-from .decoder import decoder_layers
+from .decoder import decoder_layers, module_of
 from .mechanisms import check_mechanisms
 from .proof import prove
 from .windows import check_windows, layer_windows
@@ -21,14 +20,14 @@ ENGINES = ("dense", "sparse")
 
 @contextmanager
 def intervene(
-    model: nn.Module,
+    model: Any,
     flow: Flow | str,
     layout: Layout | Sequence[Layout],
     engine: str = "sparse",
     baseline: Baseline | None = None,
     continuation: int | Sequence[int] = 0,
-) -> Iterator[nn.Module]:
-    """Runs `model` (any causal language model or VideoLLM of transformers) under `flow` inside the block.
+) -> Iterator[Any]:
+    """Runs a model under `flow` inside the block: a decoder or VideoLLM of transformers, or what `lmms_flow.load` gave.
 
     `layout` is that of the prompt, or a list for a batch; layouts leave padding out, the attention mask says where
     it is. Both prefill and decoding are covered: generated tokens take the cuts of the last prompt token. The hooks
@@ -52,8 +51,8 @@ def intervene(
     if not flow.needs_masks:
         yield model
         return
-    model = getattr(model, "_orig_mod", model)  # a compiled wrapper runs what it wraps
-    decoder = check_mechanisms(model)
+    module = module_of(model)
+    decoder = check_mechanisms(module)
     layouts = [layout] if isinstance(layout, Layout) else list(layout)
     if not layouts:
         raise FlowError("intervene needs a layout, or one for each sample of the batch")
@@ -61,8 +60,8 @@ def intervene(
     bound = flow.bind(len(decoder_layers(decoder)))
     resolved = [bound.resolve(each) for each in layouts]
     check_windows(resolved, layer_windows(decoder))
-    prove(model)
-    with applied(model, decoder, resolved, engine, baseline, following):
+    prove(module)
+    with applied(module, decoder, resolved, engine, baseline, following):
         yield model
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import FlowError, nearest
 from ..flow import BoundFlow, Flow, Layout
 from ..flow.shapes import DecoderShape
-from .decoder import decoder_layers, find_decoder
+from .decoder import decoder_layers, find_decoder, module_of
 from .hooks import open_blocks
 from .measured import Measured
 from .model_state import adapters_of
@@ -107,6 +107,7 @@ def ledger(
     The first call reads the model's sizes, a new layout takes milliseconds, and one that was seen about one.
     Raises FlowError where the flow does not fit, and where a layer's FLOPs can't be told.
     """
+    model = module_of(model)
     return ledger_of(_shape_now(model), flow, layout, engine, vision=vision, setting=Setting.of(model))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import nn
+from typing import Any
 
 from ..errors import UnsupportedModelError
-from .decoder import attention_implementation, decoder_layers, find_decoder
+from .decoder import attention_implementation, decoder_layers, find_decoder, module_of
 from .mechanisms import check_mechanisms
 from .probe import ISOLATE, Probe, difference, quietly
 from .proof import allowed_leak, rounding_of
@@ -24,7 +23,7 @@ class Check:
     detail: str
 
 
-def self_check(model: nn.Module, seed: int = 0, engine: str = "sparse") -> list[Check]:
+def self_check(model: Any, seed: int = 0, engine: str = "sparse") -> list[Check]:
     """Tries cuts on the model with a prompt of 20 tokens, in its own forward. It is run, nothing of it is changed.
 
     A cut that must change the answer does; other tokens in the place of those that are cut off from the last one leave
@@ -32,7 +31,7 @@ def self_check(model: nn.Module, seed: int = 0, engine: str = "sparse") -> list[
     last bit (experts that round by how many rows they get) is held to what another batch moves it by, and the check
     says so. All of it for the prompt and for a decoded token; the sparse engine must give what the reference gives.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = module_of(model)
     decoder = find_decoder(model)
     checks = [Check("decoder", True, f"{type(decoder).__name__}, {len(decoder_layers(decoder))} layers")]
     try:
@@ -48,7 +47,7 @@ def self_check(model: nn.Module, seed: int = 0, engine: str = "sparse") -> list[
     return checks
 
 
-def require_self_check(model: nn.Module, engine: str = "sparse") -> list[Check]:
+def require_self_check(model: Any, engine: str = "sparse") -> list[Check]:
     """The checks, if all pass; otherwise an UnsupportedModelError that names the model and the first failure."""
     checks = self_check(model, engine=engine)
     failed = next((check for check in checks if not check.passed), None)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import FlowError, nearest
 from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
 from .applied import applied
-from .decoder import decoder_layers
+from .decoder import decoder_layers, module_of
 from .fork import CantForkError, Fork, ForkWalk
 from .hooks import has_foreign_hooks, open_blocks
 from .layer_call import CACHE, going_on_from, keeping
@@ -73,7 +73,7 @@ def window_layers(layer: int, num_layers: int, window: int, style: str) -> tuple
 
 @torch.no_grad()
 def sweep(
-    model: nn.Module,
+    model: Any,
     inputs: Mapping[str, Any],
     layout: Layout,
     knockouts: Sequence[Knockout | str],
@@ -93,7 +93,7 @@ def sweep(
     model, layers that are told of each token what nobody knows here), each knockout takes a forward of its own. Raises
     FlowError where a knockout or an input does not fit, and UnsupportedModelError where a cut would not be applied.
     """
-    model = getattr(model, "_orig_mod", model)  # a compiled wrapper runs what it wraps
+    model = module_of(model)
     decoder = check_mechanisms(model)
     if open_blocks(decoder):
         raise FlowError("a sweep can't be run inside a block of intervene: it compares with full attention")

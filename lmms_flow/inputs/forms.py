@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 LETTERS = "ABCDEFGHIJ"
@@ -28,3 +29,15 @@ FORMS = {
     "videollama3_dotted": Form("{}. {}", f"{_DIRECTLY}.", "", label=""),
 }
 CLOSING_BREAK = FORMS["paper_dotted"].ending
+
+
+def question_text(form: Form, question: str, options: Sequence[str], *, marked: bool = False) -> str:
+    """The text of the user's turn. `options` are words, or with `marked` have their letters already.
+
+    An open question, without options, is put as it is.
+    """
+    if not options:
+        return f"Question: {question}"
+    lines = options if marked else [form.option.format(*pair) for pair in zip(LETTERS, options, strict=False)]
+    asked = f"Question: {question}\n{form.label}" + "\n".join(lines)
+    return (asked.rstrip() if form.stripped else asked) + form.ending

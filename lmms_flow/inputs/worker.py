@@ -43,7 +43,9 @@ def _answer(clip: Clip, complaints: Complaints, answers: BinaryIO) -> None:
         _send(answers, {"error": error.reason})
     except MemoryError:
         _send(answers, {"error": "the video does not fit into memory"})
-    except Exception as error:  # of a library that is not as it was when this was written: told, not a dead process
+    except (
+        Exception
+    ) as error:  # of a library that is not as it was when this was written: told, not a dead process
         _send(answers, {"error": f"the video can't be read ({type(error).__name__}: {error})"})
     else:
         _send_frames(answers, frames)

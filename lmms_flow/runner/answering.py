@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from loguru import logger
@@ -26,7 +26,7 @@ from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windo
 from lmms_flow.errors import FlowError, SampleError
 from lmms_flow.flow import ResolvedFlow
 from lmms_flow.harness.host_flags import DEFAULT_SEED
-from lmms_flow.harness.sample import Outcome, QuestionId, Sample, describe
+from lmms_flow.harness.sample import Outcome, Sample, describe
 from lmms_flow.inputs.groups import EncodedPrompt, PromptGroups, find_groups
 from lmms_flow.inputs.options import find_options
 from lmms_flow.inputs.read_ahead import Clip, ReadAhead
@@ -35,10 +35,8 @@ from lmms_flow.records.key import digest
 from lmms_flow.runner.generation import cut_at_stops, generation_arguments
 
 from ..inputs.chat import Messages
+from .asking import Asking
 from .flows import ArmFlow
-
-if TYPE_CHECKING:
-    from ..model_wrappers.base import FlowModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,19 +90,19 @@ class _Vision:
 
 
 class Answerer:
-    """Answers batches of samples with a model. `with_baseline` are the questions that have a full-attention arm."""
+    """Answers batches of samples: what a run asks of a loaded model, with videos that `reader` reads ahead."""
 
-    def __init__(self, owner: FlowModel, reader: ReadAhead, with_baseline: frozenset[QuestionId]) -> None:
-        self.owner, self.model, self.chat = owner, owner.model, owner.chat
+    def __init__(self, asking: Asking, reader: ReadAhead) -> None:
+        self.asking, self.loaded = asking, asking.loaded
+        self.model, self.chat = self.loaded.model, self.loaded.chat
         self.reader = reader
-        self.with_baseline = with_baseline
 
     def announce(self, samples: Iterable[Sample]) -> None:
         """Starts to read the videos of samples that will be asked for soon."""
         clips = set()
         for sample in samples:
             with suppress(SampleError):  # it is told when the sample is asked for
-                clips.add((sample.question, self.owner.clip(sample)))
+                clips.add((sample.question, self.loaded.clip(sample)))
         for _, clip in sorted(clips, key=str):
             if clip is not None:
                 self.reader.announce(clip)
@@ -123,7 +121,7 @@ class Answerer:
         with counting_vision(self.model) as counted, one_vision_pass(self.model) as passes:
             vision = _Vision(passes, counted)
             baselines = self._baselines(asked)
-            for batch in _batches(asked, one_by_one=self.owner.args.batch_size == 1):
+            for batch in _batches(asked, one_by_one=self.loaded.args.batch_size == 1):
                 for one, outcome in zip(batch, self._generate(batch, baselines, vision), strict=True):
                     outcomes[one.place] = outcome
         return [outcomes[place] for place in range(len(samples))]
@@ -131,8 +129,8 @@ class Answerer:
     # Preparing
 
     def _ask(self, place: int, sample: Sample, prepared: dict[Any, Prepared | SampleError]) -> Asked:
-        arm = self.owner.flows.of(sample.task, sample.metadata)
-        text, clip = self.chat.render(sample.messages), self.owner.clip(sample)
+        arm = self.loaded.flows.of(sample.task, sample.metadata)
+        text, clip = self.chat.render(sample.messages), self.loaded.clip(sample)
         if (text, clip) not in prepared:
             try:
                 prepared[text, clip] = self._prepare(text, clip, sample)
@@ -166,7 +164,7 @@ class Answerer:
         """
         flows: dict[int, list[ResolvedFlow]] = {}
         for one in asked:
-            if one.resolved is not None and self.owner.goes_on_from_baseline(one.sample, self.with_baseline):
+            if one.resolved is not None and self.asking.goes_on_from_baseline(one.sample):
                 flows.setdefault(id(one.question), []).append(one.resolved)
         baselines = {question: Baseline.for_flows(resolved) for question, resolved in flows.items()}
         return {question: baseline for question, baseline in baselines.items() if baseline.layers}
@@ -183,7 +181,7 @@ class Answerer:
             if baseline is not None and batch[0].resolved is not None and not baseline.states:
                 baseline = self._record(baseline, inputs, generation)
             start, encoded_before = time.perf_counter(), vision.passes.seconds
-            with self._under(batch, baseline), _seeded(batch, gen_kwargs, self.owner.asked.seed):
+            with self._under(batch, baseline), _seeded(batch, gen_kwargs, self.asking.flags.seed):
                 out = self.model.generate(
                     **inputs, **generation, return_dict_in_generate=True, output_logits=True
                 )
@@ -224,21 +222,17 @@ class Answerer:
         if not arm.flow.needs_masks:
             return nullcontext() if baseline is None else baseline.recording(self.model)
         layouts = [one.groups.layout for one in batch if one.groups is not None]
-        return intervene(self.model, arm.flow, layouts, engine=self.owner.args.engine, baseline=baseline)
+        return intervene(self.model, arm.flow, layouts, engine=self.loaded.args.engine, baseline=baseline)
 
     def _inputs(self, questions: Sequence[Prepared]) -> dict[str, Tensor]:
         """The batch on the model's device, pixels in its dtype."""
-        inputs = self.chat.batch([one.prompt for one in questions], [one.tensors for one in questions])
-        return {
-            name: tensor.to(self.owner.device, self.owner.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-        }
+        return self.loaded.on_device(
+            self.chat.batch([one.prompt for one in questions], [one.tensors for one in questions])
+        )
 
     def _probability(self, letter: str, probabilities: Tensor) -> float:
         """The probability that the answer begins with this letter, with or without a space in front of it."""
-        vocabulary = self.owner.vocabulary
-        tokens = [vocabulary[form] for form in (letter, f"▁{letter}", f"Ġ{letter}") if form in vocabulary]
-        return float(probabilities[tokens].sum())
+        return float(probabilities[self.loaded.tokens_of_letter(letter)].sum())
 
     def _details(self, one: Asked, vision: int) -> dict[str, Any]:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
@@ -250,7 +244,7 @@ class Answerer:
         empty = one.resolved.empty if one.resolved else ()
         layout = num_tokens if one.groups is None else one.groups.layout
         try:
-            cost = ledger(self.model, one.arm.flow, layout, self.owner.args.engine, vision=vision)
+            cost = ledger(self.model, one.arm.flow, layout, self.loaded.args.engine, vision=vision)
         except FlowError as error:  # an answer is right without a count of what it cost
             logger.warning(f"no FLOPs are recorded: {error}")
             cost = None
@@ -267,7 +261,7 @@ class Answerer:
                 *(frames.notes if frames else ()),
             ),
             "prompt_digest": digest(one.question.prompt.text)[:16],
-            "data_digest": self.owner.data_digest(one.sample),
+            "data_digest": self.loaded.data_digest(one.sample),
         }
 
 

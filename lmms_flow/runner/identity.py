@@ -10,8 +10,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,38 @@ def checkpoint_identity(
     }
     commit = getattr(model.config, "_commit_hash", None) or ""
     return f"{name}:{commit}:{digest(told)}"
+
+
+class WatchedIdentity:
+    """The identity of a loaded model, computed anew where its weights may have been edited since.
+
+    Args:
+        compute: `checkpoint_identity` of the model.
+    """
+
+    def __init__(self, compute: Callable[[], str]) -> None:
+        self._compute = compute
+        self._known: str | None = None
+        self._holds_until = 0.0
+
+    def __call__(self) -> str:
+        """As it was when it was last looked at."""
+        if self._known is None:
+            self.look()
+        assert self._known is not None
+        return self._known
+
+    def look(self, num_requests: int = 0) -> None:
+        """Hashes what is in memory, when a run begins.
+
+        A task that asks in rounds begins a run for each question: there it is done again only when a twentieth of the
+        time has gone into it.
+        """
+        start = time.monotonic()
+        if self._known is not None and num_requests == 1 and start < self._holds_until:
+            return
+        self._known = self._compute()
+        self._holds_until = time.monotonic() + 20 * (time.monotonic() - start)
 
 
 def _tensors(model: nn.Module) -> Iterator[list[str]]:

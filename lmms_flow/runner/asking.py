@@ -1,0 +1,111 @@
+"""What one run asks of a loaded model: the host's flags, which questions have a baseline, and each answer's key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lmms_flow.errors import SampleError, SkippedSampleError
+from lmms_flow.harness import host
+from lmms_flow.harness.host_flags import Flags
+from lmms_flow.harness.sample import QuestionId, Sample, question_of
+from lmms_flow.records.key import file_identity, package_versions, sample_key
+
+from .generation import generation_key
+from .loaded import LoadedModel
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One run.
+
+    Args:
+        loaded: the model that is asked.
+        flags: of the host's command line.
+        identity: tells these weights from any others (`checkpoint_identity`), computed when it is first needed.
+        with_baseline: the questions that some request asks under full attention, from the model's number of frames.
+    """
+
+    loaded: LoadedModel
+    flags: Flags
+    identity: Callable[[], str]
+    with_baseline: frozenset[QuestionId] = field(default_factory=frozenset)
+
+    @staticmethod
+    def questions_with_baseline(requests: Sequence[Any], own_flow: str) -> frozenset[QuestionId]:
+        """Those that a request asks under full attention; `own_flow` is that of requests which name none."""
+        found = set()
+        for request in requests:
+            _, _, gen_kwargs, doc_id, task, split = host.arguments_of(request)
+            metadata = request.metadata or {}
+            text, beams = metadata.get("flow") or own_flow, int(gen_kwargs.get("num_beams") or 1)
+            if text == "none" and not metadata.get("num_frames") and beams == 1:
+                found.add(question_of(task, split, doc_id, metadata))
+        return frozenset(found)
+
+    def goes_on_from_baseline(self, sample: Sample) -> bool:
+        """Whether an arm goes on from the full attention of its question, by what the run asks for."""
+        args = self.loaded.args
+        alone = args.engine == "sparse" and args.batch_size == 1
+        same = not sample.metadata.get("num_frames") and int(sample.gen_kwargs.get("num_beams") or 1) == 1
+        return alone and same and sample.question in self.with_baseline
+
+    def key(self, sample: Sample) -> str:
+        """The hash of everything that the answer to a sample depends on."""
+        loaded = self.loaded
+        clip = loaded.clip(sample)
+        arm = loaded.flows.of(sample.task, sample.metadata)
+        # The last digits of an arm tell whether it went on from full attention's states.
+        off_baseline = arm.flow.needs_masks and self.goes_on_from_baseline(sample)
+        return sample_key(
+            task=sample.task,
+            document=sample.doc,
+            prompt=loaded.chat.render(sample.messages),
+            videos=[] if clip is None else [{**asdict(clip), **file_identity(clip.path)}],
+            gen_kwargs=generation_key(sample.gen_kwargs, self.flags.seed),
+            checkpoint=self.identity(),
+            flow_digest=arm.bound.digest,
+            runtime=self._runtime() | ({"baseline": True} if off_baseline else {}),
+        )
+
+    def _runtime(self) -> dict[str, Any]:
+        args = self.loaded.args
+        return {
+            "engine": args.engine,
+            "dtype": str(self.loaded.dtype),
+            "attention": args.attn_implementation,
+            "device": self.loaded.device.type,
+            "batch_size": args.batch_size,
+            **({"vision": "released"} if args.released_vision else {}),
+            **package_versions(),
+        }
+
+    def fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> dict[str, Any]:
+        """What every record of a request says."""
+        loaded, args = self.loaded, self.loaded.args
+        num_frames, category = int(metadata.get("num_frames") or args.num_frames), ""
+        if sample is not None:
+            category = str(sample.doc.get("family") or "") if sample.is_ours else ""
+            with suppress(SampleError):
+                clip = loaded.clip(sample)
+                num_frames = clip.num_frames if clip else 0
+        fields = {
+            "engine": args.engine,
+            "checkpoint": loaded.checkpoint,
+            "base": str(metadata.get("base") or task),
+            "category": category,
+            "protocol": str(metadata.get("protocol") or "stock"),
+            "num_frames": num_frames,
+            "vision": "released" if args.released_vision else "",
+        }
+        try:
+            arm = loaded.flows.of(task, metadata)
+        except SkippedSampleError:
+            return fields | {"flow": str(metadata["flow"])}
+        return fields | {
+            "flow": arm.flow.text,
+            "flow_name": arm.flow.name,
+            "flow_digest": arm.bound.digest,
+        }
