@@ -27,7 +27,7 @@ PAPER_SHARES = {
     "effective-videollama3-7b": 57.5,
 }
 # The ranges of the presets, typed again here: cross-frame, video to question, question to last, depth. The first four
-# are the paper's Table E(a), the last was found by scripts/flow_tiny/pathway.py; None is kept nowhere.
+# are the paper's Table E(a), the last was found by scripts/flow_tiny/find_pathway.py; None is kept nowhere.
 RANGES = {
     "effective-llava-next-7b": ((6, 15), (6, 20), (16, 25), 32),
     "effective-llava-next-13b": ((6, 15), (6, 20), (16, 30), 40),

@@ -31,12 +31,7 @@ from scripts.flow_tiny.card import (
 from scripts.flow_tiny.data import Mixture, Stream, random_clip, random_question
 from scripts.flow_tiny.edges import DIRECT, OUTSIDE, THE_WAY
 from scripts.flow_tiny.evaluate import Scorer, documents, paired, prompt, summary
-from scripts.flow_tiny.forward import packed_masks, packed_positions, run_layers, split_branches
-from scripts.flow_tiny.labels import SAMPLED
-from scripts.flow_tiny.losses import embed_videos
-from scripts.flow_tiny.model import NUM_FRAMES, NUM_LAYERS, TOKENS_PER_FRAME, pointer_scores
-from scripts.flow_tiny.needs import MARGIN, SINGLE_FRAME
-from scripts.flow_tiny.pathway import (
+from scripts.flow_tiny.find_pathway import (
     BIN,
     WINDOW,
     borders,
@@ -47,6 +42,11 @@ from scripts.flow_tiny.pathway import (
     off_by,
     planted,
 )
+from scripts.flow_tiny.forward import packed_masks, packed_positions, run_layers, split_branches
+from scripts.flow_tiny.labels import SAMPLED
+from scripts.flow_tiny.losses import embed_videos
+from scripts.flow_tiny.model import NUM_FRAMES, NUM_LAYERS, TOKENS_PER_FRAME, pointer_scores
+from scripts.flow_tiny.needs import MARGIN, SINGLE_FRAME
 from scripts.flow_tiny.text import SYSTEM, build_tokenizer
 from scripts.flow_tiny.train import DEFAULTS, Settings, Trainer, run
 from scripts.flowbench.groups import all_groups

@@ -85,7 +85,7 @@ PRESETS = (
         _prompt(3, 141, 1, 45, 21),
         random_share=0.42,
     ),
-    Preset(  # scripts/flow_tiny/pathway.py
+    Preset(  # scripts/flow_tiny/find_pathway.py
         "effective-flow-tiny", 12, "1-4", "3-8", "5-12",
         ("flow-tiny",),
         _prompt(18, 16, 3, 31, 12),  # the median of flowbench

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
-from ..show.drawing import literal
+from ..plots import literal
 from .board import Board, Entry
 from .statistics import Accuracy
 from .table import one_line

@@ -124,6 +124,8 @@ class LoadedModel:
         Raises:
             SampleError: the video can't be read, or a group can't be found in the prompt.
         """
+        if not question.strip():
+            raise SampleError("the question is empty: write what is asked about the video")
         if len(options) == 1 or len(options) > len(LETTERS):
             raise SampleError(
                 f"a question has 2 to {len(LETTERS)} options or none, this one has {len(options)}"

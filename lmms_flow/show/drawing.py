@@ -7,6 +7,7 @@ from typing import Any
 
 from ..flow import Flow, Layout, ResolvedFlow
 from ..flow.layout import BASE_GROUPS
+from ..plots import literal
 
 KEPT, CUT, NEVER = "#2a78b8", "#f2b8a0", "#ffffff"
 MAX_MASKS = 6
@@ -21,11 +22,6 @@ def layer_names(layers: tuple[int, ...]) -> str:
         else:
             parts.append([layer, layer])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
-
-
-def literal(text: str) -> str:
-    """A name for matplotlib, which takes what stands between two dollar signs for a formula."""
-    return text.replace("$", r"\$")
 
 
 def draw_flow(flow: Flow, layout: Layout, num_layers: int, file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Find flow-tiny's effective pathway by the paper's rule (appendix H): python -m scripts.flow_tiny.pathway.
+"""Find flow-tiny's effective pathway by the paper's rule (appendix H): python -m scripts.flow_tiny.find_pathway.
 
 Each of the three kinds of edges of a pathway is cut in the window around each layer, on clips that are neither in the
 benchmark nor in the training. The mean relative change of the answer's probability, over the questions that the model

@@ -1,0 +1,30 @@
+"""Runs the examples and writes what they print and draw into them: python -m scripts.examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run(notebook: Path, folder: Path = EXAMPLES) -> nbformat.NotebookNode:
+    """A notebook with the outputs of a fresh run in `folder`. Raises CellExecutionError where a cell fails."""
+    content = nbformat.read(notebook, as_version=4)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(content, timeout=300, kernel_name="python3", resources=resources).execute()
+    for cell in content.cells:
+        cell.metadata.pop("execution", None)  # the times of this run
+    return content
+
+
+def main() -> None:
+    for notebook in sorted(EXAMPLES.glob("*.ipynb")):
+        print(notebook.name, flush=True)
+        nbformat.write(run(notebook), notebook)
+
+
+if __name__ == "__main__":
+    main()

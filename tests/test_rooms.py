@@ -1,0 +1,106 @@
+"""The house: no file imports itself through others, and no room imports one that stands on it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"lmms_flow": "lmms_flow", "model_wrappers": "lmms_flow.model_wrappers", "tasks": "lmms_flow.tasks"}
+GROUND = {"errors", "versions", "assets", "plots"}  # import nothing of ours but one another
+# What a room may import beside itself and the ground.
+BELOW: dict[str, set[str]] = {
+    "flow": set(),
+    "engine": {"flow"},
+    "inputs": {"flow"},
+    "records": set(),
+    "harness": {"flow", "inputs", "records"},
+    "trace": {"flow", "engine"},
+    "runner": {"flow", "engine", "inputs", "records", "harness"},
+    "tasks": {"flow", "inputs", "records", "harness"},
+    "model_wrappers": {"flow", "engine", "inputs", "records", "harness", "runner"},
+    "report": {"flow", "records", "trace"},
+    "show": {"flow", "engine"},
+    "doctor": {"engine", "inputs", "harness", "runner", "tasks"},
+}
+TOP = {"cli", "public", ""}  # join what they like
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name."""
+    found = {}
+    for folder, package in FOLDERS.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join([package, *parts]).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(name: str, path: Path) -> Iterator[str]:
+    """The modules of ours that a file imports, anywhere in it."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = (
+                ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            )
+            base = ".".join(part for part in (above, node.module) if part)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for each in names:
+            while each and each not in MODULES:
+                each = each.rpartition(".")[0]
+            if each and each != name:
+                yield each
+
+
+IMPORTS = {name: sorted(set(imported(name, path))) for name, path in MODULES.items()}
+
+
+def room(name: str) -> str:
+    return [*name.split("."), ""][1]
+
+
+def test_what_is_looked_at() -> None:
+    assert len(MODULES) > 130
+    assert sum(map(len, IMPORTS.values())) > 500
+    assert "lmms_flow.flow.resolve" in IMPORTS["lmms_flow.flow.leaks"], "relative imports are read"
+    assert "lmms_flow.harness.flow_task" in IMPORTS["lmms_flow.harness.arms"], "and those inside functions"
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room(name) for name in MODULES} == BELOW.keys() | GROUND | TOP
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name: str) -> None:
+    own = room(name)
+    if own in TOP:
+        return
+    allowed = (set() if own in GROUND else BELOW[own]) | {own, ""} | GROUND
+    above = [each for each in IMPORTS[name] if room(each) not in allowed]
+    assert not above, f"{name} imports {above}"
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for each in IMPORTS[name]:
+                walk(each, (*way, name))
+            done.add(name)
+
+    for name in MODULES:
+        walk(name, ())
+    assert done == MODULES.keys()
