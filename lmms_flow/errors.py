@@ -26,6 +26,10 @@ class UnsupportedModelError(FlowError):
     """A model or an attention implementation in which a cut would not be applied, named in the message."""
 
 
+class CheckpointError(UserError, ValueError):
+    """A checkpoint, adapter or tokenizer that is not what a model needs."""
+
+
 class ReportError(UserError, ValueError):
     """Results that can't be compared."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import RunError
+from .errors import CheckpointError, RunError
 from .harness.ground import MODELS
 
 if TYPE_CHECKING:
@@ -27,16 +27,21 @@ def load(checkpoint: Any, processor: Any = None, **arguments: Any) -> LoadedMode
         arguments: as in `--model_args`: `dtype`, `device`, `num_frames`, `attn_implementation`, `revision` and others.
 
     Raises:
-        RunError: it can't be loaded, or an argument is wrong.
+        CheckpointError: it can't be loaded, or an argument is wrong.
     """
     if isinstance(checkpoint, str):
         wrapper = _wrapper_of(checkpoint, str(arguments.get("revision", "main")))
-        loaded: LoadedModel = wrapper(pretrained=checkpoint, records="none", **arguments).loaded
+        try:
+            loaded: LoadedModel = wrapper(pretrained=checkpoint, records="none", **arguments).loaded
+        except RunError as error:  # which ends a run of lmms-eval, and would end a notebook
+            raise CheckpointError(str(error).removeprefix("lmms_flow: ")) from error
         return loaded
     if processor is None:
-        raise RunError("lmms_flow.load(model, processor): a model that is loaded already needs its processor")
+        raise CheckpointError(
+            "lmms_flow.load(model, processor): a model that is loaded already needs its processor"
+        )
     if arguments:
-        raise RunError(
+        raise CheckpointError(
             f"lmms_flow.load: {', '.join(arguments)} belong to a checkpoint, this model is loaded already"
         )
     return _loaded(checkpoint, processor)
@@ -60,7 +65,11 @@ def _wrapper_of(checkpoint: str, revision: str) -> Any:
         source = adapter.base if adapter and adapter.base else checkpoint
         values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     except (OSError, ValueError) as error:
-        raise RunError(f"lmms_flow.load({checkpoint!r}): {error}") from None
+        raise CheckpointError(f"lmms_flow.load({checkpoint!r}): {error}") from None
+    if not values.get("model_type"):
+        raise CheckpointError(
+            f"lmms_flow.load({checkpoint!r}): there is no config.json that names a model_type"
+        )
     return next((one for one in wrappers if values.get("model_type") in one.model_types), base)
 
 

@@ -21,7 +21,7 @@ from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
-from lmms_flow.errors import FlowError, RunError, SampleError
+from lmms_flow.errors import CheckpointError, FlowError, RunError, SampleError
 from lmms_flow.flow import Flow
 from lmms_flow.harness import host
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
@@ -74,7 +74,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             self.flow = Flow.load(self.args.flow, checkpoint=self.checkpoint)
             self._place(accelerator)
             if self.args.released_vision and not self.has_released_vision:
-                raise FlowError("released_vision=true is for videollama3_flow alone: leave it out")
+                raise RunError("released_vision=true is for videollama3_flow alone: leave it out")
             self.chat = self._load_with_adapter(self.checkpoint)
             self.model = self.chat.model.eval()
             self._limit_threads()
@@ -117,7 +117,10 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             return self.load(source)
         try:
             chat = self.load(adapter.base or source)
-        except RuntimeError as error:  # transformers applies an adapter beside its base while loading
+        except (
+            RuntimeError,
+            CheckpointError,
+        ) as error:  # transformers applies one beside its base while loading
             raise adapter.misfit(error) from None
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
@@ -224,14 +227,14 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             try:
                 self._device = torch.device(self.args.device)
             except RuntimeError:
-                raise FlowError(f"device={self.args.device}: write cuda, cuda:1 or cpu") from None
+                raise RunError(f"device={self.args.device}: write cuda, cuda:1 or cpu") from None
         else:
             self._device = accelerator.device
         if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise FlowError(f"device={self.args.device}: this machine has no GPU that torch can use")
+            raise RunError(f"device={self.args.device}: this machine has no GPU that torch can use")
 
     def _check_digest(self, digest: str) -> None:
-        if self.args.flow_digest not in ("", digest, as_read(digest)):
+        if self.args.flow_digest and self.args.flow_digest not in (digest, as_read(digest)):
             raise FlowError(
                 f"flow {self.flow.text!r} has the digest {digest}, and flow_digest={self.args.flow_digest} was given: "
                 "the flow is not the one that was meant"

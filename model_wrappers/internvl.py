@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from lmms_flow.errors import FlowError
+from lmms_flow.errors import CheckpointError
 from lmms_flow.inputs.chat import Messages, VideoChat
 from lmms_flow.inputs.image_chat import ImageChat, clip_image_processor, own_template
 from lmms_flow.inputs.paper_prompt import paper_template
@@ -37,7 +37,7 @@ class InternvlFlow(FlowModel):
             return NativeInternvlChat(chat.model, chat.processor)
         if kind == "internvl_chat":
             return InternvlChat(source, values, self.hub_arguments, self.loading_arguments)
-        raise FlowError(
+        raise CheckpointError(
             f"this is a {kind!r} checkpoint; internvl_flow runs internvl_chat and internvl checkpoints"
         )
 
@@ -63,13 +63,13 @@ class InternvlChat(ImageChat):
         tokenizer = load_tokenizer(source, hub, by_files=True)
         vocabulary = tokenizer.get_vocab()
         if IMAGE_TOKEN not in vocabulary:
-            raise FlowError(f"the checkpoint's tokenizer has no token {IMAGE_TOKEN}")
+            raise CheckpointError(f"the checkpoint's tokenizer has no token {IMAGE_TOKEN}")
         model = load_released(source, values, vocabulary[IMAGE_TOKEN], loading)
         own = own_template(source, tokenizer, hub["revision"])
         is_phi = model.config.text_config.model_type == "phi3"
         template = own if own and ("image" in own or not is_phi) else PAPER_TEMPLATE if is_phi else None
         if template is None:
-            raise FlowError(
+            raise CheckpointError(
                 "the checkpoint ships no chat template, and the paper's prompt is for Phi-3 alone"
             )
         _stop_at(model, [tokenizer.eos_token_id, vocabulary.get(TURN_END) if is_phi else None])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedConfig
 
 from lmms_flow import assets
-from lmms_flow.errors import FlowError
+from lmms_flow.errors import CheckpointError
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.image_chat import ImageChat, clip_image_processor, own_template
 from lmms_flow.inputs.paper_prompt import paper_template
@@ -83,6 +83,6 @@ class LlavaVidFlow(FlowModel):
             return super().load(source)
         if kind in self.model_types:
             return PooledLlava(source, values, self.hub_arguments, self.loading_arguments)
-        raise FlowError(
+        raise CheckpointError(
             f"this is a {kind!r} checkpoint; llava_vid_flow runs llava, llava_next and llava_next_video checkpoints"
         )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import lmms_flow
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
 from lmms_flow.engine import Knockout, intervene, keep_masks, ledger, self_check, sweep
-from lmms_flow.errors import RunError, SampleError, UnsupportedModelError
+from lmms_flow.errors import CheckpointError, SampleError, UnsupportedModelError
 from lmms_flow.model_wrappers.internvl import InternvlFlow
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow
@@ -85,9 +85,9 @@ def test_a_model_of_one_s_own(loaded: LoadedModel) -> None:
     one, other = (each.prompt(doc["video"], doc["question"], doc["candidates"]) for each in (own, loaded))
     assert one.layout == other.layout
     assert all(torch.equal(one.inputs[name], other.inputs[name]) for name in other.inputs)
-    with pytest.raises(RunError, match="needs its processor"):
+    with pytest.raises(CheckpointError, match="needs its processor"):
         lmms_flow.load(loaded.model)
-    with pytest.raises(RunError, match="dtype belong to a checkpoint"):
+    with pytest.raises(CheckpointError, match="dtype belong to a checkpoint"):
         lmms_flow.load(loaded.model, loaded.chat.processor, dtype="float32")
 
 
@@ -137,7 +137,7 @@ def test_the_family_is_told_by_the_checkpoint(kind: str, wrapper: type | None, t
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"lmms_flow\.load"):
+    with pytest.raises(CheckpointError, match=r"lmms_flow\.load"):
         lmms_flow.load(str(tmp_path))
 
 
@@ -155,7 +155,7 @@ def test_weights_that_would_be_made_up_are_refused(spoil: str, tmp_path: Path) -
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     what = "missing" if spoil == "missing" else "of another shape"
     with pytest.raises(
-        RunError, match=rf"the weights don't fit .*layers\.3\.self_attn\.q_proj\.weight.*{what}"
+        CheckpointError, match=rf"the weights don't fit .*layers\.3\.self_attn\.q_proj\.weight.*{what}"
     ):
         lmms_flow.load(str(folder), device="cpu")
 

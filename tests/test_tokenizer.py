@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lmms_flow.flow import FlowError
+from lmms_flow.errors import CheckpointError
 from lmms_flow.inputs import tokenizer as reading
 from lmms_flow.inputs.tokenizer import load_tokenizer
 from tests.checkpoints import CORPUS
@@ -123,7 +123,7 @@ def test_runs_of_spaces_are_split_as_sentencepiece_splits_them(by_files: bool, s
 def test_merges_in_another_order_are_noticed(spaced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_as_sentencepiece", lambda *given: None)
     with pytest.raises(
-        FlowError, match=r"tokenizer.model can't be read as SentencePiece reads it: .* tokenizer.json"
+        CheckpointError, match=r"tokenizer.model can't be read as SentencePiece reads it: .* tokenizer.json"
     ):
         load_tokenizer(str(spaced), HUB)
 

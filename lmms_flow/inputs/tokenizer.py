@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.utils import cached_file
 
-from lmms_flow.errors import FlowError
+from lmms_flow.errors import CheckpointError
 
 # Not by `from transformers import`: there a function has the same name.
 _converter: Any = import_module("transformers.convert_slow_tokenizer")
@@ -45,7 +45,7 @@ def load_tokenizer(source: str, hub: Mapping[str, Any], by_files: bool = False) 
 
     `by_files` leaves config.json out, which in a released layout only released code can read. So it is for a checkpoint
     without tokenizer.json: by the model's type transformers would read its SentencePiece file in another way. Raises
-    FlowError where what was read of such a file splits texts otherwise than SentencePiece does.
+    CheckpointError where what was read of such a file splits texts otherwise than SentencePiece does.
     """
     alone = _file(source, "tokenizer.json", hub["revision"]) is None
     config = {"config": PreTrainedConfig()} if by_files or alone else {}
@@ -94,7 +94,7 @@ def _check(tokenizer: Any, pieces: str) -> None:
     reference = sentencepiece.SentencePieceProcessor(model_file=pieces)
     for text in PROBES:
         if tokenizer(text, add_special_tokens=False)["input_ids"] != reference.encode(text):
-            raise FlowError(
+            raise CheckpointError(
                 f"{pieces} can't be read as SentencePiece reads it: {text[:30]!r} is split otherwise; save the "
                 "tokenizer as tokenizer.json (save_pretrained of the transformers version that it was made with)"
             )

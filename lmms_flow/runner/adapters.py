@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import cached_file, is_peft_available
 
-from lmms_flow.errors import FlowError
+from lmms_flow.errors import CheckpointError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAME = "default"  # what transformers calls an adapter that it finds beside a model
@@ -31,7 +31,7 @@ class Adapter:
     def apply(self, model: Any) -> None:
         """Puts the adapter into its loaded base; beside its base's weights transformers has done so already.
 
-        Raises FlowError unless every weight of the adapter has arrived, and nothing of it is left without one.
+        Raises CheckpointError unless every weight of the adapter has arrived, and nothing of it is left without one.
         """
         if self.base:
             try:
@@ -44,29 +44,29 @@ class Adapter:
                 f"{len(given)} weights in {WEIGHTS}, {len(found)} in the model, and not the same"
             )
 
-    def misfit(self, why: object) -> FlowError:
+    def misfit(self, why: object) -> CheckpointError:
         """The error of an adapter of another model, with the first line of what is wrong."""
         base, line = self.base or "the weights beside it", str(why).strip().partition("\n")[0]
-        return FlowError(f"the adapter {self.source} doesn't fit {base} ({line}): {MERGED}")
+        return CheckpointError(f"the adapter {self.source} doesn't fit {base} ({line}): {MERGED}")
 
 
 def find_adapter(source: str, revision: str) -> Adapter | None:
     """The adapter of a repository or folder; None where there is none.
 
-    Raises FlowError where it can't be applied: without peft, without safetensors, or with a base that is not there.
+    Raises CheckpointError where it can't be applied: without peft or safetensors, or with a base that is not there.
     """
     config = _file(source, CONFIG, revision)
     if config is None:
         return None
     alone = _file(source, "config.json", revision) is None
     if not is_peft_available():
-        raise FlowError(
+        raise CheckpointError(
             f"{source} has an adapter ({CONFIG}), and the package peft, which applies it, is not installed: "
             f"pip install peft, or {MERGED}"
         )
     weights = _file(source, WEIGHTS, revision)
     if weights is None:
-        raise FlowError(f"the adapter {source} has no {WEIGHTS}: only safetensors are read")
+        raise CheckpointError(f"the adapter {source} has no {WEIGHTS}: only safetensors are read")
     return Adapter(source, weights, _base(source, Path(config)) if alone else "")
 
 
@@ -75,23 +75,25 @@ def _base(source: str, config: Path) -> str:
     try:
         named = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError):
-        raise FlowError(f"the adapter {source}: {CONFIG} can't be read") from None
+        raise CheckpointError(f"the adapter {source}: {CONFIG} can't be read") from None
     where = f"base_model_name_or_path in its {CONFIG}"
     if not isinstance(named, str) or not named:
-        raise FlowError(f"the adapter {source} names no base: write its folder or repository as {where}")
+        raise CheckpointError(
+            f"the adapter {source} names no base: write its folder or repository as {where}"
+        )
     here, beside = Path(named).expanduser(), config.parent / named
     folders = sorted({folder.resolve() for folder in (here, beside) if folder.is_dir()})
     if len(folders) > 1:
-        raise FlowError(
+        raise CheckpointError(
             f"the adapter {source}: its base {named!r} is a folder here and another one beside the adapter; write the "
             f"whole path as {where}"
         )
     if not folders and not _may_be_repository(named):
-        raise FlowError(
+        raise CheckpointError(
             f"the adapter {source}: its base {named!r} is not there; write where it is as {where}"
         )
     if folders and not (folders[0] / "config.json").is_file():
-        raise FlowError(f"the adapter {source}: its base {named!r} is no model, it has no config.json")
+        raise CheckpointError(f"the adapter {source}: its base {named!r} is no model, it has no config.json")
     return str(folders[0]) if folders else named
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from lmms_flow.errors import FlowError
+from lmms_flow.errors import CheckpointError
 
 BUFFERS = ("rotary_emb.inv_freq",)  # computed, not learnt; old checkpoints hold them
 SHOWN = 3  # of the weights that an error names
@@ -31,7 +31,7 @@ def load_exactly(
             over either.
 
     Raises:
-        FlowError: weights are missing, of another shape, or left over; it names them.
+        CheckpointError: weights are missing, of another shape, or left over; it names them.
     """
     own = {} if config is None else {"config": config}
     model, report = model_class.from_pretrained(
@@ -51,7 +51,7 @@ def load_exactly(
     }
     found = [f"{_named(names)} {what}" for what, names in problems.items() if names]
     if found:
-        raise FlowError(f"the weights don't fit {type(model).__name__}: {'; '.join(found)}")
+        raise CheckpointError(f"the weights don't fit {type(model).__name__}: {'; '.join(found)}")
     return model
 
 

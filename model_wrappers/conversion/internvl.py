@@ -18,7 +18,7 @@ from transformers import (
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter
 
-from lmms_flow.errors import FlowError
+from lmms_flow.errors import CheckpointError
 from lmms_flow.runner.weights import load_exactly
 
 from .fields import known_fields
@@ -105,7 +105,7 @@ def load_released(
 ) -> ReleasedInternVL:
     """The model of a repository or folder whose config.json holds `values`.
 
-    Raises FlowError where the language model has no native class, or the weights don't fit.
+    Raises CheckpointError where the language model has no native class, or the weights don't fit.
     """
     config = native_config(values, image_token)
     model = load_exactly(ReleasedInternVL, source, loading, config, RENAMED)
@@ -144,7 +144,7 @@ def tokens_per_frame(values: Mapping[str, Any]) -> int:
 def _text_config(values: Mapping[str, Any]) -> PreTrainedConfig:
     kind = (values.get("architectures") or ["none"])[0]
     if kind not in LANGUAGE_MODELS:
-        raise FlowError(
+        raise CheckpointError(
             f"the checkpoint's language model is {kind}, for which transformers has no class of its own that fits; "
             f"{', '.join(LANGUAGE_MODELS)} run here, others as a native `internvl` checkpoint (its name ends in -hf)"
         )

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.models.video_llama_3.modeling_video_llama_3 import VideoLlama3CausalLMOutputWithPast
 
 from lmms_flow.engine.layer_call import cache_in, going_on_from, with_cache
-from lmms_flow.errors import FlowError
+from lmms_flow.errors import CheckpointError
 from lmms_flow.runner.weights import load_exactly
 
 from .fields import known_fields
@@ -92,13 +92,13 @@ def _video_of(outputs: Any) -> dict[str, Any]:
 def load_videollama3(source: str, values: Mapping[str, Any], loading: Mapping[str, Any]) -> VideoLlama3:
     """The model of a repository or folder whose config.json holds `values`, in either layout.
 
-    Raises FlowError where it is another model's, or the weights don't fit.
+    Raises CheckpointError where it is another model's, or the weights don't fit.
     """
     kind = values.get("model_type")
     if kind == NATIVE:
         return load_exactly(VideoLlama3, source, loading)  # type: ignore[no-any-return]
     if kind != RELEASED:
-        raise FlowError(
+        raise CheckpointError(
             f"this is a {kind!r} checkpoint; videollama3_flow runs {RELEASED} and {NATIVE} checkpoints"
         )
     return load_exactly(VideoLlama3, source, loading, native_config(values), RENAMED)  # type: ignore[no-any-return]
@@ -119,7 +119,7 @@ def native_config(values: Mapping[str, Any]) -> PreTrainedConfig:
             if vision
             else "it has no vision_encoder_config"
         )
-        raise FlowError(f"this VideoLLaMA3 checkpoint has no native form: {what}")
+        raise CheckpointError(f"this VideoLLaMA3 checkpoint has no native form: {what}")
     text = known_fields(Qwen2Config, values)
     token = values["image_token_index"]  # one token for pictures and for frames
     return VideoLlama3Config(
