@@ -25,9 +25,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
 from lmms_flow.flow import Flow, FlowError
 from lmms_flow.harness import host
+from lmms_flow.harness.broken_documents import fail_one_by_one
 from lmms_flow.harness.errors import RunError, SampleError, SkippedSampleError
 from lmms_flow.harness.generation import check_generation, generation_key
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
+from lmms_flow.harness.host_calls import before_tasks
 from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
@@ -65,6 +67,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         self.args = read_arguments(model_args)
         self.checkpoint = self.args.pretrained or self.default_checkpoint
         self.asked = read_flags()
+        before_tasks(_answer_broken_documents)
         accelerator = Accelerator()
         self.accelerator = accelerator
         self._rank, self._world_size = accelerator.local_process_index, accelerator.num_processes
@@ -396,6 +399,11 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     def vocabulary(self) -> dict[str, int]:
         """Token to id."""
         return dict(self.chat.tokenizer.get_vocab())
+
+
+def _answer_broken_documents(model: Any, tasks: Mapping[str, Any]) -> None:
+    if isinstance(model, FlowModel):
+        fail_one_by_one(tasks)
 
 
 __all__ = ["FlowModel", "ModelArguments", "VideoChat"]
