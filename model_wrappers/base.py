@@ -8,6 +8,7 @@ docs/adding-a-model.md.
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 import uuid
@@ -67,7 +68,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         self.args = read_arguments(model_args)
         self.checkpoint = self.args.pretrained or self.default_checkpoint
         self.asked = read_flags()
-        before_tasks(_answer_broken_documents)
+        before_tasks(_begin_evaluation)
         accelerator = Accelerator()
         self.accelerator = accelerator
         self._rank, self._world_size = accelerator.local_process_index, accelerator.num_processes
@@ -111,7 +112,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             raise adapter.misfit(error) from None
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
-        logger.info(f"the adapter {source} is applied to its base, {base}")
+        # Also where the log is not shown: another model answers than the one that is named.
+        print(f"lmms_flow: the adapter {source} is applied to its base, {base}", file=sys.stderr)
         return chat
 
     # What lmms-eval calls
@@ -351,8 +353,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     def _look_at_model(self, num_requests: int = 0) -> None:
         """Hashes what is in memory, when a run begins: weights may be edited after they were loaded.
 
-        A task that asks in rounds begins a run for each question: there it is done again only when a twentieth of the
-        time has gone into it.
+        A task that asks in rounds begins a run for each question: within one evaluation it is then done again only
+        when a twentieth of the time has gone into it.
         """
         start = time.monotonic()
         if self._identity is not None and num_requests == 1 and start < self._identity_holds_until:
@@ -364,7 +366,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             self.chat.tokenizer,
             (type(self), type(self.chat)),
         )
-        self._identity_holds_until = time.monotonic() + 20 * (time.monotonic() - start)
+        taken = time.monotonic() - start
+        self._identity_holds_until = time.monotonic() + 20 * taken if host.evaluation() is not None else 0.0
 
     def cache_keys(self, requests: Sequence[Any]) -> dict[tuple[str, int, int], str]:
         """What lmms-eval's own cache must know of each request: all that the records know."""
@@ -401,8 +404,9 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         return dict(self.chat.tokenizer.get_vocab())
 
 
-def _answer_broken_documents(model: Any, tasks: Mapping[str, Any]) -> None:
+def _begin_evaluation(model: Any, tasks: Mapping[str, Any]) -> None:
     if isinstance(model, FlowModel):
+        model._identity = None  # its weights may have been edited since the last one
         fail_one_by_one(tasks)
 
 

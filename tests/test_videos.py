@@ -5,6 +5,8 @@ Frames carry their number as bars (scripts.videos.coded), so that another frame 
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,25 @@ def test_damage_behind_an_entry_point_does_not_spoil_the_frames_before_it(tmp_pa
 def test_there_are_enough_kinds() -> None:
     assert len({kind.name for kind in KINDS}) == len(KINDS) >= 60
     assert sum(kind.end == READ for kind in KINDS) >= 60
+
+
+ROOT = Path(__file__).parents[1]
+WAYS = ("decord's random access", "ours, decord", "ours, PyAV")
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="an installed package has no docs")
+def test_the_docs_give_the_benchmarks_figures() -> None:
+    """Each row of the table of costs: a video, and seconds (with their ratio to the first) by each way."""
+    measured = json.loads((ROOT / "benchmarks/results/video.json").read_text())["seconds"]
+    section = (ROOT / "docs/videos.md").read_text().partition("## What it costs")[2].partition("\n## ")[0]
+    printed = {}
+    for video, cells in re.findall(r"^\| (\d[^|]*) \| (.*) \|$", section, re.MULTILINE):
+        for way, cell in zip(WAYS, cells.split(" | "), strict=True):
+            seconds, ratio = re.fullmatch(r"([\d.]+)(?: \(x ([\d.]+)\))?", cell).groups(default="1.0")
+            printed[video, way] = (float(seconds), float(ratio))
+    expected = {
+        (video, way): (round(times["processor"], 2), times["ratio"])
+        for video, ways in measured.items()
+        for way, times in ways.items()
+    }
+    assert printed == expected
