@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -404,7 +404,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         return dict(self.chat.tokenizer.get_vocab())
 
 
-def _begin_evaluation(model: Any, tasks: Mapping[str, Any]) -> None:
+def _begin_evaluation(model: Any, tasks: MutableMapping[str, Any]) -> None:
     if isinstance(model, FlowModel):
         model._identity = None  # its weights may have been edited since the last one
         fail_one_by_one(tasks)

@@ -6,9 +6,11 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tenacity
 from lmms_eval.__main__ import cli_evaluate
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
@@ -27,6 +29,9 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     plugin.make_tasks_known()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "failures", type(loop.failures)())
+    monkeypatch.setattr(
+        tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None)
+    )  # lmms-eval tries again
 
 
 def evaluate(task: str, on_error: str) -> list[dict[str, Any]]:

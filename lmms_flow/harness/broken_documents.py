@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from lmms_flow.harness import loop
@@ -71,25 +71,28 @@ class BrokenDocuments:
         return None
 
 
-def fail_one_by_one(tasks: Mapping[str, Any]) -> None:
-    """Has tasks go on after a broken document; they stand in lmms-eval's nested dictionary."""
-    for name, task in _in_groups(tasks):
-        kind = type(task)
-        if not isinstance(task, BrokenDocuments):
-            if kind not in _KINDS:
-                _KINDS[kind] = type(kind.__name__, (BrokenDocuments, kind), {"__module__": kind.__module__})
-            with contextlib.suppress(TypeError):  # a class that is laid out otherwise
-                task.__class__ = _KINDS[kind]
-                task.name = name
+def fail_one_by_one(tasks: MutableMapping[str, Any]) -> None:
+    """Puts tasks that go on after a broken document in the place of those in lmms-eval's nested dictionary."""
+    for name, found in tasks.items():
+        if isinstance(found, MutableMapping):
+            fail_one_by_one(found)
+        elif isinstance(found, tuple):
+            tasks[name] = (found[0], _tolerant(str(name), found[1]))
+        else:
+            tasks[name] = _tolerant(str(name), found)
 
 
-def _in_groups(task_dict: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, found in task_dict.items():
-        task = found[1] if isinstance(found, tuple) else found
-        if isinstance(task, Mapping):
-            yield from _in_groups(task)
-        elif task is not None:
-            yield str(name), task
+def _tolerant(name: str, task: Any) -> Any:
+    """The same task, all that it holds shared, as one of a class of its own."""
+    kind = type(task)
+    if task is None or isinstance(task, BrokenDocuments):
+        return task
+    if kind not in _KINDS:
+        _KINDS[kind] = type(kind.__name__, (BrokenDocuments, kind), {"__module__": kind.__module__})
+    made = object.__new__(_KINDS[kind])
+    made.__dict__ = task.__dict__
+    made.name = name
+    return made
 
 
 @contextlib.contextmanager

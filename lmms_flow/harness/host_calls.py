@@ -6,16 +6,17 @@ import functools
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from lmms_flow.harness import host
 from lmms_flow.harness.errors import RunError
+from lmms_flow.harness.sample import describe
 
 _MARK = "_lmms_flow_is_around"
 
 
-def before_tasks(do: Callable[[Any, Mapping[str, Any]], None]) -> None:
+def before_tasks(do: Callable[[Any, MutableMapping[str, Any]], None]) -> None:
     """Calls `do` with the model and the nested dictionary of tasks, before lmms-eval runs these."""
     original, module = host.RUN_TASKS.take(), sys.modules[host.RUN_TASKS.module]
     if getattr(original, _MARK, False):
@@ -51,7 +52,7 @@ def end_with_a_status(is_ours: Callable[[Any], bool]) -> None:
             if not _is_command_line() or not is_ours(given.get("model")):
                 raise
             traceback.print_exception(error)
-            raise RunError(f"the evaluation ended: {type(error).__name__}: {error}") from error
+            raise RunError(f"the evaluation ended: {describe(error)}") from error
 
     setattr(simple_evaluate, _MARK, True)
     setattr(module, host.EVALUATE.name, simple_evaluate)

@@ -64,6 +64,10 @@ def _read(
     upright = _Upright()
     found: list[Any] = []
     with _opened(track) as (container, stream):
+        if spans[0][0]:  # the first frame of a file may say how all are to be turned
+            with suppress(av.error.FFmpegError):
+                for frame in islice(container.decode(stream), 1):
+                    upright.look(frame)
         for start, last in spans:
             if start:
                 container.seek(expected[start], stream=stream)
@@ -179,7 +183,7 @@ class _Upright:
         self._turn = (0, False)
 
     def look(self, frame: Any) -> None:
-        """At every decoded frame: a stream may say it at key frames alone, for all that follow."""
+        """At every decoded frame: a stream may say it at its first or at key frames alone, for all that follow."""
         self._turn = _matrix(frame) or self._turn
 
     def __call__(self, frame: Any, track: Track) -> Any:
