@@ -89,7 +89,7 @@ def _tolerant(name: str, task: Any) -> Any:
         return task
     if kind not in _KINDS:
         _KINDS[kind] = type(kind.__name__, (BrokenDocuments, kind), {"__module__": kind.__module__})
-    made = object.__new__(_KINDS[kind])
+    made: Any = object.__new__(_KINDS[kind])
     made.__dict__ = task.__dict__
     made.name = name
     return made
