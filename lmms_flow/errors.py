@@ -45,7 +45,7 @@ class SampleError(UserError, Exception):
     def __init__(self, reason: str, *, path: str | os.PathLike[str] | None = None) -> None:
         self.reason = one_line(reason)
         self.path = None if path is None else os.fspath(path)
-        super().__init__(self.reason if self.path is None else f"{self.reason}: {self.path}")
+        super().__init__(": ".join([self.reason, *([] if self.path is None else [_printed(self.path)])]))
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.reason, self.path))
@@ -59,6 +59,11 @@ class SkippedSampleError(SampleError):
 
 class MissingVideoError(SampleError):
     """The video's file is not there."""
+
+
+def _printed(path: str) -> str:
+    """On one line, whatever a file is called."""
+    return path if path.isprintable() else repr(path)
 
 
 def _rebuild(kind: type[SampleError], reason: str, path: str | None) -> SampleError:

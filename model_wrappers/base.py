@@ -8,9 +8,10 @@ docs/adding-a-model.md.
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any, ClassVar, NoReturn
@@ -24,7 +25,9 @@ from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
 from lmms_flow.errors import CheckpointError, FlowError, RunError, SampleError
 from lmms_flow.flow import Flow
 from lmms_flow.harness import host
+from lmms_flow.harness.broken_documents import fail_one_by_one
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
+from lmms_flow.harness.host_calls import before_tasks
 from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import describe, unpack
@@ -67,6 +70,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         self.args = read_arguments(model_args)
         self.checkpoint = self.args.pretrained or self.default_checkpoint
         self.asked = read_flags()
+        before_tasks(_begin_evaluation)
         accelerator = Accelerator()
         self.accelerator = accelerator
         self._rank, self._world_size = accelerator.local_process_index, accelerator.num_processes
@@ -124,7 +128,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             raise adapter.misfit(error) from None
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
-        logger.info(f"the adapter {source} is applied to its base, {base}")
+        # Also where the log is not shown: another model answers than the one that is named.
+        print(f"lmms_flow: the adapter {source} is applied to its base, {base}", file=sys.stderr)
         return chat
 
     # What lmms-eval calls
@@ -280,6 +285,12 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             "device_map": self.args.device_map or {"": str(self._device)},
             "use_safetensors": True,
         }
+
+
+def _begin_evaluation(model: Any, tasks: MutableMapping[str, Any]) -> None:
+    if isinstance(model, FlowModel):
+        model.identity.forget()  # its weights may have been edited since the last one
+        fail_one_by_one(tasks)
 
 
 __all__ = ["FlowModel", "ModelArguments", "VideoChat"]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tenacity
+from lmms_eval.__main__ import cli_evaluate
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
@@ -24,6 +29,9 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     plugin.make_tasks_known()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "failures", type(loop.failures)())
+    monkeypatch.setattr(
+        tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None)
+    )  # lmms-eval tries again
 
 
 def evaluate(task: str, on_error: str) -> list[dict[str, Any]]:
@@ -88,6 +96,9 @@ process_results: !function stock.score
 metric_list: [{metric: right, aggregation: mean, higher_is_better: true}]
 """
 STOCK_CODE = """
+def broken(scores):
+    raise KeyError("right")
+
 from lmms_flow.assets import flowbench_dir
 
 def visual(doc):
@@ -102,21 +113,25 @@ def score(doc, results):
 """
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"question": None}, "the task can't make a prompt of the document (TypeError"),
-        ({"candidates": None}, "the task can't make a prompt of the document (TypeError"),
-        ({"answer_letter": "J"}, "document 1 can't be scored (ValueError"),
-    ],
-)
+def write_stock_task(aggregation: str = "mean") -> None:
+    Path("tasks/stock.yaml").write_text(STOCK.replace("aggregation: mean", f"aggregation: {aggregation}"))
+    Path("tasks/stock.py").write_text(STOCK_CODE)
+
+
+BROKEN_IN_A_STOCK_TASK = [
+    ({"question": None}, "the task can't make a prompt of the document (TypeError"),
+    ({"candidates": None}, "the task can't make a prompt of the document (TypeError"),
+    ({"answer_letter": "J"}, "document 1 can't be scored (ValueError"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), BROKEN_IN_A_STOCK_TASK)
 def test_of_a_stock_task_that_an_arm_asks_about(changes: dict[str, Any], says: str) -> None:
     write_task(
         [ROWS[0], {**ROWS[1], **changes}, ROWS[2]],
         "task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTask\nbase: stock\nflow: video:last\n",
     )
-    Path("tasks/stock.yaml").write_text(STOCK)
-    Path("tasks/stock.py").write_text(STOCK_CODE)
+    write_stock_task()
     samples = evaluate("mine", "record")
     records = [dict(sample["record"]) for sample in samples]
     assert [record["status"] for record in records] == ["ok", "error", "ok"]
@@ -128,6 +143,51 @@ def test_of_a_stock_task_that_an_arm_asks_about(changes: dict[str, Any], says: s
         evaluate("mine", "raise")
 
 
+@pytest.mark.parametrize(("changes", "says"), BROKEN_IN_A_STOCK_TASK)
+def test_of_a_stock_task(changes: dict[str, Any], says: str) -> None:
+    write_task([ROWS[0], {**ROWS[1], **changes}, ROWS[2]], "task: other\ndataset_path: json\n")
+    write_stock_task()
+    samples = evaluate("stock", "record")
+    can_be_scored = "scored" not in says
+    assert ["right" in sample for sample in samples] == [True, can_be_scored, True]
+    assert loop.failures["stock"] == 1
+    with pytest.raises(RunError, match=re.escape(says)):
+        evaluate("stock", "raise")
+
+
+def test_what_fails_twice_is_one_failed_sample() -> None:
+    """It can't be asked about, and its empty answer can't be scored."""
+    write_task([ROWS[0], {**ROWS[1], "question": None, "answer_letter": "J"}, ROWS[2]], "task: other\n")
+    write_stock_task()
+    assert ["right" in sample for sample in evaluate("stock", "record")] == [True, False, True]
+    assert loop.failures["stock"] == 1
+
+
+def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `lmms-eval` runs it."""
+    arguments = ["--model", OURS, "--include_path", "tasks", "--tasks", "stock"]
+    arguments += ["--model_args", "pretrained=flow-tiny,device=cpu,records=none"]
+    monkeypatch.setattr(sys, "argv", ["lmms-eval", *arguments])
+    cli_evaluate()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"), [("scores", "KeyError: 'right'"), ("data", "FileNotFoundError: ")]
+)
+def test_what_else_a_task_raises_is_no_exit_status_0(
+    spoil: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task(ROWS, "task: other\n")
+    write_stock_task(aggregation="!function stock.broken")
+    if spoil == "data":
+        Path("rows.jsonl").unlink()
+    with pytest.raises(RunError, match=f"the evaluation ended: {says}"):
+        command_line(monkeypatch)
+    if spoil == "scores":
+        with pytest.raises(KeyError):  # a program that asks for an evaluation gets what was raised
+            evaluate("stock", "raise")
+
+
 def test_options_that_are_numbers_in_a_stock_task() -> None:
     """They are what the text shows, so they are read: the probability of each letter is in the record."""
     rows = [{**row, "candidates": [1, 2, 3], "answer_letter": "A"} for row in ROWS]
@@ -135,8 +195,7 @@ def test_options_that_are_numbers_in_a_stock_task() -> None:
         rows,
         "task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTask\nbase: stock\nflow: video:last\n",
     )
-    Path("tasks/stock.yaml").write_text(STOCK)
-    Path("tasks/stock.py").write_text(STOCK_CODE)
+    write_stock_task()
     for sample in evaluate("mine", "raise"):
         assert sample["record"]["status"] == "ok"
         assert set(sample["record"]["options"]) == {"A", "B", "C"}

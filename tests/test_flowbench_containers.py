@@ -10,7 +10,8 @@ import pytest
 
 from lmms_flow import assets
 from lmms_flow.inputs.video import read_frames
-from scripts.videos.flowbench import CONTAINERS, accuracy, convert, score
+from scripts.videos.flowbench import CONTAINERS, SCRIPT, accuracy, convert, score
+from scripts.videos.pages import DOCS, written
 
 FAMILY = ("moving_direction",)
 LOSSY = {"GIF": 32}  # levels of brightness on average: it has 256 colours, and dots of them
@@ -28,6 +29,13 @@ def test_the_same_frames_come_out_of_every_container(container: str, num_frames:
         assert frames.indices == original.indices
         difference = np.abs(frames.pixels.astype(int) - original.pixels).mean()
         assert difference <= LOSSY.get(container, 0)
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="an installed package has no docs")
+def test_the_docs_tell_of_each_container_and_of_one_accuracy() -> None:
+    rows = [line.strip("| ").split(" | ") for line in written(SCRIPT).splitlines()[2:]]
+    assert [row[0] for row in rows] == ["MP4", *CONTAINERS]
+    assert {row[1] for row in rows if row[2] == "0"} == {rows[0][1]}
 
 
 @pytest.mark.host

@@ -18,7 +18,11 @@ from lmms_flow.runner.generation import (
     generation_key,
 )
 
-ALWAYS = {"use_cache": True, "num_return_sequences": 1}  # whatever a checkpoint's own settings say
+ALWAYS = {
+    "use_cache": True,
+    "num_return_sequences": 1,
+    "num_beams": 1,
+}  # whatever a checkpoint's own settings say
 GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 

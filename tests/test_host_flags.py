@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.evaluator import request_caching_arg_to_dict, simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 import lmms_flow
@@ -52,7 +52,12 @@ def test_the_table_names_every_flag_of_the_installed_host() -> None:
 @pytest.mark.skipif(not DOCS.exists(), reason="an installed package has no docs")
 def test_the_table_says_refused_where_the_code_refuses() -> None:
     refused = {flag.strip("-") for flag, kind in table().items() if kind == "refused"}
-    assert refused == {*REFUSED, "max_batch_size"}
+    assert refused == {flag_of(name) for name in REFUSED} | {"max_batch_size"}
+
+
+def flag_of(parameter: str) -> str:
+    """As its line says: one flag may be several parameters inside."""
+    return REFUSED[parameter][1].partition(":")[0].strip("-")
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +90,7 @@ REFUSALS = {
     "apply_chat_template": True,
     "fewshot_as_multiturn": True,
     "cache_requests": True,
+    "delete_requests_cache": True,
     "force_simple": True,
     "max_tokens": 100,
 }
@@ -93,12 +99,19 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_can_not_be_applied_is_one_line_before_the_model_is_loaded(name: str) -> None:
     with (
-        pytest.raises(RunError, match=f"--{name}: .*; ") as error,
+        pytest.raises(RunError, match=f"--{flag_of(name)}: .*; ") as error,
         mock.patch("lmms_flow.model_wrappers.base.FlowModel._place") as place,
     ):
         evaluate(**{name: REFUSALS[name]})
     assert "\n" not in str(error.value)
     place.assert_not_called()
+
+
+@pytest.mark.parametrize("how", ["true", "refresh", "delete"])
+def test_each_way_of_keeping_requests_is_refused(how: str) -> None:
+    """As the command line hands them on."""
+    with pytest.raises(RunError, match="--cache_requests: .*; leave it out"):
+        evaluate(**request_caching_arg_to_dict(how))
 
 
 def test_the_largest_batch_belongs_to_batches_that_are_tried_out() -> None:

@@ -12,10 +12,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lmms_flow import assets
+from lmms_flow.harness import plugin
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.runner.identity import checkpoint_identity
 
@@ -120,6 +123,36 @@ def test_what_is_edited_after_loading(folder: Path) -> None:
         assert identity(model) != before
         setattr(model.model.generation_config, name, kept)
     assert identity(model) == before
+
+
+@torch.no_grad()
+def test_an_edit_between_two_evaluations_of_one_question(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of a model holds for the rounds of one evaluation, however soon the next one begins."""
+    plugin.make_tasks_known()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(LlavaVidFlow, "clean", lambda self: None)  # lmms-eval takes a model apart at its end
+    model = LlavaVidFlow(pretrained=str(folder), device="cpu")
+
+    def option_a() -> float:
+        out = simple_evaluate(
+            model=model,
+            tasks=["flowbench_object_count"],
+            limit=1,
+            task_manager=TaskManager(include_defaults=False, model_name="llava_vid_flow"),
+        )
+        ((sample,),) = out["samples"].values()
+        return float(dict(sample["record"])["options"]["A"])
+
+    before = option_a()
+    model.identity._holds_until = float("inf")
+    assert option_a() == before
+    model.identity._holds_until = float("inf")
+    for name, weight in model.model.named_parameters():
+        if "v_proj" in name and "language_model" in name:
+            weight.data[32:] = 0
+    assert option_a() != before
 
 
 def test_parts_that_are_replaced_and_hooks_that_nobody_knows(folder: Path) -> None:

@@ -5,8 +5,12 @@ Frames carry their number as bars (scripts.videos.coded), so that another frame 
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from lmms_flow.errors import SampleError
@@ -121,6 +125,106 @@ def test_damage_behind_an_entry_point_does_not_spoil_the_frames_before_it(tmp_pa
         read_frames(path, 64)
 
 
+NAMES = (
+    "with space.mp4",
+    "ünï ✓ 日本.mp4",
+    "a%20b%d.mp4",
+    "-dash.mp4",
+    "quo'te\"s.mp4",
+    "semi;colon,comma.mp4",
+    "UPPER.MP4",
+    "no_extension",
+    "file:colon.mp4",
+    "new\nline.mp4",
+    # What FFmpeg would take for something else than a file:
+    "pipe:0",
+    "concat:a.mp4|b.mp4",
+    "http:clip.mp4",
+    "data:video,clip.mp4",
+)
+
+
+@pytest.mark.parametrize("reader", ["auto", "pyav"])
+def test_a_name_is_a_name(reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, and with the whole path; one that is missing is told in one line."""
+    made = encode(tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        with pytest.raises(SampleError, match="the video is missing: .") as error:
+            read_frames(name, 8, reader=reader)
+        assert "\n" not in str(error.value)
+        Path(name).write_bytes(made.read_bytes())
+        for path in (name, tmp_path / name):
+            frames = read_frames(path, 8, reader=reader)
+            assert [number(picture) for picture in frames.pixels] == list(frames.indices), name
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("end", ["mp4", "mkv", "avi"])
+def test_a_few_frames(count: int, end: str, tmp_path: Path) -> None:
+    how = {"codec": "mpeg4", "b_frames": 0} if end == "avi" else {}
+    path = encode(tmp_path / f"clip.{end}", frames=count, **how)  # type: ignore[arg-type]
+    for sampling in ("midpoints", "linspace", "segment_starts"):
+        frames = read_frames(path, 8, sampling=sampling)
+        assert max(frames.indices) < count
+        assert [number(picture) for picture in frames.pixels] == list(frames.indices)
+
+
+@pytest.mark.parametrize("first", ["cover", "sound", "film"])
+def test_what_is_beside_the_film(first: str, tmp_path: Path) -> None:
+    """A cover picture, and sound that goes on for a minute; whichever stands first in the file."""
+    film = encode(tmp_path / "film.mp4")
+    with av.open(str(film)) as read, av.open(str(tmp_path / "all.mp4"), "w") as write:
+        streams = {}
+        for name in sorted(("cover", "sound", "film"), key=lambda name: name != first):
+            if name == "film":
+                streams[name] = write.add_stream_from_template(read.streams.video[0])
+            elif name == "sound":
+                streams[name] = write.add_stream("aac", rate=48000, layout="mono")
+            else:
+                streams[name] = write.add_stream("png", rate=1)
+                streams[name].width, streams[name].height, streams[name].pix_fmt = 160, 64, "rgb24"
+                streams[name].disposition = av.stream.Disposition.attached_pic.value
+        for packet in read.demux(read.streams.video[0]):
+            if packet.size:
+                packet.stream = streams["film"]
+                write.mux(packet)
+        picture = av.VideoFrame.from_ndarray(image(777), format="rgb24")
+        write.mux([*streams["cover"].encode(picture), *streams["cover"].encode()])
+        for second in range(60):
+            silence = av.AudioFrame.from_ndarray(
+                np.zeros((1, 48000), np.float32), format="fltp", layout="mono"
+            )
+            silence.sample_rate, silence.pts = 48000, 48000 * second
+            write.mux(streams["sound"].encode(silence))
+        write.mux(streams["sound"].encode())
+    frames = read_frames(tmp_path / "all.mp4", 8)
+    assert frames.indices == read_frames(film, 8).indices
+    assert [number(picture) for picture in frames.pixels] == list(frames.indices)
+
+
 def test_there_are_enough_kinds() -> None:
     assert len({kind.name for kind in KINDS}) == len(KINDS) >= 60
     assert sum(kind.end == READ for kind in KINDS) >= 60
+
+
+ROOT = Path(__file__).parents[1]
+WAYS = ("decord's random access", "ours, decord", "ours, PyAV")
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="an installed package has no docs")
+def test_the_docs_give_the_benchmarks_figures() -> None:
+    """Each row of the table of costs: a video, and seconds (with their ratio to the first) by each way."""
+    measured = json.loads((ROOT / "benchmarks/results/video.json").read_text())["seconds"]
+    section = (ROOT / "docs/videos.md").read_text().partition("## What it costs")[2].partition("\n## ")[0]
+    printed = {}
+    for video, cells in re.findall(r"^\| (\d[^|]*) \| (.*) \|$", section, re.MULTILINE):
+        for way, cell in zip(WAYS, cells.split(" | "), strict=True):
+            seconds, ratio = re.fullmatch(r"([\d.]+)(?: \(x ([\d.]+)\))?", cell).groups(default="1.0")
+            printed[video, way] = (float(seconds), float(ratio))
+    expected = {
+        (video, way): (round(times["processor"], 2), times["ratio"])
+        for video, ways in measured.items()
+        for way, times in ways.items()
+    }
+    assert printed == expected

@@ -14,18 +14,17 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import threading
 import weakref
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lmms_flow.errors import RunError, one_line
+from lmms_flow.errors import RunError
 from lmms_flow.flow.files import is_file
-from lmms_flow.harness import host, loop
+from lmms_flow.harness import host
+from lmms_flow.harness.broken_documents import BrokenDocuments
 from lmms_flow.harness.ground import MODELS, task_manager
-from lmms_flow.harness.sample import describe
 from lmms_flow.harness.totals import total
 from lmms_flow.records.record import read_record
 
@@ -40,14 +39,13 @@ ASKED = (
 )  # what a protocol is, beside doc_to_*
 
 
-class FlowTask(_HostTask):  # type: ignore[misc]
+class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
     """An arm: the base's documents, prompts and scores, answered under a flow by a model of this package."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.name, self.base = str(config["task"]), str(config.get("base") or "")
         self.flow = str(config.get("flow") or "")
         self.num_frames = config.get("num_frames")
-        self._asking, self._scoring = False, threading.local()  # documents are scored in threads
         manager = task_manager()
         if manager is None:
             raise RunError(
@@ -127,36 +125,14 @@ class FlowTask(_HostTask):  # type: ignore[misc]
 
     def doc_to_messages(self, doc: Any, **rounds: Any) -> Any:
         """The base's messages; a video says how many frames are to be read of it, where this arm has its own number."""
-        self._asking = True
-        try:
-            messages = super().doc_to_messages(doc, **rounds)
-        finally:
-            self._asking = False
+        messages = super().doc_to_messages(doc, **rounds)
         if self.num_frames is None:
             return messages
         return [
             {**message, "content": _with_frames(message["content"], self.num_frames)} for message in messages
         ]
 
-    def fewshot_context(self, doc: Any, *args: Any, **kwargs: Any) -> Any:
-        """The base's; nothing for a broken document while lmms-eval lists its requests. Asking for it fails later."""
-        try:
-            return super().fewshot_context(doc, *args, **kwargs)
-        except Exception:
-            if self._asking:
-                raise
-            return ""
-
-    def doc_to_target(self, doc: Any) -> Any:
-        """The base's; nothing for a broken document where lmms-eval writes its log. Scoring one fails."""
-        try:
-            return super().doc_to_target(doc)
-        except Exception:
-            if getattr(self._scoring, "now", False):
-                raise
-            return ""
-
-    def process_results(self, doc: Any, results: Any, full_docs: Any = None) -> Any:
+    def process_results(self, doc: Any, results: Any, full_docs: Any = None, **more: Any) -> Any:
         """The base's scores, and the record; an answer that no flow was applied to is refused, not scored."""
         given = results[0] if isinstance(results[0], list) else results
         record = read_record(given)
@@ -166,19 +142,11 @@ class FlowTask(_HostTask):  # type: ignore[misc]
                 " (models that do are subclasses of lmms_flow's)"
             )
         if self._takes_records:
-            return super().process_results(doc, results, full_docs=full_docs)
+            return super(BrokenDocuments, self).process_results(doc, results, full_docs=full_docs)
         if record["status"] != "ok":
             return _counted(record)
-        self._scoring.now = True
-        try:
-            scores = super().process_results(doc, [given[0]], full_docs=full_docs)
-        except Exception as error:
-            reason = f"document {record.get('doc_id')} can't be scored ({describe(error)})"
-            loop.fail(self.name, reason)
-            return _counted({**record, "status": "error", "reason": one_line(reason)})
-        finally:
-            self._scoring.now = False
-        return _counted(record) | scores
+        scores, reason = self.scores(doc, [given[0]], record.get("doc_id"), full_docs=full_docs)
+        return _counted({**record, "status": "error", "reason": reason} if reason else record) | scores
 
 
 _STATUS = {"errors": "error", "skipped": "skipped"}

@@ -127,10 +127,17 @@ EVALUATE = Seam(
         "apply_chat_template",
         "fewshot_as_multiturn",
         "cache_requests",
+        "delete_requests_cache",
         "force_simple",
         "max_tokens",
         "torch_random_seed",
     ),
+)
+RUN_TASKS = Seam(
+    "lmms_eval.evaluator",
+    "evaluate",
+    "go on after a document that its task can't ask about or score",
+    ("lm", "task_dict"),
 )
 CACHE_RUN = Seam(
     "lmms_eval.caching.response_cache",

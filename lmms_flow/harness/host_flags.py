@@ -39,6 +39,10 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
         (False, None),
         "--cache_requests: the requests that it keeps have no messages, so no video could be asked about; leave it out",
     ),
+    "delete_requests_cache": (
+        (False, None),
+        "--cache_requests: lmms-eval deletes nothing at `delete`, and these models use no such cache; leave it out",
+    ),
     "force_simple": ((False, None), "--force_simple: these are chat models only; leave it out"),
     "max_tokens": (
         (None,),

@@ -28,10 +28,16 @@ BATCHES_AHEAD = 3  # looked at while another is answered: enough for reading thr
 # Failed samples of this process by task, since a stock task scores them as wrong answers and says nothing.
 failures: Counter[str] = Counter()
 _ends_at_failure = True  # what the last loop was told of on_error
+_failed: set[tuple[str, int | None]] = set()  # tasks and documents of the last loop
 
 
-def fail(task: str, reason: str) -> None:
-    """A sample that failed after it was answered, such as one that can't be scored. Raises RunError under `raise`."""
+def fail(task: str, doc_id: int | None, reason: str) -> None:
+    """A sample that failed after it was asked, such as one that can't be scored. Raises RunError under `raise`.
+
+    One that had failed already, so that there is nothing to score, is not counted again.
+    """
+    if (task, doc_id) in _failed:
+        return
     failures[task] += 1
     if _ends_at_failure:
         raise RunError(f"task {task}: {reason} (on_error=record goes on without it)")
@@ -85,6 +91,7 @@ class RequestLoop:
         """
         global _ends_at_failure
         _ends_at_failure = self.on_error == "raise"
+        _failed.clear()
         answers: list[HostAnswer] = [""] * len(requests)
         bar = tqdm(total=len(requests), desc="lmms_flow", unit="sample", disable=self.rank != 0)
         try:
@@ -213,6 +220,7 @@ class RequestLoop:
             self._ended[record.status][record.task] += 1
         if record.status == "error":
             failures[record.task] += 1
+            _failed.add((record.task, record.doc_id))
 
     def _raise_if_failed(self, records: Sequence[SampleRecord]) -> None:
         for record in records:

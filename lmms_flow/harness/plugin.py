@@ -20,6 +20,7 @@ from lmms_flow.harness import host
 from lmms_flow.harness.arms import add_arms, made_config
 from lmms_flow.harness.ground import MODELS, remember_task_manager
 from lmms_flow.harness.host import HostError
+from lmms_flow.harness.host_calls import end_with_a_status
 
 _MARK = "_lmms_flow_tasks_are_known"
 
@@ -115,6 +116,8 @@ def _patch(module: ModuleType) -> None:
             ours = _for_all_models or _is_ours(host.model_name_of(self))
         except HostError as error:
             ours = _tell(error)
+        with _told():
+            end_with_a_status(_runs_flows)
         include_path = _with_ours(include_path) if ours else include_path
         index = original(self, include_path=include_path, include_defaults=include_defaults)
         if from_file is not None:
@@ -148,6 +151,16 @@ def _readers(module: ModuleType) -> tuple[Any, Any]:
 
 def _is_ours(model: object) -> bool:
     return isinstance(model, str) and model in MODELS
+
+
+def _runs_flows(model: object) -> bool:
+    """Whether lmms-eval knows it as a model of ours or of a subclass."""
+    if not isinstance(model, str) or _is_ours(model):
+        return isinstance(model, str)
+    try:
+        return bool(getattr(host.GET_MODEL.take()(model), "runs_flows", False))
+    except Exception:  # there is no such model, or it can't be loaded
+        return False
 
 
 def _with_ours(include_path: str | Sequence[str] | None) -> list[str]:

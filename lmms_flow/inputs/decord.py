@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmms_flow.inputs.complaints import Complaints, in_short
-from lmms_flow.inputs.pyav import OtherFramesError, is_shown_oddly
+from lmms_flow.inputs.pyav import OtherFramesError, is_turned
 from lmms_flow.inputs.track import Track
 
 NAME = "decord"
@@ -37,8 +37,8 @@ def read(
     if track.why_not_landed:
         raise OtherFramesError(f"it seeks, and seeking is not safe here: {track.why_not_landed}")
     decord.logging.set_level(LOG_INFO)
-    if is_shown_oddly(track):
-        raise OtherFramesError("it does not know of frames that are shown mirrored or at an angle")
+    if is_turned(track):
+        raise OtherFramesError("it does not know of all ways in which frames are shown turned or mirrored")
     complaints.forget()
     try:
         # One thread: the machine's cores are the model's, and frames don't depend on how many there are.

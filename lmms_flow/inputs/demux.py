@@ -37,6 +37,8 @@ def read_track(file: Path, complaints: Complaints) -> Track:
             if not container.streams.video:
                 raise SampleError("the file has no video stream", path=file)
             stream = shown_stream(container)
+            if stream.disposition & av.stream.Disposition.attached_pic:
+                raise SampleError("the file has a cover picture and no video stream", path=file)
             formats = frozenset(container.format.name.split(","))
             refuse_truncated(file, formats)
             codec = codec_name(container, stream)

@@ -64,11 +64,16 @@ def _read(
     upright = _Upright()
     found: list[Any] = []
     with _opened(track) as (container, stream):
+        if spans[0][0]:  # the first frame of a file may say how all are to be turned
+            with suppress(av.error.FFmpegError):
+                for frame in islice(container.decode(stream), 1):
+                    upright.look(frame)
         for start, last in spans:
             if start:
                 container.seek(expected[start], stream=stream)
             place = start
             for frame in _decoded(container, stream, track, complaints, wanted, expected, start):
+                upright.look(frame)
                 if place in wanted:
                     found.append(upright(frame, track))
                 place += 1
@@ -96,11 +101,15 @@ def count(track: Track, complaints: Complaints) -> list[tuple[int | None, float]
     return times
 
 
-def is_shown_oddly(track: Track) -> bool:
-    """Whether frames are to be shown mirrored, or turned by an angle that is no right one; by the first frame."""
+def is_turned(track: Track) -> bool:
+    """Whether frames are to be shown turned or mirrored, by the first one, or by an old tag that players leave alone.
+
+    Other readers turn by the tag, or by what some containers say and others don't.
+    """
     with _opened(track) as (container, stream):
-        shown = [_matrix(frame) for frame in islice(container.decode(stream), 1)]
-    return any(mirrored or turned not in UPRIGHT for turned, mirrored in shown)
+        tags = {name.lower() for name in stream.metadata}
+        first = [_matrix(frame) for frame in islice(container.decode(stream), 1)]
+    return "rotate" in tags or any(matrix not in (None, (0, False)) for matrix in first)
 
 
 @contextmanager
@@ -171,9 +180,14 @@ class _Upright:
     def __init__(self) -> None:
         self._graphs: dict[tuple[Any, ...], Any] = {}
         self._size: tuple[int, int] | None = None
+        self._turn = (0, False)
+
+    def look(self, frame: Any) -> None:
+        """At every decoded frame: a stream may say it at its first or at key frames alone, for all that follow."""
+        self._turn = _matrix(frame) or self._turn
 
     def __call__(self, frame: Any, track: Track) -> Any:
-        turned, mirrored = _matrix(frame)
+        turned, mirrored = self._turn
         if turned not in UPRIGHT:
             raise SampleError(f"the video is stored at an angle of {turned} degrees", path=track.path)
         key = (
@@ -210,11 +224,11 @@ class _Upright:
         return graph
 
 
-def _matrix(frame: Any) -> tuple[int, bool]:
-    """By how many degrees (counter-clockwise) a frame is to be turned, after it was mirrored or not."""
+def _matrix(frame: Any) -> tuple[int, bool] | None:
+    """By how many degrees (counter-clockwise) a frame is to be turned, after it was mirrored or not; None: unsaid."""
     data = next((item for item in frame.side_data if item.type.name == "DISPLAYMATRIX"), None)
     if data is None:
-        return 0, False
+        return None
     a, b, _, c, d = (value / 65536 for value in np.frombuffer(bytes(data), "<i4")[:5])
     mirrored = a * d - b * c < 0
     if mirrored:

@@ -73,6 +73,7 @@ def generation_arguments(gen_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     arguments = {name: _read(name, gen_kwargs[name]) for name in APPLIED if gen_kwargs.get(name) is not None}
     arguments.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
     # A checkpoint's own settings may say otherwise, after a fine-tuning for example.
+    arguments.setdefault("num_beams", 1)
     arguments |= {"use_cache": True, "num_return_sequences": 1}
     arguments["do_sample"] = _samples(arguments)
     if arguments["do_sample"]:

@@ -20,6 +20,7 @@ from typing import Any
 from loguru import logger
 from torch import Tensor, nn
 
+from lmms_flow.harness import host
 from lmms_flow.records.key import digest
 
 from .fingerprint import Fingerprints
@@ -73,14 +74,19 @@ class WatchedIdentity:
     def look(self, num_requests: int = 0) -> None:
         """Hashes what is in memory, when a run begins.
 
-        A task that asks in rounds begins a run for each question: there it is done again only when a twentieth of the
-        time has gone into it.
+        A task that asks in rounds begins a run for each question: within one evaluation it is then done again only
+        when a twentieth of the time has gone into it.
         """
         start = time.monotonic()
         if self._known is not None and num_requests == 1 and start < self._holds_until:
             return
         self._known = self._compute()
-        self._holds_until = time.monotonic() + 20 * (time.monotonic() - start)
+        taken = time.monotonic() - start
+        self._holds_until = time.monotonic() + 20 * taken if host.evaluation() is not None else 0.0
+
+    def forget(self) -> None:
+        """The next look is a whole one."""
+        self._known = None
 
 
 def _tensors(model: nn.Module) -> Iterator[list[str]]:

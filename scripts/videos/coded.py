@@ -83,6 +83,7 @@ def copy(
     keep: Callable[[int, av.Packet], bool] = lambda place, packet: True,
     shift: float = 0.0,
     muxer: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
     """Copies the packets that are kept, ``shift`` seconds later."""
     with (
@@ -91,6 +92,7 @@ def copy(
     ):
         stream = read.streams.video[0]
         out = write.add_stream_from_template(stream)
+        out.metadata.update(tags or {})
         # AVI takes H.264 with start codes alone, and its muxer does not see to it.
         filtered = (
             BitStreamFilterContext("h264_mp4toannexb", stream) if Path(target).suffix == ".avi" else None

@@ -18,7 +18,9 @@ import av
 from lmms_flow import assets
 from lmms_flow.tasks.flowbench.rows import FAMILIES
 from scripts.videos.coded import copy, image
+from scripts.videos.pages import put
 
+SCRIPT = "scripts/videos/flowbench.py"
 LEAD_IN = 16  # frames before a cut
 
 
@@ -121,20 +123,35 @@ def accuracy(records: list[dict[str, Any]]) -> float:
     return sum(record["is_right"] for record in answered) / max(1, len(answered))
 
 
+def row(name: str, found: list[dict[str, Any]], plain: list[dict[str, Any]]) -> str:
+    """A line of the table."""
+    errors = sum(record["status"] != "ok" for record in found)
+    same = sum(one["answer"] == other["answer"] for one, other in zip(plain, found, strict=True))
+    readers = ", ".join(sorted({record["reader"].split()[0] for record in found if record["status"] == "ok"}))
+    return f"| {name} | {accuracy(found):.4f} | {errors} | {same} of {len(found)} | {readers} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, help="questions of each family; else all")
-    limit = parser.parse_args().limit
-    plain = score(None, limit=limit)
-    print(f"MP4: accuracy {accuracy(plain):.4f} of {len(plain)}")
+    parser.add_argument("--no-docs", action="store_true", help="print the table alone")
+    args = parser.parse_args()
+    plain = score(None, limit=args.limit)
+    rows = [row("MP4", plain, plain)]
+    print(rows[0], flush=True)
+    wrong = []
     for container in CONTAINERS:
         with tempfile.TemporaryDirectory() as folder:
-            found = score(convert(Path(folder) / "bench", container, limit=limit), limit=limit)
-        errors = sum(record["status"] != "ok" for record in found)
-        same = sum(one["answer"] == other["answer"] for one, other in zip(plain, found, strict=True))
-        print(
-            f"{container}: accuracy {accuracy(found):.4f}, {errors} errors, {same} of {len(found)} answers are the same"
-        )
+            found = score(convert(Path(folder) / "bench", container, limit=args.limit), limit=args.limit)
+        rows.append(row(container, found, plain))
+        print(rows[-1], flush=True)
+        if all(record["status"] == "ok" for record in found) and accuracy(found) != accuracy(plain):
+            wrong.append(container)
+    head = ["| container | accuracy | errors | the MP4s' answer | read by |", "|---|---|---|---|---|"]
+    if not args.no_docs:
+        put("\n".join([*head, *rows]), SCRIPT)
+    if wrong:
+        raise SystemExit(f"another accuracy than that of the MP4s: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

@@ -168,6 +168,25 @@ def _edited() -> list[Kind]:
         Kind(f"{name}.mp4", "turned", partial(_turned, matrix=matrix), upright=upright)
         for name, (matrix, upright) in TURNED.items()
     ]
+    made += [
+        Kind(
+            f"turned-{angle}.mkv",
+            "turned",
+            partial(_remuxed, angle=angle),
+            upright=TURNED[f"turned-{angle}"][1],
+        )
+        for angle in (90, 180, 270)
+    ]
+    made += [
+        Kind("an-old-tag-of-a-turn.mkv", "turned", _tagged),  # no player turns it
+        Kind(
+            "turned-in-its-bitstream.mp4",
+            "turned",
+            _turned_inside,
+            needs_ffmpeg=True,
+            upright=TURNED["turned-180"][1],
+        ),
+    ]
     return made
 
 
@@ -193,6 +212,23 @@ def _turned(path: Path, matrix: tuple[int, int, int, int]) -> None:
     numbers = [matrix[0] << 16, matrix[1] << 16, 0, matrix[2] << 16, matrix[3] << 16, 0, 0, 0, 1 << 30]
     data[place : place + 36] = np.array(numbers, ">i4").tobytes()
     path.write_bytes(data)
+
+
+def _remuxed(path: Path, angle: int) -> None:
+    """A phone's MP4, its packets copied into Matroska."""
+    source = path.with_suffix(".mp4")
+    _turned(source, TURNED[f"turned-{angle}"][0])
+    copy(source, path)
+
+
+def _tagged(path: Path) -> None:
+    copy(encode(path.with_suffix(".mp4")), path, tags={"rotate": "90"})
+
+
+def _turned_inside(path: Path) -> None:
+    """H.264 says it in its own data, at key frames."""
+    by = "h264_metadata=display_orientation=insert:rotate=180"
+    _run("-i", encode(path.with_name(f"whole-{path.name}")), "-c", "copy", "-bsf:v", by, path)
 
 
 def _ffmpeg(path: Path, args: tuple[str, ...]) -> None:

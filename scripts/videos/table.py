@@ -15,11 +15,11 @@ from lmms_flow.errors import SampleError
 from lmms_flow.inputs.video import read_frames
 from scripts.videos.coded import as_played, number
 from scripts.videos.kinds import KINDS, REFUSED, Kind
+from scripts.videos.pages import put
 
-DOCS = Path(__file__).parents[2] / "docs" / "videos.md"
+SCRIPT = "scripts/videos/table.py"
 Upright = Callable[[np.ndarray], np.ndarray]
 WAYS = (("midpoints", 8), ("linspace", 8), ("midpoints", 1), ("linspace", 24))
-BEGIN, END = "<!-- made by scripts/videos/table.py -->", "<!-- until here -->"
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def main() -> None:
     table = "\n".join(["| kind | file | what comes of it | reader |", "|---|---|---|---|", *rows])
     print(table)
     if not args.no_docs:
-        text = DOCS.read_text()
-        head, _, rest = text.partition(BEGIN)
-        DOCS.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}")
+        put(table, SCRIPT)
     if wrong:
         raise SystemExit(f"not as meant: {', '.join(wrong)}")
 
