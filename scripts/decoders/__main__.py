@@ -19,7 +19,7 @@ from scripts.decoders.build import build, families
 from scripts.decoders.table import write
 from scripts.decoders.trial import trial
 
-PATIENCE = 180  # seconds a family
+PATIENCE = 600  # seconds a family, on a machine that does other work too
 
 
 def main() -> None:
