@@ -74,6 +74,36 @@ def test_gradients_are_those_of_plain_masks(family: str, attn: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "llava"])
+def test_adapters_learn_under_a_flow_as_under_plain_masks(family: str) -> None:
+    """Two steps of a LoRA: the same adapter by the engine as with masks put on by hand."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
+    learnt: list[dict[str, Tensor]] = []
+    for by_hand in (True, False):
+        model, make_inputs = tiny(family, layers=LAYERS, attn_implementation="sdpa")
+        prompt = make_inputs(stem=2)
+        tensors = followed(prompt.tensors, answer(3))
+        torch.manual_seed(0)
+        tuned = peft.get_peft_model(model, config)
+        adapters = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.SGD(adapters.values(), lr=0.5)
+        for _ in range(2):
+            masks = plain_masks(FLOW, prompt.layout, 3)
+            block = (
+                ByHand(model, masks)
+                if by_hand
+                else intervene(tuned, FLOW, prompt.layout, engine="dense", continuation=3)
+            )
+            with block:
+                gradients(tuned, tensors, 3)
+            optimizer.step()
+        learnt.append({name: p.detach().clone() for name, p in adapters.items()})
+    assert any(float(p.abs().max()) > 0 for name, p in learnt[0].items() if "lora_B" in name)
+    for name, want in learnt[0].items():
+        assert float((learnt[1][name] - want).abs().max()) <= TOLERANCE * float(want.abs().max()), name
+
+
+@pytest.mark.parametrize("family", ["llama", "llava"])
 def test_tokens_that_are_cut_off_get_no_gradient(family: str) -> None:
     model, make_inputs = tiny(family, layers=LAYERS, attn_implementation="sdpa")
     prompt = make_inputs()

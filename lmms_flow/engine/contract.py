@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import cache_utils
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..flow import FlowError, Layout, ResolvedFlow
@@ -26,13 +25,9 @@ from .layer_call import LayerCall, ModelCall
 from .positions import Positions, attended_tokens, spread
 from .pruned import PrunedLayer
 
-# Caches that hold the very keys that were computed, in their order; a dummy's layer reads those of another one.
-_GROWING = (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    PrunedLayer,
-    getattr(cache_utils, "DummyLayer", DynamicLayer),
-)
+# Caches that hold the very keys that were computed, in their order.
+_GROWING = (DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer)
+
 ONE_PIECE = (
     "inside the block the prompt is read in one call, and later calls go on from the cache of that call"
 )
@@ -92,10 +87,11 @@ class Contract:
         self._ran.append(layer)
         if layer == 1:
             self._cache = call.cache
-            if self._checked is not None and call.hidden.shape[:2] != self._checked:
+            entered = call.hidden.shape[-3:-1]  # Gemma 3n's states have a dimension in front
+            if self._checked is not None and entered != self._checked:
                 raise FlowError(
-                    f"layer 1 was given {list(call.hidden.shape[:2])} rows, the decoder's call had "
-                    f"{list(self._checked)}: somebody else's hook changes the call"
+                    f"layer 1 was given {list(entered)} rows, the decoder's call had {list(self._checked)}: somebody "
+                    "else's hook changes the call"
                 )
 
     def done(self) -> None:

@@ -79,6 +79,8 @@ def _other_way(layer: nn.Module) -> str | None:
             return f"chooses its keys itself, in {name}, a {type(part).__name__}"
         if takes_tokens_apart(part):
             return f"has another module that is given the mask or the cache, {name}, a {type(part).__name__}"
+    if getattr(attention, "is_kv_shared_layer", False):
+        return "reads the keys of another layer (is_kv_shared_layer), for which a flow may cut other edges"
     chooser = next((name for name in vars(attention) if _CHOOSERS.search(name.lower())), None)
     if chooser is not None:
         return f"chooses its keys itself ({type(attention).__name__}.{chooser})"

@@ -20,6 +20,7 @@ from lmms_flow.engine import (
     sweep,
 )
 from lmms_flow.engine.flops import flop_counter
+from lmms_flow.engine.mechanisms import check_mechanisms
 from lmms_flow.flow import FlowError, Layout, prompt_layout
 from scripts.decoders.build import LAYERS
 
@@ -39,6 +40,10 @@ def trial(model: nn.Module) -> tuple[str, str]:
             tokens = _prompt(model)
             model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
     except Exception as error:
+        try:
+            check_mechanisms(model)
+        except UnsupportedModelError as refusal:  # whatever it would have said
+            return "refused", str(refusal)
         line = str(error).splitlines()[0] if str(error) else ""
         return "not built", f"the stock model fails on a prompt of text: {type(error).__name__}: {line}"
     try:
