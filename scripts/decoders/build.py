@@ -100,7 +100,7 @@ ODD: dict[str, dict[str, Any]] = {
 # Rotary embeddings of times, heights and widths, whose sections some configurations leave to the model.
 MROPE = {
     "ernie4_5_vl_moe_text", "glm46v_text", "glm4v_text", "glm4v_moe_text", "glm_ocr_text", "glmga_text",
-    "paddleocr_vl_text", "qwen2_vl_text", "qwen2_5_vl_text",
+    "paddleocr_vl_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text",
 }  # fmt: skip
 NOT_SET = {
     "prophetnet": {"num_hidden_layers"},
