@@ -323,6 +323,55 @@ def test_attention_switched_inside_a_block_is_refused(model: Any, engine: str) -
     assert model.config._attn_implementation == "eager"
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_attention_of_one_layer_switched_inside_a_block_is_refused(model: Any, engine: str) -> None:
+    for layer in model.model.layers:
+        layer.self_attn.config = copy.deepcopy(model.config)
+    with intervene(model, "blind", LAYOUT, engine=engine):
+        assert off(last(model), by_hand(text_model(), "blind")) < EXACT
+        model.model.layers[1].self_attn.config._attn_implementation = "eager"
+        with pytest.raises(FlowError, match="layers were changed"):
+            last(model)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_adapter_may_be_switched_inside_a_block(model: Any, engine: str) -> None:
+    """Each prefill is the flow's with the weights that it runs with."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(model, config).eval()
+    with_adapter = by_hand(model, "blind")
+    with tuned.disable_adapter():
+        without = by_hand(model, "blind")
+    assert off(with_adapter, without) > 1e-3
+    with intervene(tuned, "blind", LAYOUT, engine=engine):
+        assert off(last(tuned), with_adapter) < EXACT
+        with tuned.disable_adapter():
+            assert off(last(tuned), without) < EXACT
+    tuned.merge_adapter()
+    with intervene(tuned, "blind", LAYOUT, engine=engine):
+        assert off(last(tuned), with_adapter) < EXACT
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_blocks_that_are_left_in_the_wrong_order_leave_the_model_as_it_was(model: Any, engine: str) -> None:
+    outer, inner = (
+        intervene(model, flow, LAYOUT, engine=engine) for flow in ("video:question", "video:last")
+    )
+    outer.__enter__()
+    inner.__enter__()
+    assert off(last(model), by_hand(text_model(), "video:question+video:last")) < EXACT
+    outer.__exit__(None, None, None)
+    if engine == "dense":
+        assert off(last(model), by_hand(text_model(), "video:last")) < EXACT
+    else:  # the outer one has taken its attention along
+        with pytest.raises(FlowError, match="was changed inside the block"):
+            last(model)
+    inner.__exit__(None, None, None)
+    assert torch.equal(last(model), last(text_model()))
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_layers_exchanged_inside_a_block_are_refused(model: Any) -> None:
     with intervene(model, "blind", LAYOUT):
         model.model.layers[1] = copy.deepcopy(text_model().model.layers[1])

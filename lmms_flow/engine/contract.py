@@ -174,13 +174,13 @@ class Contract:
     def _check_surroundings(self) -> None:
         if threading.get_ident() != self._thread:
             raise FlowError("the model was called from another thread than the one that opened the block")
-        if _as_it_is(decoder_layers(self._decoder)) != self._as_entered:
-            raise FlowError(
-                "the model's layers were changed inside the block, or their forwards: change them before it"
-            )
         if (attention_implementation(self._decoder), attention_function(self._decoder)) != self._attention:
             raise FlowError(
                 "the model's attention implementation was changed inside the block: change it before"
+            )
+        if _as_it_is(decoder_layers(self._decoder)) != self._as_entered:
+            raise FlowError(
+                "the model's layers were changed inside the block, or their forwards: change them before it"
             )
         if self._decoder.training and torch.is_grad_enabled() and _checkpoints(self._layers):
             raise UnsupportedModelError(
@@ -213,12 +213,13 @@ def _check_cache(cache: Any) -> None:
 
 
 def _as_it_is(layers: Sequence[nn.Module]) -> list[Any]:
-    """What a layer and its attention are: the modules, forwards that somebody put in their place, causality."""
+    """What layers and their attention are: the modules, forwards that somebody put in their place, how they attend."""
     found: list[Any] = []
     for layer in layers:
         attention = layer.self_attn
         found += (layer, attention, vars(layer).get("forward"), vars(attention).get("forward"))
-        found.append(getattr(attention, "is_causal", None))
+        own = getattr(attention, "config", None)  # a layer may have one of its own
+        found += (getattr(attention, "is_causal", None), getattr(own, "_attn_implementation", None))
     return found
 
 
