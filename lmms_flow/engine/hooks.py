@@ -57,7 +57,7 @@ class Handles:
         """Puts ours behind hooks that somebody else has put on since: what those change, ours are to see."""
         for handle in self._handles:
             hooks = handle.hooks_dict_ref()
-            if hooks is None or handle.id not in hooks:
+            if hooks is None or next(reversed(hooks), handle.id) == handle.id or handle.id not in hooks:
                 continue
             later = list(hooks)[list(hooks).index(handle.id) + 1 :]
             if any(is_foreign(hooks[key]) for key in later):
@@ -120,11 +120,25 @@ def _home(function: Any) -> str:
 
 def has_foreign_hooks(model: nn.Module) -> bool:
     """Whether somebody else has a hook in this model, or a forward of his own: it may go by the place of a row."""
-    return any(
-        is_foreign(hook) for hooks in (*_EVERYWHERE, *_hooks_of(model)) if hooks for hook in hooks.values()
-    ) or any(
-        "forward" in vars(part) and _is_foreign_forward(vars(part)["forward"]) for part in model.modules()
-    )
+    return bool(hooks_everywhere()) or any(map(_is_watched, _parts(model)))
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
+    """A model's modules, those that are shared more than once; torch's own walk takes three times as long."""
+    waiting = [model]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting += [each for each in part._modules.values() if each is not None]
+
+
+def _is_watched(part: nn.Module) -> bool:
+    own = part.__dict__  # asked of every module before a prefill
+    if own["_forward_hooks"] and any(map(is_foreign, own["_forward_hooks"].values())):
+        return True
+    if own["_forward_pre_hooks"] and any(map(is_foreign, own["_forward_pre_hooks"].values())):
+        return True
+    return "forward" in own and _is_foreign_forward(own["forward"])
 
 
 # torch's hooks on all modules

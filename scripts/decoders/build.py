@@ -147,7 +147,8 @@ def _shrunk(kind: Any, sizes: dict[str, Any]) -> Any:
             parts[part] = _shrunk(type(inner), TEXT if "text" in part or "llm" in part else VISION)
     odd, unset = ODD.get(plain.model_type, {}), NOT_SET.get(plain.model_type, set())
     fields = {name: value for name, value in sizes.items() if name not in unset and _has(plain, name)}
-    if getattr(plain, "sliding_window", None) is None:  # the released models have none
+    windowed = "sliding_attention" in (getattr(plain, "layer_types", None) or ())
+    if getattr(plain, "sliding_window", None) is None and not windowed:  # the released models have none
         fields.pop("sliding_window", None)
     if "qk_rope_head_dim" in fields and "head_dim" in fields:  # latent attention: the rotary part alone
         fields["head_dim"] = fields["qk_rope_head_dim"]
