@@ -91,6 +91,7 @@ ODD: dict[str, dict[str, Any]] = {
     "gemma4_unified_text": {"layer_types": ["sliding_attention", "full_attention"] * 2},
     "prophetnet": {"num_encoder_layers": LAYERS, "num_decoder_layers": LAYERS},
     "xlnet": {"d_model": 64, "n_head": 4, "n_layer": LAYERS, "d_inner": 96},
+    "step3p5": {"sliding_window": 16},
     "reformer": {"is_decoder": True},
     "emu3": {"vocabulary_map": {"<image>": 5}},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 7},
@@ -147,8 +148,7 @@ def _shrunk(kind: Any, sizes: dict[str, Any]) -> Any:
             parts[part] = _shrunk(type(inner), TEXT if "text" in part or "llm" in part else VISION)
     odd, unset = ODD.get(plain.model_type, {}), NOT_SET.get(plain.model_type, set())
     fields = {name: value for name, value in sizes.items() if name not in unset and _has(plain, name)}
-    windowed = "sliding_attention" in (getattr(plain, "layer_types", None) or ())
-    if getattr(plain, "sliding_window", None) is None and not windowed:  # the released models have none
+    if getattr(plain, "sliding_window", None) is None:  # the released models have none
         fields.pop("sliding_window", None)
     if "qk_rope_head_dim" in fields and "head_dim" in fields:  # latent attention: the rotary part alone
         fields["head_dim"] = fields["qk_rope_head_dim"]
