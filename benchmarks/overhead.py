@@ -31,6 +31,7 @@ from transformers import AutoTokenizer
 from lmms_flow import assets
 from lmms_flow.engine import RowPlan, decoder_layers, find_decoder, intervene
 from lmms_flow.engine.contract import Contract
+from lmms_flow.engine.hooks import Handles, MaskWatch, has_foreign_hooks
 from lmms_flow.engine.layer_call import LayerCall, ModelCall
 from lmms_flow.engine.mechanisms import check_mechanisms
 from lmms_flow.engine.model_state import ModelState
@@ -171,15 +172,21 @@ def check_milliseconds(repeats: int) -> dict[str, float]:
     resolved = [Flow.load("blind").bind(32).resolve(layout)]
     contract, cache = Contract(inner, resolved), transformers.DynamicCache()
     states = torch.zeros(1, layout.num_tokens, 64)
+    handles, watch = Handles(), MaskWatch()
+    for layer in decoder_layers(inner):
+        handles.before(layer, lambda *call: None)
+    attentions: list[Any] = [layer.self_attn for layer in decoder_layers(inner)]
 
     def forward(new: int) -> None:
         past = cache.get_seq_length()
         mask = torch.ones(1, past + new, dtype=torch.long)
         given = {"inputs_embeds": states[:, :new], "attention_mask": mask, "cache": cache}
+        handles.stay_last()
+        watch.look(attentions)
         contract.check(ModelCall.of_decoder(inner, (), given))
         for number, layer in enumerate(decoder_layers(inner), 1):
-            call = LayerCall.read(layer, (states,), {"attention_mask": None, "cache": cache})
-            contract.ran(number, call.cache)
+            call = LayerCall.read(layer, (states[:, :new],), {"attention_mask": None, "cache": cache})
+            contract.ran(number, call)
         if not past:
             key = torch.zeros(1, 1, layout.num_tokens, 64)
             cache.update(key, key, 0)
@@ -187,6 +194,7 @@ def check_milliseconds(repeats: int) -> dict[str, float]:
 
     def prefill() -> None:
         cache.reset()
+        has_foreign_hooks(model)
         forward(layout.num_tokens)
 
     def token() -> None:

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from lmms_flow.engine import keep_masks
+from lmms_flow.engine import decoder_layers, find_decoder, keep_masks
 from lmms_flow.flow import Layout, prompt_layout
 from tests.models import enliven
 
@@ -101,7 +101,7 @@ def by_hand(model: Any, flow: str, inputs: dict[str, Any] | None = None, layout:
 
         return before
 
-    layers = model.get_decoder().layers
+    layers = decoder_layers(find_decoder(model))
     handles = [
         layer.register_forward_pre_hook(hook(keep), with_kwargs=True)
         for layer, keep in zip(layers, whole, strict=True)

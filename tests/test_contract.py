@@ -123,6 +123,30 @@ def test_a_copy_of_the_cache_is_refused_inside_the_block(model: Any, engine: str
             step(model, copy.deepcopy(cache))
 
 
+def test_a_pruned_cache_is_not_pickled(model: Any) -> None:
+    with intervene(model, "blind", LAYOUT):
+        cache = prefilled(model)
+        with pytest.raises(FlowError, match="can't be pickled"):
+            pickle.dumps(cache)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cache_that_rounds_its_keys_is_refused_by_name(model: Any, engine: str) -> None:
+    """Its layers are growing ones to look at, and hold other numbers than were computed."""
+
+    class RoundingLayer(transformers.cache_utils.DynamicLayer):  # type: ignore[misc]
+        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().update(key_states.bfloat16().float(), value_states, *args, **kwargs)
+
+    cache = transformers.DynamicCache()
+    cache.layers = [RoundingLayer() for _ in range(LAYERS)]
+    with (
+        intervene(model, "blind", LAYOUT, engine=engine),
+        pytest.raises(FlowError, match="not a DynamicCache of RoundingLayer"),
+    ):
+        last(model, **going_on_from(model, cache))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_caches_in_turn_each_keep_their_own_keys(model: Any, engine: str) -> None:
     flow, prompts = "video:question+video:last@3-", (prompt(), prompt(video=9))
@@ -274,6 +298,14 @@ def test_a_compiled_model_is_cut_like_any_other(model: Any, how: Any, engine: st
         assert off(last(compiled), want) < EXACT
 
 
+def test_what_is_compiled_inside_a_block_is_not_cut_behind_its_end(model: Any) -> None:
+    full, want = last(model), by_hand(model, "blind")
+    with intervene(model, "blind", LAYOUT):
+        compiled = compiled_wrapper(model)
+        assert off(last(compiled), want) < EXACT
+    assert off(last(compiled), full) < EXACT
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("how", [copy.deepcopy, pickle.dumps])
 def test_a_model_is_not_copied_inside_a_block(model: Any, engine: str, how: Any) -> None:
@@ -289,6 +321,55 @@ def test_attention_switched_inside_a_block_is_refused(model: Any, engine: str) -
         with pytest.raises(FlowError, match="attention implementation was changed"):
             last(model)
     assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_attention_of_one_layer_switched_inside_a_block_is_refused(model: Any, engine: str) -> None:
+    for layer in model.model.layers:
+        layer.self_attn.config = copy.deepcopy(model.config)
+    with intervene(model, "blind", LAYOUT, engine=engine):
+        assert off(last(model), by_hand(text_model(), "blind")) < EXACT
+        model.model.layers[1].self_attn.config._attn_implementation = "eager"
+        with pytest.raises(FlowError, match="layers were changed"):
+            last(model)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_adapter_may_be_switched_inside_a_block(model: Any, engine: str) -> None:
+    """Each prefill is the flow's with the weights that it runs with."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(model, config).eval()
+    with_adapter = by_hand(model, "blind")
+    with tuned.disable_adapter():
+        without = by_hand(model, "blind")
+    assert off(with_adapter, without) > 1e-3
+    with intervene(tuned, "blind", LAYOUT, engine=engine):
+        assert off(last(tuned), with_adapter) < EXACT
+        with tuned.disable_adapter():
+            assert off(last(tuned), without) < EXACT
+    tuned.merge_adapter()
+    with intervene(tuned, "blind", LAYOUT, engine=engine):
+        assert off(last(tuned), with_adapter) < EXACT
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_blocks_that_are_left_in_the_wrong_order_leave_the_model_as_it_was(model: Any, engine: str) -> None:
+    outer, inner = (
+        intervene(model, flow, LAYOUT, engine=engine) for flow in ("video:question", "video:last")
+    )
+    outer.__enter__()
+    inner.__enter__()
+    assert off(last(model), by_hand(text_model(), "video:question+video:last")) < EXACT
+    outer.__exit__(None, None, None)
+    if engine == "dense":
+        assert off(last(model), by_hand(text_model(), "video:last")) < EXACT
+    else:  # the outer one has taken its attention along
+        with pytest.raises(FlowError, match="was changed inside the block"):
+            last(model)
+    inner.__exit__(None, None, None)
+    assert torch.equal(last(model), last(text_model()))
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_layers_exchanged_inside_a_block_are_refused(model: Any) -> None:
@@ -470,6 +551,72 @@ def test_pixels_changed_in_place_are_encoded_again() -> None:
     assert not torch.equal(first, second)
     with torch.no_grad():
         assert torch.equal(model(**tensors).logits, second)
+
+
+def broken_off(model: Any) -> Any:
+    """One whose first forward did not come to its end; the next one is of another prompt."""
+
+    class StopError(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise StopError
+
+    baseline = Baseline.for_flows([Flow.load("video:last@3").bind(LAYERS).resolve(LAYOUT)])
+    with baseline.recording(model):
+        handle = model.model.layers[1].register_forward_pre_hook(stop)
+        with pytest.raises(StopError):
+            prefilled(model)
+        handle.remove()
+        prefilled(model, prompt(video=9))
+    return baseline
+
+
+def refilled(model: Any) -> Any:
+    """One whose cache was cropped, and filled with other tokens."""
+    baseline = recorded(model)
+    baseline.cache.crop(-9)
+    step(model, baseline.cache, tokens(12, 5))
+    return baseline
+
+
+def rounded(model: Any) -> Any:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return recorded(model)
+
+
+@pytest.mark.parametrize("stale", [broken_off, refilled, rounded])
+def test_a_baseline_of_a_forward_that_went_another_way_is_not_gone_on_from(model: Any, stale: Any) -> None:
+    test_a_stale_baseline_is_not_gone_on_from(model, stale)
+
+
+def test_a_baseline_is_not_recorded_by_another_thread(model: Any) -> None:
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            prefilled(model)
+        except FlowError as error:
+            raised.append(error)
+
+    with Baseline(frozenset({3})).recording(model):
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+    assert "another thread" in str(raised[0])
+
+
+def test_gradients_go_back_through_layers_that_a_baseline_has_computed(model: Any) -> None:
+    """The rows that it holds were computed without any."""
+    baseline, weight = recorded(model), model.model.layers[0].mlp.up_proj.weight
+    found = []
+    for off_baseline in (None, baseline):
+        model.zero_grad(set_to_none=True)
+        with intervene(model, "video:last@3", LAYOUT, baseline=off_baseline):
+            model(**prompt(), logits_to_keep=1).logits[0, -1, 7].backward()
+        found.append(weight.grad.clone())
+    assert off(found[1], found[0]) < EXACT
+    assert float(found[0].abs().max()) > 0
 
 
 # Sweeps

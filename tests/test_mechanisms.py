@@ -301,3 +301,108 @@ def test_windows_that_masks_know_are_let_in(kind: str) -> None:
     model = lively(kind_class._from_config(settings, attn_implementation="eager"))
     with intervene(model, "blind", LAYOUT):
         pass
+
+
+# Names that only look like those of other mechanisms, and layers that number their rows themselves
+
+
+SINKS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}
+
+
+@pytest.mark.parametrize(("kind", "attn", "sizes"), [("GptOss", "eager", SINKS), ("SeedOss", "sdpa", {})])
+def test_a_name_that_holds_another_by_chance_is_no_mechanism(kind: str, attn: str, sizes: Any) -> None:
+    """ "GptOssMLP" has an "ssm" in it, and no state space."""
+    model = text_model(kind, attn, **sizes)
+    for engine in ENGINES:
+        with intervene(model, "video:question@1-2+video:last@2-", LAYOUT, engine=engine):
+            found = last(model)
+        assert off(found, by_hand(model, "video:question@1-2+video:last@2-")) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mamba",
+        "FalconH1Mixer.mamba",
+        "ShortConv",
+        "KimiDeltaAttention",
+        "RgLRU",
+        "SSMBlock",
+        "LightningAttention",
+    ],
+)
+def test_mechanisms_are_known_by_the_words_of_their_names(name: str) -> None:
+    part = type(name.split(".")[0], (torch.nn.Linear,), {})(64, 64)
+    model = text_model()
+    model.model.layers[1].mlp.add_module(name.split(".")[-1] if "." in name else "mix", part)
+    if name == "mamba":
+        model.model.layers[1].mlp.mamba = torch.nn.Linear(64, 64)
+    with pytest.raises(UnsupportedModelError, match="mixes tokens in mlp"):
+        intervene(model, "blind", LAYOUT).__enter__()
+
+
+def llama4(**sizes: Any) -> Any:
+    experts = {"intermediate_size_mlp": 96, "num_local_experts": 4, "num_experts_per_tok": 1}
+    config = transformers.Llama4TextConfig(**(SIZES | experts | sizes))
+    return lively(transformers.Llama4ForCausalLM._from_config(config, attn_implementation="sdpa"))
+
+
+def test_layers_that_number_their_rows_by_the_cache_get_all_of_them() -> None:
+    """Llama 4 scales its queries by their place, which it counts from the cache's length and the rows it is given."""
+    tuned = {"no_rope_layers": [1, 0, 1, 0], "floor_scale": 4, "attn_scale": 0.5}
+    model = llama4(layer_types=["full_attention"] * LAYERS, **tuned)
+    for engine in ENGINES:
+        with intervene(model, "blind", LAYOUT, engine=engine):
+            assert off(last(model), by_hand(model, "blind")) < 1e-5
+    found = sweep(model, prompt(), LAYOUT, ["video:question"], window=1)
+    for layer in range(1, LAYERS + 1):
+        want = by_hand(model, f"video:question@{layer}").softmax(-1)[found.answer]
+        assert float(found.probabilities[0, layer - 1]) == pytest.approx(float(want), rel=1e-4)
+
+
+def test_chunks_of_attention_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="chunked_attention"):
+        intervene(llama4(attention_chunk_size=8), "blind", LAYOUT).__enter__()
+
+
+def test_attention_that_was_made_to_read_later_tokens_is_refused() -> None:
+    model = text_model()
+    with intervene(model, "blind", LAYOUT):
+        last(model)
+    model.model.layers[2].self_attn.is_causal = False
+    with pytest.raises(UnsupportedModelError, match="not causal"):
+        intervene(model, "blind", LAYOUT).__enter__()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_a_mask_adds_to_the_scores_is_kept(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances in the model's own mask, as ALiBi has them."""
+    from transformers.models.llama import modeling_llama
+
+    place = torch.arange(LAYOUT.num_tokens)
+    distance = -0.1 * (place[:, None] - place).abs().float()
+    made = modeling_llama.create_causal_mask
+    model = text_model(attn="eager")
+    plain = by_hand(model, "blind")
+    with intervene(model, "blind", LAYOUT, engine=engine):
+        monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **call: made(**call) + distance)
+        found = last(model)
+    want = by_hand(model, "blind")
+    assert off(want, plain) > 1e-3
+    assert off(found, want) < 1e-5
+    read = sweep(model, prompt(), LAYOUT, ["video:question"], window=1)
+    for layer in range(1, LAYERS + 1):
+        want = by_hand(model, f"video:question@{layer}").softmax(-1)[read.answer]
+        assert float(read.probabilities[0, layer - 1]) == pytest.approx(float(want), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gemma3n_text", "gemma4_text"])
+def test_layers_that_share_keys_are_refused(name: str) -> None:
+    kind = CONFIG_MAPPING[name]
+    sizes = SIZES | {
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2, "sliding_window": 16,
+        "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 160, "global_head_dim": 16,
+    }  # fmt: skip
+    model = lively(transformers.AutoModelForCausalLM.from_config(kind(**sizes), attn_implementation="sdpa"))
+    with pytest.raises(UnsupportedModelError, match="layer 3 .* reads the keys of another layer"):
+        intervene(model, "blind", LAYOUT).__enter__()

@@ -6,6 +6,7 @@ The sparse engine takes everything before that from the baseline's hidden states
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ class Baseline:
     cache: Any = None  # its keys and values; generated tokens may stand behind the prompt's
     own_mask: Tensor | None = None  # what the model itself gave layer 1 for a mask
     model_state: ModelState | None = None  # the model that it was recorded on, as it was
+    ends: tuple[
+        Tensor, ...
+    ] = ()  # each layer's key of the last prompt token, once the forward came to its end
 
     @classmethod
     def for_flows(cls, flows: Iterable[ResolvedFlow]) -> Baseline:
@@ -49,40 +53,59 @@ class Baseline:
         Raises UnsupportedModelError for a model that no flow can go on from, and FlowError inside another flow's block.
         """
         decoder = check_mechanisms(module_of(model))
-        handles = Handles()
+        handles, thread = Handles(), threading.get_ident()
         try:
             for number, layer in enumerate(decoder_layers(decoder), 1):
                 if number == 1 or number in self.layers:
-                    handles.before(layer, self._record(number, decoder))
+                    handles.before(layer, self._record(number, decoder, thread))
+            handles.after(decoder, self._finish)
             with eagerly():
                 yield
         finally:
             handles.remove()
 
-    def _record(self, number: int, decoder: nn.Module) -> Any:
+    def _record(self, number: int, decoder: nn.Module, thread: int) -> Any:
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if number not in self.states:
-                if open_blocks(decoder):
-                    raise FlowError(
-                        "a baseline is full attention: it can't be recorded inside a flow's block"
-                    )
-                call = LayerCall.read(layer, args, kwargs)
-                self.states[number] = call.hidden.detach()
-                self.cache = call.cache
-                if number == 1:
-                    self.positions, self.own_mask = _positions(call), call.mask
-                    self.model_state = ModelState.of(decoder)
+            if threading.get_ident() != thread:
+                raise FlowError(
+                    "the model was called from another thread than the one that records a baseline"
+                )
+            if self.ends:
+                return
+            if open_blocks(decoder):
+                raise FlowError("a baseline is full attention: it can't be recorded inside a flow's block")
+            call = LayerCall.read(layer, args, kwargs)
+            if number == 1:  # the forward before it broke off, or there was none
+                self.states.clear()
+                self.cache, self.positions, self.own_mask = call.cache, _positions(call), call.mask
+                self.model_state = ModelState.of(decoder)
+            self.states[number] = call.hidden.detach()
 
         return before_layer
 
+    def _finish(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not self.ends and self.cache is not None:
+            self.ends = tuple(self._keys_of_last())
+
+    def _keys_of_last(self) -> Iterator[Tensor]:
+        """Each layer's key of the last prompt token, [1, head, width]: it hangs on all that stands before it."""
+        at = self.states[1].shape[1] - 1
+        for layer in self.cache.layers:
+            if type(layer) is DynamicLayer and layer.keys is not None and layer.keys.ndim == 4:
+                yield layer.keys[:, :, at].clone()
+
     def serves(self, layer: int) -> bool:
         """Whether it has what a flow needs whose first layer of its own is `layer`."""
-        return self.cache is not None and 1 in self.states and layer in self.states
+        return bool(self.ends) and 1 in self.states and layer in self.states
 
     def is_of(self, decoder: nn.Module, call: LayerCall) -> bool:
         """Whether it was recorded from the very prompt of this call of layer 1, on the model as it is now."""
         if self.cache is None or self.cache.get_seq_length() < self.states[1].shape[1]:
             return False  # somebody took its keys away
+        if not all(map(_equal, self.ends, self._keys_of_last())):
+            return False  # or put others in their place
+        if torch.is_grad_enabled() and any(each.requires_grad for each in decoder.parameters()):
+            return False  # no gradient goes back through what was computed before
         before, now = (self.states[1], *self.positions), (call.hidden, *_positions(call))
         if len(before) != len(now) or not all(map(_equal, before, now)):
             return False

@@ -14,15 +14,19 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import FlowError, UnsupportedModelError
 from ..flow import Layout, ResolvedFlow
-from .decoder import attention_implementation, decoder_layers
+from .decoder import attention_function, attention_implementation, decoder_layers
 from .departure import departure
 from .hooks import open_blocks
-from .layer_call import ModelCall
+from .layer_call import LayerCall, ModelCall
 from .positions import Positions, attended_tokens, spread
+from .pruned import PrunedLayer
+
+# Caches that hold the very keys that were computed, in their order.
+_GROWING = (DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer)
 
 ONE_PIECE = (
     "inside the block the prompt is read in one call, and later calls go on from the cache of that call"
@@ -50,13 +54,15 @@ class Contract:
         self._layouts = [each.layout for each in resolved]
         self._continuation = list(continuation) or [0] * len(resolved)
         self._layers = decoder_layers(decoder)
-        self._attention = attention_implementation(decoder)
+        self._as_entered = _as_it_is(self._layers)
+        self._attention = attention_implementation(decoder), attention_function(decoder)
         self._thread = threading.get_ident()
         self._filled: WeakKeyDictionary[Any, Filled] = WeakKeyDictionary()
         self._prompt: Tensor | None = None  # what the last prefill was given
         self._pending: Filled | None = None
         self._cache: Any = None
         self._ran: list[int] = []
+        self._checked: torch.Size | None = None  # [batch, row] of the call that was checked
         self.prompt_width = 0  # columns of the prompt in the cache that is gone on from
         self.is_plain_prefill = False  # of the layouts' prompts alone, each with a real token at its end
 
@@ -72,14 +78,21 @@ class Contract:
         past = int(call.cache.get_seq_length()) if call.cache is not None else 0
         keys = attended_tokens(call, tokens, past)
         positions = Positions(keys[:, past:], keys, past)
+        self._checked = positions.queries.shape
         self._pending = self._step(call, keys, past) if past else self._prefill(tokens, keys)
         return positions
 
-    def ran(self, layer: int, cache: Any) -> None:
-        """A layer (from 1) was called, with this cache."""
+    def ran(self, layer: int, call: LayerCall) -> None:
+        """A layer (from 1) was called."""
         self._ran.append(layer)
         if layer == 1:
-            self._cache = cache
+            self._cache = call.cache
+            entered = call.hidden.shape[-3:-1]  # Gemma 3n's states have a dimension in front
+            if self._checked is not None and entered != self._checked:
+                raise FlowError(
+                    f"layer 1 was given {list(entered)} rows, the decoder's call had {list(self._checked)}: somebody "
+                    "else's hook changes the call"
+                )
 
     def done(self) -> None:
         """The decoder's call is over. Raises UnsupportedModelError where it did not run each layer once, in order."""
@@ -161,14 +174,13 @@ class Contract:
     def _check_surroundings(self) -> None:
         if threading.get_ident() != self._thread:
             raise FlowError("the model was called from another thread than the one that opened the block")
-        layers = decoder_layers(self._decoder)
-        if len(layers) != len(self._layers) or any(
-            a is not b for a, b in zip(layers, self._layers, strict=True)
-        ):
-            raise FlowError("the model's layers were changed inside the block")
-        if attention_implementation(self._decoder) != self._attention:
+        if (attention_implementation(self._decoder), attention_function(self._decoder)) != self._attention:
             raise FlowError(
                 "the model's attention implementation was changed inside the block: change it before"
+            )
+        if _as_it_is(decoder_layers(self._decoder)) != self._as_entered:
+            raise FlowError(
+                "the model's layers were changed inside the block, or their forwards: change them before it"
             )
         if self._decoder.training and torch.is_grad_enabled() and _checkpoints(self._layers):
             raise UnsupportedModelError(
@@ -192,12 +204,23 @@ def _check_cache(cache: Any) -> None:
     if cache is None:
         return
     layers = getattr(cache, "layers", None)
-    if layers is None or not all(isinstance(layer, DynamicLayer) for layer in layers):
+    if layers is None or any(type(layer) not in _GROWING for layer in layers):
         kinds = sorted({type(layer).__name__ for layer in layers or ()})
         raise FlowError(
             f"flows need a dynamic key/value cache (DynamicCache), not a {type(cache).__name__}"
             + (f" of {', '.join(kinds)}" if kinds else "")
         )
+
+
+def _as_it_is(layers: Sequence[nn.Module]) -> list[Any]:
+    """What layers and their attention are: the modules, forwards that somebody put in their place, how they attend."""
+    found: list[Any] = []
+    for layer in layers:
+        attention = layer.self_attn
+        found += (layer, attention, vars(layer).get("forward"), vars(attention).get("forward"))
+        own = getattr(attention, "config", None)  # a layer may have one of its own
+        found += (getattr(attention, "is_causal", None), getattr(own, "_attn_implementation", None))
+    return found
 
 
 def _checkpoints(layers: Sequence[nn.Module]) -> bool:

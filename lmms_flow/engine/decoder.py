@@ -8,17 +8,19 @@ from typing import Any
 from torch import nn
 
 from ..errors import UnsupportedModelError
-from .layer_call import check_calls
+from .layer_call import check_calls, counts_its_rows
 
 
 def find_decoder(model: nn.Module) -> nn.Module:
     """The text decoder that holds the layers. Raises UnsupportedModelError where there is none of the common kind."""
     get_decoder = getattr(model, "get_decoder", None)
-    decoder = get_decoder() if callable(get_decoder) else model
+    decoder: Any = get_decoder() if callable(get_decoder) else model
+    while not hasattr(decoder, "layers") and isinstance(getattr(decoder, "model", None), nn.Module):
+        decoder = decoder.model  # some classes give themselves for their decoder (Llama 4)
     if not isinstance(decoder, nn.Module) or not _layers(decoder):
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no decoder with a list of layers that each hold a self_attn: "
-            "flows can't be applied to it"
+            f"{type(model).__name__} has no decoder with a list of layers that each hold a self_attn"
+            f"{_other_layer(decoder)}: flows can't be applied to it"
         )
     check_calls(decoder, _layers(decoder))
     return decoder
@@ -33,6 +35,30 @@ def module_of(model: Any) -> nn.Module:
         )
     module: nn.Module = getattr(inner, "_orig_mod", inner)
     return module
+
+
+def _other_layer(decoder: Any) -> str:
+    """The first layer that has no attention beside others that have, in words; nothing where there is none."""
+    layers = getattr(decoder, "layers", ())
+    if not isinstance(layers, Sequence | nn.ModuleList):
+        return ""
+    for number, layer in enumerate(layers, 1):
+        if isinstance(layer, nn.Module) and not isinstance(getattr(layer, "self_attn", None), nn.Module):
+            parts = ", ".join(name for name, _ in layer.named_children())
+            return f" (layer {number}, a {type(layer).__name__}, holds {parts or 'nothing'})"
+    return ""
+
+
+def rows_keep_their_places(decoder: nn.Module) -> bool:
+    """Whether a layer numbers the rows that it is given itself, so that none may be taken out."""
+    return any(counts_its_rows(part) for layer in decoder_layers(decoder) for part in layer.modules())
+
+
+def attention_function(decoder: nn.Module) -> Any:
+    """What transformers runs the decoder's attention with; None for eager, which each model brings along."""
+    from transformers import AttentionInterface
+
+    return AttentionInterface().get(attention_implementation(decoder))
 
 
 def with_base(model: nn.Module) -> tuple[nn.Module, ...]:

@@ -13,7 +13,7 @@ from ..errors import FlowError, UnsupportedModelError
 from ..flow import ResolvedFlow
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers
-from .hooks import Handles
+from .hooks import Handles, MaskWatch
 from .layer_call import LayerCall, ModelCall
 from .masks import keep_mask
 from .positions import Positions
@@ -43,7 +43,8 @@ class DenseHooks:
         self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
         self._given: dict[tuple[int, int, int | None], tuple[Any, Tensor]] = {}
         self._additive = attention_implementation(decoder) == "eager"
-        self._handles = Handles()
+        self._handles, self._watch = Handles(), MaskWatch()
+        self._attentions: list[Any] = [layer.self_attn for layer in decoder_layers(decoder)]
         try:
             self._handles.before(decoder, self._before_decoder)
             self._handles.after(decoder, self._after_decoder)
@@ -56,6 +57,7 @@ class DenseHooks:
     def remove(self) -> None:
         """Takes every hook off and forgets the masks."""
         self._handles.remove()
+        self._watch.remove()
         self._prompt_masks.clear()
         self._drawn.clear()
         self._last_rows.clear()
@@ -70,6 +72,8 @@ class DenseHooks:
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget_step()
+        self._handles.stay_last()
+        self._watch.look(self._attentions)
         self._positions = self._contract.check(ModelCall.of_decoder(module, args, kwargs))
 
     def _after_decoder(
@@ -83,7 +87,7 @@ class DenseHooks:
 
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             call = LayerCall.read(layer, args, kwargs)
-            self._contract.ran(number, call.cache)
+            self._contract.ran(number, call)
             if not is_needed:
                 return None
             call = self._prepare(number, call)
@@ -240,6 +244,11 @@ def combine(own: Any, keep: Tensor, additive: torch.dtype | None) -> Tensor:
 def visible(mask: Tensor) -> Tensor:
     """Which edges a mask of the model's own leaves, bool."""
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def adds_to_scores(own: Tensor) -> bool:
+    """Whether a mask of the model's own says more than which edges there are (ALiBi's distances)."""
+    return own.is_floating_point() and bool(((own != 0) & visible(own)).any())
 
 
 def to_additive(keep: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,8 +13,8 @@ from transformers import DynamicCache
 from ..errors import FlowError
 from ..flow import ResolvedFlow
 from .contract import Contract
-from .decoder import attention_implementation, decoder_layers
-from .dense import check_causal, to_additive, visible
+from .decoder import attention_implementation, decoder_layers, rows_keep_their_places
+from .dense import adds_to_scores, check_causal, to_additive, visible
 from .hooks import Handles
 from .layer_call import LayerCall, ModelCall, over_parts
 from .masks import keep_mask
@@ -83,6 +83,8 @@ class ForkWalk:
         self._positions: Positions | None = None
 
     def __enter__(self) -> ForkWalk:
+        if rows_keep_their_places(self._decoder):
+            raise CantForkError
         layers = decoder_layers(self._decoder)
         self._handles.before(self._decoder, self._before_decoder)
         self._handles.after(self._decoder, lambda *call: self._contract.done())
@@ -101,7 +103,7 @@ class ForkWalk:
             call = LayerCall.read(layer, args, kwargs)
             if not call.can_move(self._num_tokens):
                 raise CantForkError
-            self._contract.ran(number, None)
+            self._contract.ran(number, call)
             self._follow_additions(call.hidden)
             self._join(number, call.hidden)
             for chunk in self._packs():
@@ -199,6 +201,8 @@ class ForkWalk:
             num_tokens = first_row + count
             return torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()[first_row:]
         check_causal(own, self._positions)
+        if adds_to_scores(own):
+            raise CantForkError
         return visible(own)[0, 0, first_row:].to(device)
 
     def _cut(self, number: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import FlowError
+from .layer_call import mask_in
 
 # decoder -> the blocks of `intervene` that are open on it, the outermost first
 _open: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
@@ -42,14 +43,25 @@ class Handles:
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
 
-    def before(self, module: nn.Module, call: Callable[..., Any]) -> None:
-        """`call(module, args, kwargs)` before each forward of the module."""
-        self._handles.append(module.register_forward_pre_hook(Hook(call), with_kwargs=True))
+    def before(self, module: nn.Module, call: Callable[..., Any], first: bool = False) -> None:
+        """`call(module, args, kwargs)` before each forward of the module; where `first`, before all other hooks."""
+        handle = module.register_forward_pre_hook(Hook(call), with_kwargs=True, prepend=first)
+        self._handles.append(handle)
 
     def after(self, module: nn.Module, call: Callable[..., Any], always: bool = False) -> None:
         """`call(module, args, kwargs, output)` after it; where `always`, also when it raised."""
         handle = module.register_forward_hook(Hook(call), with_kwargs=True, always_call=always)
         self._handles.append(handle)
+
+    def stay_last(self) -> None:
+        """Puts ours behind hooks that somebody else has put on since: what those change, ours are to see."""
+        for handle in self._handles:
+            hooks = handle.hooks_dict_ref()
+            if hooks is None or next(reversed(hooks), handle.id) == handle.id or handle.id not in hooks:
+                continue
+            later = list(hooks)[list(hooks).index(handle.id) + 1 :]
+            if any(is_foreign(hooks[key]) for key in later):
+                hooks.move_to_end(handle.id)
 
     def remove(self) -> None:
         """Takes them all off."""
@@ -58,32 +70,112 @@ class Handles:
         self._handles.clear()
 
 
+class MaskWatch:
+    """Sees that the mask which a layer gives its attention gets there, past hooks of somebody else."""
+
+    def __init__(self) -> None:
+        self._first, self._last = Handles(), Handles()
+        self._watched: set[nn.Module] = set()
+        self._given: Any = None
+
+    def look(self, attentions: Sequence[nn.Module]) -> None:
+        """Watches those that somebody has put a hook before."""
+        for attention in attentions:
+            hooks = attention._forward_pre_hooks
+            if hooks and attention not in self._watched and any(map(is_foreign, hooks.values())):
+                self._watched.add(attention)
+                self._first.before(attention, self._enters, first=True)
+                self._last.before(attention, self._arrives)
+        self._last.stay_last()
+
+    def remove(self) -> None:
+        """Watches no more."""
+        self._first.remove()
+        self._last.remove()
+        self._watched.clear()
+
+    def _enters(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._given = mask_in(module, args, kwargs)
+
+    def _arrives(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if mask_in(module, args, kwargs) is not self._given:
+            raise FlowError(
+                f"somebody else's hook gives {type(module).__name__} another attention mask: inside a block the "
+                "mask is the flow's. Give yours to the whole layer, and the flow's cuts are put on top of it"
+            )
+
+
 def is_foreign(hook: Any) -> bool:
     """Whether a hook is somebody else's: neither ours, nor one by which transformers or torch do their own work."""
-    function = getattr(hook, "func", hook)  # of a partial
-    module = getattr(function, "__module__", None) or type(function).__module__
-    return not isinstance(hook, Hook) and not module.startswith(("transformers.", "torch."))
+    return not isinstance(hook, Hook) and not _home(hook).startswith(("transformers.", "torch."))
+
+
+def _home(function: Any) -> str:
+    """The module in which a function was written; a wrapper may bear the name of what it wraps."""
+    function = getattr(function, "func", function)  # of a partial
+    function = getattr(function, "__func__", function)
+    own = getattr(function, "__globals__", {}).get("__name__")
+    return str(own or getattr(function, "__module__", None) or type(function).__module__)
 
 
 def has_foreign_hooks(model: nn.Module) -> bool:
-    """Whether somebody else has a hook in this model: it may go by the place of a row."""
-    return any(
-        is_foreign(hook)
-        for part in model.modules()
-        for hooks in (part._forward_hooks, part._forward_pre_hooks)
-        if hooks
-        for hook in hooks.values()
-    )
+    """Whether somebody else has a hook in this model, or a forward of his own: it may go by the place of a row."""
+    return bool(hooks_everywhere()) or any(map(_is_watched, _parts(model)))
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
+    """A model's modules, those that are shared more than once; torch's own walk takes three times as long."""
+    waiting = [model]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting += [each for each in part._modules.values() if each is not None]
+
+
+def _is_watched(part: nn.Module) -> bool:
+    own = part.__dict__  # asked of every module before a prefill
+    if own["_forward_hooks"] and any(map(is_foreign, own["_forward_hooks"].values())):
+        return True
+    if own["_forward_pre_hooks"] and any(map(is_foreign, own["_forward_pre_hooks"].values())):
+        return True
+    return "forward" in own and _is_foreign_forward(own["forward"])
+
+
+# torch's hooks on all modules
+_EVERYWHERE: tuple[dict[int, Any], ...] = (
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_forward_pre_hooks,
+)
+
+
+def hooks_everywhere() -> list[Any]:
+    """The hooks that somebody has put on all modules of all models."""
+    return [hook for hooks in _EVERYWHERE for hook in hooks.values() if is_foreign(hook)]
+
+
+def _hooks_of(model: nn.Module) -> Iterator[dict[int, Any]]:
+    for part in model.modules():
+        yield part._forward_hooks
+        yield part._forward_pre_hooks
+
+
+def _is_foreign_forward(forward: Any) -> bool:
+    """Whether somebody who may look at rows has put this forward in its module's place; Accelerate doesn't look."""
+    return not _home(forward).startswith(("transformers.", "torch.", "accelerate."))
 
 
 @contextmanager
-def without_foreign_hooks(model: nn.Module) -> Iterator[None]:
+def without_foreign_hooks(model: nn.Module, without_ours: bool = False) -> Iterator[None]:
     """Inside the block, other people's hooks are off: a made-up prompt is none of their business."""
-    found = [hooks for part in model.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks)]
-    before = [(hooks, list(hooks.items())) for hooks in found if any(map(is_foreign, hooks.values()))]
+
+    def is_off(hook: Any) -> bool:
+        return is_foreign(hook) or (without_ours and isinstance(hook, Hook))
+
+    found = [*_EVERYWHERE, *_hooks_of(model)]
+    before = [(hooks, list(hooks.items())) for hooks in found if any(map(is_off, hooks.values()))]
     for hooks, items in before:
         hooks.clear()
-        hooks.update((key, hook) for key, hook in items if not is_foreign(hook))
+        hooks.update((key, hook) for key, hook in items if not is_off(hook))
     try:
         yield
     finally:

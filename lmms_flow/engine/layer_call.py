@@ -288,7 +288,23 @@ def _parameters_of(forward: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return placed, named
 
 
+def mask_in(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The mask that a layer's module is called with; None where it is given none."""
+    return Call(args, kwargs, _order(module), _LAYER_PARTS).get("mask")
+
+
 def takes_tokens_apart(module: nn.Module) -> bool:
     """Whether a module's forward is given a mask of tokens or a cache: it reads more than its own token."""
     names = _names(module)
     return any(name in names for name in (*CACHE, "past_key_value", "cache_params", "attention_mask"))
+
+
+def counts_its_rows(module: nn.Module) -> bool:
+    """Whether a module's forward asks the cache how long it is, to number the rows that it is given (Llama 4)."""
+    return _asks_length(getattr(module.forward, "__func__", module.forward))
+
+
+@lru_cache(maxsize=1024)
+def _asks_length(forward: Any) -> bool:
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    return code is not None and "get_seq_length" in code.co_names

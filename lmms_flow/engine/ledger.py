@@ -18,7 +18,6 @@ from ..errors import FlowError, nearest
 from ..flow import BoundFlow, Flow, Layout
 from ..flow.shapes import DecoderShape
 from .decoder import decoder_layers, find_decoder, module_of
-from .hooks import open_blocks
 from .measured import Measured
 from .model_state import adapters_of
 from .plan import RowPlan
@@ -149,8 +148,13 @@ def _shape_now(model: nn.Module) -> DecoderShape:
 def decoder_shape(model: nn.Module) -> DecoderShape:
     """A loaded model's decoder: its linear maps as their sizes say, if a measurement agrees, or else as measured."""
     by_size = _by_size(model)
-    if open_blocks(find_decoder(model)) or any(p.is_meta for p in model.parameters()):
-        return by_size  # inside a block, or without weights, nothing can be measured
+    if any(p.is_meta for p in model.parameters()):  # nothing can be measured without weights
+        if not _is_plain(model):
+            raise FlowError(
+                f"the FLOPs of {type(model).__name__} are not given: its experts or adapters have to be measured, "
+                "which takes weights"
+            )
+        return by_size
     measured = Measured.of(model)
     width = measured.a_pair[0] / 4
     if any(abs(pair / 4 - width) > 0.01 * max(width, 1) for pair in measured.a_pair):
@@ -182,6 +186,17 @@ def _by_size(model: nn.Module) -> DecoderShape:
         head_weights=_linear_weights(head),
         bytes_each=any_decoder.dtype.itemsize,
     )
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether each row goes through each linear map of the layers once, and through nothing else with weights."""
+    parts = [
+        part
+        for layer in decoder_layers(find_decoder(model))
+        for name, part in layer.named_modules()
+        if "expert" in name or adapters_of(part)
+    ]
+    return not parts
 
 
 def _linear_weights(module: nn.Module) -> int:

@@ -33,7 +33,7 @@ class Measured:
     @classmethod
     def of(cls, model: nn.Module) -> Measured:
         """Runs a few short prompts. Raises FlowError where a layer's cost is not of that form."""
-        with torch.inference_mode(False), quietly(model):
+        with torch.inference_mode(False), quietly(model, without_blocks=True):
             tokens = Probe.of(model).clean.repeat(1, 2)
             (m, low), (n, high), (k, middle) = (
                 (length, _by_layer(model, tokens[:, :length])) for length in (*LENGTHS, BETWEEN)

@@ -6,7 +6,6 @@ Looked for by structure, before anything is run. What has no structure to be see
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,14 +16,15 @@ from ..errors import UnsupportedModelError
 from .decoder import check_attention, decoder_layers, find_decoder
 from .layer_call import takes_tokens_apart
 
-# decoder -> the modules of which nothing was found
-_seen: WeakKeyDictionary[nn.Module, tuple[tuple[int, type], ...]] = WeakKeyDictionary()
+# decoder -> the modules of which nothing was found, and what else was looked at
+_seen: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
+# Of names with underscores: "GptOssMLP" is a gpt_oss_mlp, in which no "ssm" stands.
 _MIXERS = re.compile(
-    r"mamba|ssm|rwkv|recurren|retention|delta_?net|linear_?attn|linear_?attention|lightning|"
-    r"short_?conv|canon|(?:^|_)conv|hyena|lru|cross_?att|encoder_att",
-    re.IGNORECASE,
+    r"(?:^|_)(?:mamba|ssm|rwkv|recurren|retention|(?:gated_?)?delta_?(?:net|rule|att)|linear_?att|lightning|"
+    r"short_?conv|s?conv|canon|hyena|(?:rg_?)?lru|cross_?att|encoder_?att)"
 )
-_CHOOSERS = re.compile(r"indexer|top_?k|keep_window|compress", re.IGNORECASE)
+_CHOOSERS = re.compile(r"indexer|top_?k|keep_window|compress")
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _MIXING_MODULES = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
 
 
@@ -32,11 +32,15 @@ def check_mechanisms(model: nn.Module) -> nn.Module:
     """The model's decoder. Raises UnsupportedModelError, by name, for what moves information past a mask."""
     decoder = find_decoder(model)
     check_attention(model)
-    parts = tuple((id(part), type(part)) for part in decoder.modules())
+    config: Any = getattr(decoder, "config", None)
+    parts = (
+        *((id(part), type(part), getattr(part, "is_causal", None)) for part in decoder.modules()),
+        getattr(config, "is_encoder_decoder", None),
+        getattr(config, "use_bidirectional_attention", None),
+    )
     if _seen.get(decoder) == parts:
         return decoder
     _check_compiled(decoder)
-    config: Any = getattr(decoder, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{type(model).__name__} is an encoder with a decoder: its decoder reads the prompt through "
@@ -68,20 +72,24 @@ def _other_way(layer: nn.Module) -> str | None:
     for name, part in layer.named_modules():
         if part is layer or part is attention:
             continue
-        own_name = name.rsplit(".", 1)[-1]
-        inside = name.startswith("self_attn.")
-        if isinstance(part, _MIXING_MODULES):
+        names = name.rsplit(".", 1)[-1].lower(), _in_words(type(part).__name__)
+        if isinstance(part, _MIXING_MODULES) or any(map(_MIXERS.search, names)):
             return f"mixes tokens in {name}, a {type(part).__name__}"
-        if _MIXERS.search(own_name) or _MIXERS.search(type(part).__name__):
-            return f"mixes tokens in {name}, a {type(part).__name__}"
-        if inside and (_CHOOSERS.search(own_name) or _CHOOSERS.search(type(part).__name__)):
+        if name.startswith("self_attn.") and any(map(_CHOOSERS.search, names)):
             return f"chooses its keys itself, in {name}, a {type(part).__name__}"
         if takes_tokens_apart(part):
             return f"has another module that is given the mask or the cache, {name}, a {type(part).__name__}"
-    chooser = next((name for name in vars(attention) if _CHOOSERS.search(name)), None)
+    if getattr(attention, "is_kv_shared_layer", False):
+        return "reads the keys of another layer (is_kv_shared_layer), for which a flow may cut other edges"
+    chooser = next((name for name in vars(attention) if _CHOOSERS.search(name.lower())), None)
     if chooser is not None:
         return f"chooses its keys itself ({type(attention).__name__}.{chooser})"
     return None
+
+
+def _in_words(name: str) -> str:
+    """A class name in small letters, with underscores between its words."""
+    return _WORDS.sub("_", name).lower()
 
 
 def _check_compiled(decoder: nn.Module) -> None:
@@ -94,7 +102,8 @@ def _check_compiled(decoder: nn.Module) -> None:
 
 
 def eagerly() -> Any:
-    """Inside this context, compiled code runs as it is written: what was compiled before the block knows no hooks."""
-    from contextlib import nullcontext
+    """Inside this context, compiled code runs as it is written.
 
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    What was compiled before the block knows no hooks, and what is compiled inside it would keep them behind its end.
+    """
+    return torch.compiler.set_stance("force_eager")

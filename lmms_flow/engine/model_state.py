@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hooks import is_foreign
+from .hooks import hooks_everywhere, is_foreign
 from .strips import NAME
 
 SAMPLED = 16  # entries of each parameter that are compared: edits behind autograd's back leave no other trace
@@ -27,6 +27,7 @@ class ModelState:
         """The module's state now."""
         attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
         plain: list[Any] = ["sdpa" if attention == NAME else attention]  # a block's own name for it
+        plain += (_autocast(module), *map(id, hooks_everywhere()))
         for part in module.modules():
             plain.append((id(part), part.training, *_overrides(part)))
         sampled = []
@@ -62,6 +63,12 @@ def adapters_of(part: nn.Module) -> tuple[str, ...]:
     if "merged_adapters" not in part.__dict__:  # whole models of transformers have methods of the other names
         return ()
     return tuple(repr(getattr(part, name, None)) for name in _ADAPTER)
+
+
+def _autocast(module: nn.Module) -> Any:
+    """The type to which torch casts products where the module's weights lie; None where it doesn't."""
+    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def _version(tensor: Tensor) -> int:

@@ -90,8 +90,11 @@ HELD = (
 
 
 @contextmanager
-def quietly(model: nn.Module) -> Iterator[None]:
-    """Inside, the model can be run and nothing is left of it: no gradients, no dropout, no hooks but ours."""
+def quietly(model: nn.Module, without_blocks: bool = False) -> Iterator[None]:
+    """Inside, the model can be run and nothing is left of it: no gradients, no dropout, no hooks but ours.
+
+    `without_blocks`, the flows of open blocks are off as well.
+    """
     training = [part for part in model.modules() if part.training]
     for part in training:
         part.training = False
@@ -104,7 +107,7 @@ def quietly(model: nn.Module) -> Iterator[None]:
     for part, name, _ in held:
         setattr(part, name, None)
     try:
-        with without_foreign_hooks(model), torch.no_grad():
+        with without_foreign_hooks(model, without_blocks), torch.no_grad():
             yield
     except (UnsupportedModelError, torch.OutOfMemoryError):
         raise

@@ -5,6 +5,7 @@ Structure does not show everything: an attention function may drop its mask, a l
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UnsupportedModelError
-from .decoder import attention_implementation, find_decoder
+from .decoder import attention_function, attention_implementation, find_decoder
 from .hooks import open_blocks
 from .probe import ISOLATE, Probe, difference, quietly
 from .windows import has_windows
@@ -115,4 +116,6 @@ def _dtype(model: nn.Module) -> torch.dtype:
 def _key(decoder: nn.Module) -> Any:
     """What decides how the layers treat their masks: attention, modules, and forwards that somebody exchanged."""
     parts = tuple((id(part), type(part).forward, id(vars(part).get("forward"))) for part in decoder.modules())
-    return attention_implementation(decoder), parts
+    modules = {sys.modules.get(type(part).__module__) for part in decoder.modules()}
+    eager = frozenset(getattr(module, "eager_attention_forward", None) for module in modules)
+    return attention_implementation(decoder), attention_function(decoder), eager, parts

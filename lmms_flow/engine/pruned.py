@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
@@ -38,6 +38,11 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
     def crop(self, max_length: int) -> None:
         """Takes tokens off the end; a length of the whole sequence is counted without what was dropped."""
         super().crop(max_length - self._dropped if max_length > 0 else max_length)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise FlowError(
+            "a key/value cache that a flow has pruned can't be pickled: it serves its own block alone"
+        )
 
     def __deepcopy__(self, memo: Any) -> PrunedLayer:
         return PrunedLayer(self.keys.clone(), self.values.clone(), self._block, self._dropped)

@@ -18,8 +18,8 @@ from transformers.cache_utils import DynamicLayer
 from ..errors import UnsupportedModelError
 from ..flow import ResolvedFlow
 from .baseline import Baseline, Branch, branch_of
-from .decoder import decoder_layers, find_decoder, with_base
-from .dense import DenseHooks, check_causal, to_additive, visible
+from .decoder import decoder_layers, find_decoder, rows_keep_their_places, with_base
+from .dense import DenseHooks, adds_to_scores, check_causal, to_additive, visible
 from .hooks import has_foreign_hooks, open_blocks
 from .layer_call import LayerCall, ModelCall, can_keep_one, over_parts
 from .plan import RowPlan
@@ -54,14 +54,15 @@ class SparseHooks(DenseHooks):
         self._plans = [RowPlan(each, self._whole) for each in resolved]
         self._branch = branch_of(baseline, resolved, self._whole)
         self._taken: Branch | None = None  # the branch, in a forward that takes it
-        self._has_windows = has_windows(decoder)
+        self._stays_whole = has_windows(decoder) or rows_keep_their_places(decoder)
         self._model, self._decoder = model, decoder
         self._last_only = self._dropping = self._on_live_cache = False
         self.is_open = True  # its pruned caches are of no use to anybody else
         # cache -> layer -> [batch, key], whether a cached prompt key is one
         self._live_caches: WeakKeyDictionary[Any, dict[int, Tensor]] = WeakKeyDictionary()
         self._cached: dict[int, Tensor] = {}  # of the cache of this forward
-        self._own: tuple[Tensor, bool] | None = None  # the model's own mask, and whether it is plain causal
+        # the model's own mask, whether it is plain causal, and whether it adds something to the scores
+        self._own: tuple[Tensor, bool, bool] | None = None
         self._entered: Tensor | None = (
             None  # the columns of the padded prompt whose rows entered, [batch, row]
         )
@@ -101,7 +102,7 @@ class SparseHooks(DenseHooks):
         self._dropping = (
             self._contract.is_plain_prefill
             and self._last_only
-            and not self._has_windows
+            and not self._stays_whole
             and not self._masks_everywhere()  # nothing dies under `sham`, and the reference shares its masks
             and _can_hold_rows(cache)
             and len(open_blocks(self._decoder)) == 1
@@ -115,7 +116,7 @@ class SparseHooks(DenseHooks):
         self._keys = self._entered = self._own = None
 
     def _prepare(self, layer: int, call: LayerCall) -> LayerCall:
-        if self._dropping and not call.can_move(self._num_columns):
+        if self._dropping and not self._can_move(call):
             if layer > self._whole:
                 raise UnsupportedModelError(
                     f"layer {layer} is told something of each token that the first layers are not: write "
@@ -147,6 +148,14 @@ class SparseHooks(DenseHooks):
         if strips is None:
             return call.with_parts(mask=self._live_mask(layer, keys, hidden, own))
         return call.with_parts(mask=None if strips.is_causal else strips)
+
+    def _can_move(self, call: LayerCall) -> bool:
+        """Whether rows can be taken out of what a layer is told; what its mask adds to the scores can't be."""
+        if not call.can_move(self._num_columns):
+            return False
+        if isinstance(call.mask, Tensor):
+            self._is_plain(call.mask)
+        return self._own is None or not self._own[2]
 
     def _take(self, branch: Branch, layer: int, keys: Tensor, call: LayerCall) -> tuple[Tensor, Tensor]:
         """The rows that a layer must compute itself, and the hidden states to take them from.
@@ -230,7 +239,8 @@ class SparseHooks(DenseHooks):
         if self._own is None or self._own[0] is not own:
             check_causal(own, self._positions)
             seen = visible(own)
-            self._own = own, bool((seen == torch.ones_like(seen[0, 0]).tril()).all())
+            is_plain = bool((seen == torch.ones_like(seen[0, 0]).tril()).all())
+            self._own = own, is_plain, adds_to_scores(own)
         return self._own[1]
 
     def _read_by_last(self, layer: int, columns: Tensor) -> Tensor:

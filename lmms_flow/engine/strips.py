@@ -252,7 +252,13 @@ def strips_in(decoder: nn.Module) -> Iterator[bool]:
     """Inside the block the decoder's attention takes `Strips`; yields whether it does (it must be an `sdpa` one)."""
     config: Any = getattr(decoder, "config", None)
     shared = all(getattr(layer.self_attn, "config", None) is config for layer in decoder_layers(decoder))
-    if config is None or not shared or config._attn_implementation != "sdpa":
+    own_sdpa = (AttentionInterface()["sdpa"], AttentionMaskInterface()["sdpa"])
+    if (
+        config is None
+        or not shared
+        or config._attn_implementation != "sdpa"
+        or own_sdpa != (sdpa_attention_forward, sdpa_mask)  # somebody registered another one under that name
+    ):
         yield False
         return
     AttentionInterface.register(NAME, strip_attention)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..flow import ResolvedFlow
-from .decoder import attention_implementation, find_decoder
+from .decoder import attention_implementation, find_decoder, rows_keep_their_places
 from .layer_call import can_keep_one
 from .plan import RowPlan
 from .sparse import layers_with_visual_features
@@ -35,7 +35,7 @@ class Setting:
         return cls(
             sdpa=attention_implementation(decoder) != "eager",
             device=next(decoder.parameters()).device.type,
-            drops_rows=keeps_one and not has_windows(decoder),
+            drops_rows=keeps_one and not has_windows(decoder) and not rows_keep_their_places(decoder),
             undropped=max(1, layers_with_visual_features(model)),
             keeps_one=keeps_one,
             windows=layer_windows(decoder),

@@ -19,7 +19,7 @@ from scripts.decoders.build import build, families
 from scripts.decoders.table import write
 from scripts.decoders.trial import trial
 
-PATIENCE = 180  # seconds a family
+PATIENCE = 600  # seconds a family, on a machine that does other work too
 
 
 def main() -> None:
@@ -65,8 +65,7 @@ def _tried(name: str, sees: bool) -> tuple[str, str, str]:
         except Exception as error:
             if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
                 continue
-            line = str(error).splitlines()[0][:160] if str(error) else ""
-            return attention, "not built", f"{type(error).__name__}: {line}"
+            return attention, "not built", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         try:
             return (attention, *trial(model))
         except Exception as error:

@@ -45,12 +45,17 @@ def write(path: Path, outcomes: Mapping[tuple[str, bool], tuple[str, str, str]])
         for (name, sees), (attention, outcome, detail) in sorted(tried.items())
     ]
     waiting = [name for name, sees in families() if (name, sees) not in outcomes]
-    left = sorted({name for (name, _), row in outcomes.items() if row[1] == "not built"})
-    tail = (
-        "\n\nNot built tiny by the usual names of sizes, and so not tried: " + ", ".join(left) + ".\n"
-        if left
-        else "\n"
-    )
+    left = sorted((name, sees, row[2]) for (name, sees), row in outcomes.items() if row[1] == "not built")
+    tail = "\n"
+    if left:
+        tail += (
+            f"\n{len(left)} were not tried: transformers {transformers.__version__} can't build them from small "
+            "sizes, or what it builds can't read a prompt of text alone. What it says:\n\n"
+            + "\n".join(
+                f"- {name}{' (image or video)' if sees else ''}: {_cell(why)}" for name, sees, why in left
+            )
+            + "\n"
+        )
     if waiting:
         tail += "\nNot tried yet (the run goes on where it was): " + ", ".join(sorted(set(waiting))) + ".\n"
     path.write_text(head + "\n".join(rows) + tail)

@@ -20,6 +20,7 @@ from lmms_flow.engine import (
     sweep,
 )
 from lmms_flow.engine.flops import flop_counter
+from lmms_flow.engine.mechanisms import check_mechanisms
 from lmms_flow.flow import FlowError, Layout, prompt_layout
 from scripts.decoders.build import LAYERS
 
@@ -37,15 +38,22 @@ def trial(model: nn.Module) -> tuple[str, str]:
     try:
         with torch.no_grad():
             tokens = _prompt(model)
-            model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+            out = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
     except Exception as error:
+        try:
+            check_mechanisms(model)
+        except UnsupportedModelError as refusal:  # whatever it would have said
+            return "refused", str(refusal)
         line = str(error).splitlines()[0] if str(error) else ""
         return "not built", f"the stock model fails on a prompt of text: {type(error).__name__}: {line}"
+    stepless = _fails_on_a_step(model, tokens, out)
     try:
         with intervene(model, "blind", LAYOUT):
             pass
     except UnsupportedModelError as error:
         return "refused", str(error)
+    if stepless:
+        return "not built", f"the stock model fails on a step behind its prompt: {stepless}"
     try:
         return "exact", _figures(model)
     except Exception as error:
@@ -90,12 +98,27 @@ def _logits(out: Any) -> Tensor:
     return logits
 
 
+@torch.no_grad()
+def _fails_on_a_step(model: nn.Module, tokens: Tensor, out: Any) -> str:
+    """What a model without a flow says to one more token, if that is an error (some need `generate`'s position ids)."""
+    ones = torch.ones(1, LAYOUT.num_tokens + 1, dtype=torch.long)
+    try:
+        model(input_ids=tokens[:, :1], attention_mask=ones, use_cache=True, **_cache_of(out))
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return ""
+
+
+def _cache_of(out: Any) -> dict[str, Any]:
+    return {"cache": out.cache} if hasattr(out, "cache") else {"past_key_values": out.past_key_values}
+
+
 def _by_engine(model: nn.Module, tokens: Tensor, flow: str, engine: str) -> tuple[Tensor, Tensor]:
     with intervene(model, flow, LAYOUT, engine=engine):
         kept = {"logits_to_keep": 1} if engine == "sparse" and _keeps(model) else {}
         ones = torch.ones_like(tokens)
         out = model(input_ids=tokens, attention_mask=ones, use_cache=True, **kept)
-        cache = {"cache": out.cache} if hasattr(out, "cache") else {"past_key_values": out.past_key_values}
+        cache = _cache_of(out)
         ones = torch.ones(1, LAYOUT.num_tokens + 1, dtype=torch.long)
         step = model(input_ids=tokens[:, :1], attention_mask=ones, use_cache=True, **cache)
     return _logits(out), _logits(step)
