@@ -60,6 +60,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     sampling: ClassVar[str] = "midpoints"  # which frames of a video, where the task does not say
     has_released_vision: ClassVar[bool] = False  # whether the argument released_vision means something here
     _is_checked = False
+    _said_at_the_end = ""
     _identity: str | None = None
     _identity_holds_until = 0.0
 
@@ -112,8 +113,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             raise adapter.misfit(error) from None
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
-        # Also where the log is not shown: another model answers than the one that is named.
-        print(f"lmms_flow: the adapter {source} is applied to its base, {base}", file=sys.stderr)
+        self._said_at_the_end = f"lmms_flow: the adapter {source} is applied to its base, {base}"
+        logger.info(self._said_at_the_end)
         return chat
 
     # What lmms-eval calls
@@ -150,6 +151,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             )
             answers = list(loop.run(requests, self.task_dict))
         refuse_missing_clips(loop.missing_clips)
+        if self._said_at_the_end and self._rank == 0:  # beside the scores, also where the log is not shown
+            print(self._said_at_the_end, file=sys.stderr)
         return answers
 
     def _with_baseline(self, requests: list[Any]) -> frozenset[QuestionId]:
