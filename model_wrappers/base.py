@@ -64,6 +64,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         tuple[str, ...]
     ] = ()  # of a config.json: which checkpoints `lmms_flow.load` gives it
     _is_checked = False
+    _said_at_the_end = ""
 
     def __init__(self, **model_args: Any) -> None:
         super().__init__()
@@ -128,8 +129,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             raise adapter.misfit(error) from None
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
-        # Also where the log is not shown: another model answers than the one that is named.
-        print(f"lmms_flow: the adapter {source} is applied to its base, {base}", file=sys.stderr)
+        self._said_at_the_end = f"lmms_flow: the adapter {source} is applied to its base, {base}"
+        logger.info(self._said_at_the_end)
         return chat
 
     # What lmms-eval calls
@@ -166,6 +167,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             )
             answers = list(loop.run(requests, self.task_dict))
         refuse_missing_clips(loop.missing_clips)
+        if self._said_at_the_end and self._rank == 0:  # beside the scores, also where the log is not shown
+            print(self._said_at_the_end, file=sys.stderr)
         return answers
 
     def _asking(self, requests: Sequence[Any]) -> Asking:
