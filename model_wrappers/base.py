@@ -71,7 +71,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         self.args = read_arguments(model_args)
         self.checkpoint = self.args.pretrained or self.default_checkpoint
         self.asked = read_flags()
-        before_tasks(_begin_evaluation)
+        if _HostModel is not object:
+            before_tasks(_begin_evaluation)
         accelerator = Accelerator()
         self.accelerator = accelerator
         self._rank, self._world_size = accelerator.local_process_index, accelerator.num_processes

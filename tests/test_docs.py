@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,10 +34,16 @@ def test_flows_in_the_readme_are_flows() -> None:
         Flow.load(text, checkpoint=PRESETS[0].checkpoints[0]).kept_edges(PRESETS[0].layout(), 32)
 
 
-def test_the_readmes_example_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = blocks[0].partition("with intervene")[0]
-    exec(compile(lines, "README.md", "exec"), {})
+def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there, on a clip of flowbench: an answer of one token, and a curve over the layers."""
+    shutil.copy(next((assets.flowbench_dir() / "clips").glob("moving_direction*.mp4")), tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    prompt, answer = names["prompt"], names["answer"]
+    assert answer.shape[1] == prompt.inputs["input_ids"].shape[1] + 1
+    assert names["curves"].probabilities.shape == (1, 12)
 
 
 def test_flowbench_has_the_stated_number_of_questions() -> None:
