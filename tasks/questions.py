@@ -190,8 +190,9 @@ def _checked(question: Question) -> Question:
         if not isinstance(candidate, str):
             raise ValueError(f"its option {candidate!r} is {type(candidate).__name__}, not text")
     valid = LETTERS[: len(question["candidates"])]
-    if len(valid) < 2 or len(question["candidates"]) > len(LETTERS):
-        raise ValueError(f"{len(question['candidates'])} options are none to choose from")
+    count = len(question["candidates"])
+    if not 2 <= count <= len(LETTERS):
+        raise ValueError(f"a question needs 2 to {len(LETTERS)} options, this one has {count}")
     if len(question["answer_letter"]) != 1 or question["answer_letter"] not in valid:
-        raise ValueError(f"the answer {question['answer_letter']!r} is none of {valid}")
+        raise ValueError(f"the answer {question['answer_letter']!r} is not one of {valid}")
     return question

@@ -152,16 +152,16 @@ def test_longvideobench(home: Path, right: int, letter: str) -> None:
     assert longvideobench.process_docs([row | {"duration": 8.5}])[0]["duration"] == 8.5
     assert doc["video"] == str(home / "datasets/longvideobench/videos/v.mp4")
     (doc,) = longvideobench.process_docs([row | {"correct_choice": 3}])
-    assert (doc["id"], "the answer '3' is none of ABC" in doc["problem"]) == ("v_0", True)
+    assert (doc["id"], "the answer '3' is not one of ABC" in doc["problem"]) == ("v_0", True)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"answer": "Sideways"}, "the answer 'Sideways' is none of AB"),
-        ({"answer": ""}, "the answer '' is none of AB"),
-        ({"answer": None}, "the answer 'None' is none of AB"),
-        ({"candidates": []}, "0 options are none to choose from"),
+        ({"answer": "Sideways"}, "the answer 'Sideways' is not one of AB"),
+        ({"answer": ""}, "the answer '' is not one of AB"),
+        ({"answer": None}, "the answer 'None' is not one of AB"),
+        ({"candidates": []}, "a question needs 2 to 10 options, this one has 0"),
         ({"candidates": None}, "TypeError"),
         ({"candidates": [1, 2], "answer": 2}, "int"),
         ({"question": None}, "its question is None, not text"),
@@ -202,7 +202,7 @@ def test_the_true_option_is_the_last_one_of_the_very_same_text() -> None:
     assert letter("A Ball", ["a ball", "A Ball", "A BALL"]) == "B"
     assert letter("up ", ["up", "up ", "up  "]) == "B"
     for answer, candidates in (("A BALL", ["a ball", "A Ball"]), ("up ", ["up", "down"]), ("A", ["B", "C"])):
-        assert "is none of AB" in read_row(answer, candidates)["problem"]
+        assert "is not one of AB" in read_row(answer, candidates)["problem"]
 
 
 def test_the_folder_of_clips_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ ARM = (
     f"base: {BASE}\nflow: video:last\ndataset_kwargs: {{data_files: {{test: rows.jsonl}}}}\n"
 )
 BROKEN = {
-    "an answer that is no letter of its options": ({"answer_letter": "J"}, "the answer 'J' is none of"),
-    "no options": ({"candidates": []}, "0 options are none to choose from"),
+    "an answer that is no letter of its options": ({"answer_letter": "J"}, "the answer 'J' is not one of"),
+    "no options": ({"candidates": []}, "a question needs 2 to 10 options, this one has 0"),
     "a field that is not filled": ({"question": None}, "its question is None, not text"),
 }
 

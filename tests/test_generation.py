@@ -98,7 +98,7 @@ GREEDY_TASK = {"max_new_tokens": 4, "temperature": 0, "do_sample": False, "num_b
         (GREEDY_TASK, {"stop": "x"}, "no such setting; write until"),
         (GREEDY_TASK, {"temprature": 1.0}, "no such setting; did you mean 'temperature'?"),
         (GREEDY_TASK, {"seed": 3}, "no such setting"),
-        (GREEDY_TASK, {"max_new_tokens": 0}, "max_new_tokens=0 is none: write a whole number from 1"),
+        (GREEDY_TASK, {"max_new_tokens": 0}, "max_new_tokens=0 is not valid: write a whole number from 1"),
         (GREEDY_TASK, {"max_new_tokens": 2.5}, "write a whole number from 1"),
         (GREEDY_TASK, {"max_new_tokens": "many"}, "write a whole number from 1"),
         (GREEDY_TASK, {"num_beams": True}, "write a whole number from 1"),

@@ -157,10 +157,10 @@ def test_a_record_that_can_not_be_read_is_an_error(text):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"candidates": ["one"], "answer_letter": "A"}, "1 options are none to choose from"),
-        ({"answer_letter": "C"}, "the answer 'C' is none of AB"),
-        ({"answer_letter": ""}, "the answer '' is none of AB"),
-        ({"answer_letter": "AB"}, "the answer 'AB' is none of AB"),
+        ({"candidates": ["one"], "answer_letter": "A"}, "a question needs 2 to 10 options, this one has 1"),
+        ({"answer_letter": "C"}, "the answer 'C' is not one of AB"),
+        ({"answer_letter": ""}, "the answer '' is not one of AB"),
+        ({"answer_letter": "AB"}, "the answer 'AB' is not one of AB"),
         ({"candidates": ["one", 2]}, "its option 2 is int, not text"),
         ({"start": "soon"}, "its clip's bound is 'soon', not seconds"),
         ({"id": 7}, "its id is 7, not text"),

@@ -113,8 +113,8 @@ def test_bounds_in_seconds(clip):
     [
         (3.0, 1.0, "ends before it starts"),
         (5.0, 6.0, "starts after the video's end at 4 s"),
-        (-1.0, 2.0, "is none"),
-        (float("nan"), 2.0, "is none"),
+        (-1.0, 2.0, "has a bound that is no time"),
+        (float("nan"), 2.0, "has a bound that is no time"),
     ],
 )
 def test_bounds_that_are_no_clip(clip, start, end, says):

@@ -81,7 +81,9 @@ def _mirrored(text: str, checkpoint: str | None) -> FlowSpec:
     name = resolve_alias(text.removeprefix("mirrored:"), checkpoint)
     preset = find_preset(name)
     if preset is None:
-        raise FlowError(f"flow {text!r}: mirrored needs a preset, {name!r} is none{unknown_word(name)}")
+        raise FlowError(
+            f"flow {text!r}: mirrored needs a preset, and {name!r} is not one{unknown_word(name)}"
+        )
     base = preset[0].pathway(preset[1])
     pathway = Pathway(base.cross_frame, base.video_question, base.question_last, base.closed, mirrored=True)
     return FlowSpec("pathway", f"mirrored:{name}", text, pathways=(pathway,), layers=preset[0].layers)

@@ -142,7 +142,7 @@ def _checked(
     begin = 0.0 if start is None else float(start)
     stop = math.inf if end is None else float(end)
     if math.isnan(begin) or math.isnan(stop) or math.isinf(begin) or begin < 0:
-        raise SampleError(f"{_told(start, end)} is none", path=path)
+        raise SampleError(f"{_told(start, end)} has a bound that is no time: write seconds from 0", path=path)
     if stop < begin:
         raise SampleError(f"{_told(start, end)} ends before it starts", path=path)
     return begin, stop

@@ -99,7 +99,9 @@ def _read(name: str, value: Any) -> Any:
     try:
         return read(value)
     except (TypeError, ValueError, OverflowError):
-        raise RunError(f"the generation setting {name}={value!r} is none: write {read.__doc__}") from None
+        raise RunError(
+            f"the generation setting {name}={value!r} is not valid: write {read.__doc__}"
+        ) from None
 
 
 def generation_key(gen_kwargs: Mapping[str, Any], seed: int) -> dict[str, Any]:
