@@ -36,7 +36,6 @@ from lmms_flow.engine import RowPlan
 from lmms_flow.engine.flex import block_mask
 from lmms_flow.engine.strips import Strips, attend_in_strips
 from lmms_flow.flow import PRESETS, Flow, Layout
-from lmms_flow.flow.presets import prompt_layout
 
 SHAPES = {"small": (8, 64), "7b": (32, 128)}  # heads, width of a head
 FLOWS = ("effective-llava-next-7b", "effective-llava-next-7b-closed")
@@ -45,14 +44,6 @@ LENGTHS = {"small": (512, 1267, 2048, 4096, 8192, 16384), "7b": (512, 1267, 2048
 MODULE = torch.nn.Module().eval()  # stands for the model's attention module
 
 Run = Callable[[], Any]
-
-
-def long_layout(num_tokens: int) -> Layout:
-    """The paper's 7B prompt with as many frames of 144 tokens as fit; what is left goes to the question."""
-    paper = PRESETS[0].layout()
-    text = {name: paper.size(name) for name in ("system", "gap", "question", "tail")}
-    frames, left = divmod(num_tokens - 1 - sum(text.values()), 144)
-    return prompt_layout(frames=frames, tokens_per_frame=144, **text | {"question": text["question"] + left})
 
 
 def layers_of(flow: str, layout: Layout) -> Counter[Strips]:
@@ -101,7 +92,7 @@ def first_rows(states: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
 def measure(flow: str, shape: str, num_tokens: int, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of all layers' attention by each way, and how many times faster than `causal` it is."""
     heads, width = SHAPES[shape]
-    layers = layers_of(flow, long_layout(num_tokens))
+    layers = layers_of(flow, PRESETS[0].layout(num_tokens))
     dtype = getattr(torch, args.dtype)
     states = tuple(
         torch.randn(1, heads, num_tokens, width, device=args.device, dtype=dtype) for _ in range(3)

@@ -1,11 +1,13 @@
 """How much a cut saves: the sparse engine's prefill and the one-walk sweep, against the strongest thing beside them.
 
-    python benchmarks/speed.py [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--repeats 5]
+    python benchmarks/speed.py [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--tokens 20000] [--repeats 5]
 
 The prompt is the paper's 7B prompt (1,267 tokens), the decoder a Llama with random weights. The peers are the stock
 model with SDPA and no mask (prefill and decoding), the same arms in a run each (arms), and one masked SDPA forward a
 knockout and window (sweep; timed on a middle window of each knockout, in turn with the sweep). Figures are medians of
-ratios: more than 1 is faster than the peer.
+ratios: more than 1 is faster than the peer. Beside a prefill stands how far its last logits lie from those of the dense
+reference, relative to the largest, and how far those of `sham` (masked kernels, nothing cut) lie from the stock model's:
+the noise of these weights in this precision. With `--tokens` the prompt holds more frames, and prefills alone are timed.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache
 
@@ -38,6 +41,7 @@ SHAPES = {
     "7b": (4096, 11008, 32, 32),
     "13b": (5120, 13824, 40, 40),
 }
+DENSE_UP_TO = 8192  # tokens: a layer's dense mask grows with their square
 SWEEP = ("video:question", "video:last", "question:last", "last:last")
 ARMS = ("cross_frame@first_half", "cross_frame@second_half", "blind", "effective-llava-next-7b-closed")
 
@@ -80,6 +84,24 @@ def prefill_ratio(model: Any, flow: str, layout: Layout, device: str, repeats: i
     once("none"), once(flow)
     pairs = [(once("none"), once(flow)) for _ in tqdm(range(repeats), desc=f"prefill, {flow}", leave=False)]
     return statistics.median(a for a, _ in pairs), statistics.median(a / b for a, b in pairs)
+
+
+def differences(model: Any, flow: str, layout: Layout, device: str) -> dict[str, float]:
+    """How far the sparse engine's last logits lie from the dense engine's, and `sham` from the stock model."""
+    tokens = torch.randint(512, (1, layout.num_tokens), device=device)
+
+    def last(text: str, engine: str) -> Tensor:
+        with intervene(model, text, layout, engine=engine), torch.inference_mode():
+            logits: Tensor = model(input_ids=tokens, logits_to_keep=1).logits[0, -1].float()
+        return logits
+
+    def apart(a: Tensor, b: Tensor) -> float:
+        return float((a - b).abs().max() / b.abs().max())
+
+    return {
+        "logits, sparse from dense": apart(last(flow, "sparse"), last(flow, "dense")),
+        "logits, sham from none": apart(last("sham", "dense"), last("none", "sparse")),
+    }
 
 
 def decoding_ratio(
@@ -171,24 +193,29 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--shape", choices=("small", "7b", "13b"), default="small")
+    parser.add_argument("--tokens", type=int, help="a longer prompt than the paper's; with --shape 7b")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     small = args.shape == "small"
+    layout_7b = PRESETS[0].layout(args.tokens)
     seven, thirteen = ("small-1024", "small-1024-40") if small else ("7b", "13b")
     rows: list[dict[str, Any]] = []
 
-    def row(what: str, shape: str, taken: float, ratio: float) -> None:
-        rows.append({"what": what, "shape": shape, "seconds": taken, "times faster": ratio})
+    def row(what: str, shape: str, taken: float, ratio: float, **more: float) -> None:
+        rows.append({"what": what, "shape": shape, "seconds": taken, "times faster": ratio, **more})
+
+    def prefill(model: Any, name: str, shape: str, layout: Layout) -> None:
+        taken, ratio = prefill_ratio(model, name, layout, args.device, args.repeats)
+        off = differences(model, name, layout, args.device) if layout.num_tokens < DENSE_UP_TO else {}
+        row(f"prefill, {name}", shape, taken, ratio, **off)
 
     if args.shape in ("small", "7b"):
         model = decoder(seven, args.device, dtype)
         for name in ("effective-llava-next-7b-closed", "effective-llava-next-7b"):
-            row(
-                f"prefill, {name}",
-                seven,
-                *prefill_ratio(model, name, PRESETS[0].layout(), args.device, args.repeats),
-            )
+            prefill(model, name, seven, layout_7b)
+        if args.tokens:
+            return report(rows, args)
         closed = "effective-llava-next-7b-closed"
         row(
             f"decoding, {closed}",
@@ -212,11 +239,7 @@ def main() -> None:
     if args.shape in ("small", "13b"):
         model = decoder(thirteen, args.device, dtype)
         name = "effective-llava-next-13b-closed"
-        row(
-            f"prefill, {name}",
-            thirteen,
-            *prefill_ratio(model, name, PRESETS[1].layout(), args.device, args.repeats),
-        )
+        prefill(model, name, thirteen, PRESETS[1].layout())
     report(rows, args)
 
 
@@ -229,7 +252,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
         "dtype": args.dtype,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "tokens": PRESETS[0].layout().num_tokens,
+        "tokens": args.tokens or PRESETS[0].layout().num_tokens,
         "edges kept, 7B closed": Flow.load("effective-llava-next-7b-closed").kept_edges(
             PRESETS[0].layout(), 32
         ),

@@ -10,6 +10,7 @@ text, and the last token. In a text-only family the video's tokens are ordinary 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from lmms_flow.flow import Layout
 
+DEVICE = os.environ.get("LMMS_FLOW_TEST_DEVICE", "cpu")  # `make test-gpu` says cuda
 IMAGE_TOKEN, VIDEO_TOKEN, PAD_TOKEN, FIRST_TEXT_TOKEN = 5, 6, 0, 10
 VOCABULARY = 160
 PATCHES = (
@@ -77,7 +79,7 @@ def tiny(
     enliven(model, seed)
     model.generation_config.pad_token_id = PAD_TOKEN
     model.generation_config.eos_token_id = None  # random weights would stop where they like
-    return model.eval(), lambda **sizes: make_prompt(family, **sizes)
+    return model.eval().to(DEVICE), lambda **sizes: make_prompt(family, **sizes)
 
 
 def enliven(model: torch.nn.Module, seed: int = 0) -> None:
@@ -130,7 +132,14 @@ def make_prompt(
     tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **family.pixels(frames, generator)}
     if family.positions_3d:
         tensors["mm_token_type_ids"] = (ids == VIDEO_TOKEN).int() * 2
-    return Prompt(tensors, groups, spans)
+    return Prompt({name: tensor.to(DEVICE) for name, tensor in tensors.items()}, groups, spans)
+
+
+def text_prompt(layout: Layout, seed: int = 0) -> dict[str, Tensor]:
+    """Ordinary tokens in the shape of `layout`, for a text-only model."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(FIRST_TEXT_TOKEN, 100, (1, layout.num_tokens), generator=generator).to(DEVICE)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def _placeholders(family: Family, frames: int) -> list[int]:

@@ -14,7 +14,7 @@ from lmms_flow.engine.baseline import departure
 from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import Flow, FlowError
 from tests.layouts import random_layout
-from tests.models import FAMILIES, tiny
+from tests.models import DEVICE, FAMILIES, text_prompt, tiny
 from tests.test_sparse import EAGER_ONLY, TOLERANCE, difference, flows
 
 LATE = ("cross_frame@second_half", "video:last@3-", "question:last@4", "video:question@2-+last:last@4")
@@ -67,8 +67,7 @@ def test_random_layouts() -> None:
     compared = 0
     for seed in range(30):
         layout = random_layout(seed)
-        tokens = torch.randint(10, 100, (1, layout.num_tokens), generator=torch.Generator().manual_seed(seed))
-        tensors = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        tensors = text_prompt(layout, seed)
         fitting = []
         for flow in arms():
             try:
@@ -169,7 +168,7 @@ def test_a_baseline_of_other_positions_is_not_used() -> None:
     """The same tokens, told to stand elsewhere."""
     model, make_inputs = tiny("llama", attn_implementation="sdpa")
     prompt = make_inputs(frames=4)
-    apart = {"position_ids": 3 * torch.arange(prompt.num_tokens)[None]}
+    apart = {"position_ids": 3 * torch.arange(prompt.num_tokens, device=DEVICE)[None]}
     flow = Flow.load("video:last@3-")
     baseline = record(model, prompt.tensors, prompt.layout, [flow])
     last = []

@@ -28,7 +28,7 @@ from lmms_flow.engine import (
 )
 from lmms_flow.flow import Flow, FlowError, Layout
 from tests.layouts import random_layout
-from tests.models import FAMILIES, FIRST_TEXT_TOKEN, TEXT_FAMILIES, VOCABULARY, Prompt, join, tiny
+from tests.models import DEVICE, FAMILIES, FIRST_TEXT_TOKEN, TEXT_FAMILIES, Prompt, join, text_prompt, tiny
 
 intervene = functools.partial(engine.intervene, engine="dense")  # this file is about the reference
 LAYERS = 4
@@ -72,13 +72,6 @@ def runs(*families: str) -> list[tuple[str, str]]:
     return [(family, attn) for family in families for attn in ("eager", "sdpa")[: 1 + (family != "gemma2")]]
 
 
-def text_prompt(layout: Layout, seed: int = 0) -> dict[str, Tensor]:
-    """Ordinary tokens in the shape of `layout`, for a text-only model."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(FIRST_TEXT_TOKEN, VOCABULARY, (1, layout.num_tokens), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
 def random_prompt(make_inputs: Any, seed: int) -> Prompt:
     rng = random.Random(seed)
     sizes = {name: rng.randint(1, 4) for name in ("system", "frames", "gap", "stem", "tail")}
@@ -105,7 +98,7 @@ class ByHand:
     name = "lmms_flow_test_by_hand"
 
     def __init__(self, model: Any, masks: Tensor, kernel: str | None = None) -> None:
-        self.config, self.masks, self.kernel = find_decoder(model).config, masks, kernel
+        self.config, self.masks, self.kernel = find_decoder(model).config, masks.to(DEVICE), kernel
 
     def __enter__(self) -> None:
         self.before = self.config._attn_implementation
@@ -123,7 +116,7 @@ class ByHand:
             mask = self.masks[module.layer_idx][None, None]
             return AttentionInterface()["sdpa"](module, query, key, value, mask, **kwargs)
         if self.kernel == "eager":
-            mask = torch.zeros(1, 1, *self.masks.shape[1:], dtype=query.dtype)
+            mask = torch.zeros(1, 1, *self.masks.shape[1:], dtype=query.dtype, device=DEVICE)
             mask.masked_fill_(~self.masks[module.layer_idx], torch.finfo(query.dtype).min)
             eager = sys.modules[type(module).__module__].eager_attention_forward
             return eager(module, query, key, value, mask, **kwargs)
@@ -159,7 +152,7 @@ def test_the_papers_knockout_sets_exactly_its_attention_weights_to_zero() -> Non
         block = attention[0, :, question.start : question.stop, video.start : video.stop]
         assert bool((block == 0).all()) == (layer in (2, 3))
         assert bool((block > 0).all()) == (layer not in (2, 3))
-        assert torch.allclose(attention.sum(-1), torch.ones(()))
+        assert torch.allclose(attention.sum(-1), torch.ones((), device=DEVICE))
 
 
 def own_mask(model: Any, num_tokens: int) -> Tensor:
@@ -234,9 +227,9 @@ def test_random_layouts_empty_groups_included(family: str, flows: dict) -> None:
 def test_one_mask_for_all_layers_equals_transformers_own_4d_mask(family: str, flow: str) -> None:
     model, make_inputs = model_of(family)
     prompt = make_inputs()
-    additive = torch.zeros(1, 1, prompt.num_tokens, prompt.num_tokens)
-    additive.masked_fill_(~keep_masks(flow, prompt.layout, LAYERS)[0], torch.finfo(torch.float32).min)
-    positions = torch.arange(prompt.num_tokens)[None]
+    additive = torch.zeros(1, 1, prompt.num_tokens, prompt.num_tokens, device=DEVICE)
+    additive.masked_fill_(~keep_masks(flow, prompt.layout, LAYERS)[0].to(DEVICE), torch.finfo(torch.float32).min)
+    positions = torch.arange(prompt.num_tokens, device=DEVICE)[None]
     explicit = logits(
         model, prompt.tensors | {"attention_mask": additive}, position_ids=positions, use_cache=False
     )
@@ -316,7 +309,7 @@ def test_noise_in_rows_that_are_cut_off_leaves_the_last_logits_bit_for_bit(famil
     video = prompt.groups["video"]
     embeddings = find_decoder(model).get_input_embeddings()(prompt.tensors["input_ids"]).detach()
     noisy = embeddings.clone()
-    noisy[:, video.start : video.stop] += torch.randn(1, len(video), embeddings.shape[-1])
+    noisy[:, video.start : video.stop] += torch.randn(1, len(video), embeddings.shape[-1], device=DEVICE)
 
     def last(flow: str, inputs: Tensor) -> Tensor:
         with intervene(model, flow, prompt.layout), torch.no_grad():
@@ -349,7 +342,7 @@ def greedy_by_hand(
             row["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, step))
         scores = by_hand(model, row, masks)[0, -1]
         answer.append(FIRST_TEXT_TOKEN + int(scores[FIRST_TEXT_TOKEN:].argmax()))
-        ids = torch.cat([ids, torch.tensor([[answer[-1]]])], dim=1)
+        ids = torch.cat([ids, torch.tensor([[answer[-1]]], device=DEVICE)], dim=1)
     return answer
 
 
@@ -705,7 +698,7 @@ def test_every_family_passes_the_self_check(family: str, attn: str) -> None:
 def test_what_a_model_remembers_of_another_batch_is_left_alone() -> None:
     """Qwen-VL keeps the shift of its positions, [sample, 1], from the prompt that it read last."""
     model, _ = tiny("qwen2_vl", layers=LAYERS, attn_implementation="sdpa")
-    before = torch.tensor([[3], [5]])
+    before = torch.tensor([[3], [5]], device=DEVICE)
     model.model.rope_deltas = before
     require_self_check(model)
     assert model.model.rope_deltas is before

@@ -26,7 +26,7 @@ from lmms_flow.engine.flex import block_mask, kept_pairs
 from lmms_flow.engine.strips import Strips, attend_in_strips, takes_flex
 from lmms_flow.flow import Blocks, Flow
 from lmms_flow.flow.presets import PRESET_NAMES, find_preset, prompt_layout
-from tests.models import tiny
+from tests.models import DEVICE, tiny
 from tests.test_baseline import LATE, record
 from tests.test_sparse import TOLERANCE, difference, flows, run
 
@@ -141,10 +141,10 @@ def largest_difference(attend: Any, strips: Strips, mask: torch.Tensor) -> float
     module.num_key_value_groups = 2
     numbers = torch.Generator().manual_seed(0)
     query, key, value = (
-        torch.randn(2, heads, rows, 16, generator=numbers)
+        torch.randn(2, heads, rows, 16, generator=numbers).to(DEVICE)
         for heads, rows in zip((4, 2, 2), (len(mask), *mask.shape[1:] * 2), strict=True)
     )
-    wanted = scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    wanted = scaled_dot_product_attention(query, key, value, attn_mask=mask.to(DEVICE), enable_gqa=True)
     return float((attend(module, query, key, value, strips).transpose(1, 2) - wanted).abs().max())
 
 

@@ -13,7 +13,7 @@ from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway
 from lmms_flow.flow.presets import Preset
 from tests.layouts import random_layout
-from tests.models import FAMILIES, join, tiny
+from tests.models import DEVICE, FAMILIES, join, text_prompt, tiny
 
 TOLERANCE = 1e-5  # relative to the largest magnitude, fp32
 EAGER_ONLY = ("gemma2",)
@@ -103,8 +103,7 @@ def test_sixteen_tokens_on_random_layouts() -> None:
     dropped = 0
     for seed in range(10):
         layout = random_layout(seed, empty=False)
-        tokens = torch.randint(10, 100, (1, layout.num_tokens), generator=torch.Generator().manual_seed(seed))
-        tensors = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        tensors = text_prompt(layout, seed)
         for flow in flows():
             if flow.kind == "random":
                 continue  # small layouts have too few pairs to draw from
@@ -136,7 +135,7 @@ def test_padded_batches_of_random_layouts() -> None:
         width = max(layout.num_tokens for layout in layouts)
         ids = torch.randint(10, 100, (2, width), generator=torch.Generator().manual_seed(seed))
         mask = torch.stack([torch.arange(width) >= width - layout.num_tokens for layout in layouts]).long()
-        tensors = {"input_ids": ids, "attention_mask": mask}
+        tensors = {"input_ids": ids.to(DEVICE), "attention_mask": mask.to(DEVICE)}
         for text in texts:
             try:
                 dense = run(model, tensors, Flow.load(text), layouts, "dense", new=2)
@@ -153,7 +152,7 @@ def test_padded_batches_of_random_layouts() -> None:
     b = Layout(20, groups | {"tail": range(17, 19), "last": range(19, 20)})
     ids = torch.randint(10, 100, (2, 40), generator=torch.Generator().manual_seed(1))
     mask = torch.stack([torch.ones(40), torch.arange(40) >= 20]).long()
-    tensors = {"input_ids": ids, "attention_mask": mask}
+    tensors = {"input_ids": ids.to(DEVICE), "attention_mask": mask.to(DEVICE)}
     dense, sparse = (run(model, tensors, Flow.load(texts[0]), [a, b], e, new=2) for e in ("dense", "sparse"))
     assert difference(dense[0], sparse[0]) < TOLERANCE
     assert compared > 40
@@ -225,7 +224,7 @@ def test_a_step_by_hand_goes_on_from_the_live_cache() -> None:
     for engine in ("dense", "sparse"):
         with intervene(model, "blind", prompt.layout, engine=engine), torch.no_grad():
             out = model(**prompt.tensors, logits_to_keep=1)
-            token = torch.tensor([[42, 43]])  # two at once
+            token = torch.tensor([[42, 43]], device=DEVICE)  # two at once
             logits[engine] = model(input_ids=token, past_key_values=out.past_key_values).logits
     assert difference(logits["dense"], logits["sparse"]) < TOLERANCE
 
@@ -294,7 +293,7 @@ def test_states_that_the_configuration_asks_for_are_whole() -> None:
 def test_places_to_keep_are_not_a_number_of_them() -> None:
     model, make_inputs = tiny("llama", attn_implementation="sdpa")
     prompt = make_inputs(frames=4)
-    for places in (torch.tensor([1]), torch.tensor([0, 5])):
+    for places in (torch.tensor([1], device=DEVICE), torch.tensor([0, 5], device=DEVICE)):
         logits = []
         for engine in ("dense", "sparse"):
             with intervene(model, "blind", prompt.layout, engine=engine), torch.no_grad():

@@ -17,7 +17,7 @@ from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine.strips import Strips, strip_attention
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Pathway
 from tests.layouts import random_layout
-from tests.models import tiny
+from tests.models import text_prompt, tiny
 
 TEXTS = (
     "cross_frame@2-",
@@ -152,14 +152,12 @@ def held_masks() -> int:
 def test_the_masks_held_for_the_papers_prompt(name: str) -> None:
     """At most 4 MiB behind a prefill of 32 layers and a decoded token; the dense masks of these layers took 8."""
     layout = PRESETS[0].layout()
-    tokens = torch.randint(10, 100, (1, layout.num_tokens), generator=torch.Generator().manual_seed(0))
+    tensors = text_prompt(layout)
     model, _ = tiny("llama", layers=32, attn_implementation="sdpa")
     strips_module._staircase.cache_clear()
     before = held_masks()
     with intervene(model, name, layout), torch.inference_mode():
-        model.generate(
-            input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=2, do_sample=False
-        )
+        model.generate(**tensors, max_new_tokens=2, do_sample=False)
         held = held_masks() - before
     assert held <= 4 * 2**20, f"{held / 2**20:.1f} MiB"
     assert strips_module._staircase.cache_info().currsize, "no masked strip: nothing was tested"

@@ -11,7 +11,7 @@ from lmms_flow.engine import Knockout, intervene, sweep
 from lmms_flow.engine.sweep import STYLES, window_layers
 from lmms_flow.flow import FlowError, Layout
 from tests.layouts import random_layout
-from tests.models import FAMILIES, tiny
+from tests.models import FAMILIES, text_prompt, tiny
 
 TOLERANCE = 1e-5  # relative, fp32
 KNOCKOUTS = (
@@ -88,7 +88,7 @@ def test_every_style_on_random_layouts(style: str) -> None:
     model, _ = tiny("llama", attn_implementation="sdpa")
     for seed in range(4):
         layout = random_layout(seed + 100, empty=False)
-        tokens = torch.randint(10, 100, (1, layout.num_tokens), generator=torch.Generator().manual_seed(seed))
+        tokens = text_prompt(layout, seed)["input_ids"]
         knockouts = ["video:question", "question:last", "last:last", "tail:last", "system:video"]
         result = sweep(model, {"input_ids": tokens}, layout, knockouts, window=2, style=style)
         assert largest_difference(model, {"input_ids": tokens}, layout, result, 2, style) < TOLERANCE

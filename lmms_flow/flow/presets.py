@@ -38,9 +38,19 @@ class Preset:
         cross_frame, video_question = kept_range(self.cross_frame), kept_range(self.video_question)
         return Pathway(cross_frame, video_question, kept_range(self.question_last), closed)
 
-    def layout(self) -> Layout:
-        """A prompt of the usual length for this model (8 frames), for counting edges without a model."""
-        return prompt_layout(**self.prompt)
+    def layout(self, num_tokens: int | None = None) -> Layout:
+        """A prompt of the usual length for this model (8 frames), for counting edges without a model.
+
+        With `num_tokens` it has as many frames as fit into that length; what is left goes to the question.
+        """
+        if num_tokens is None:
+            return prompt_layout(**self.prompt)
+        text = {name: size for name, size in self.prompt.items() if name not in ("frames", "tokens_per_frame")}
+        per_frame = self.prompt["tokens_per_frame"]
+        frames, left = divmod(num_tokens - 1 - sum(text.values()), per_frame)
+        return prompt_layout(
+            frames=frames, tokens_per_frame=per_frame, **text | {"question": text["question"] + left}
+        )
 
     def scored_by(self, closed: bool) -> str:
         """Who has scored the released or the closed form on the checkpoint."""
