@@ -34,7 +34,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 
 from lmms_flow.engine import RowPlan
 from lmms_flow.engine.flex import block_mask
-from lmms_flow.engine.strips import Strips, attend_in_strips
+from lmms_flow.engine.strips import Strips, attend_in_strips, dense_mask
 from lmms_flow.flow import PRESETS, Flow, Layout
 
 SHAPES = {"small": (8, 64), "7b": (32, 128)}  # heads, width of a head
@@ -52,10 +52,6 @@ def layers_of(flow: str, layout: Layout) -> Counter[Strips]:
     return Counter(plan.strips(layer) for layer in range(1, LAYERS + 1))
 
 
-def num_rows(strips: Strips) -> int:
-    return strips.strips[-1].rows.stop
-
-
 def seconds(run: Run, device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -69,20 +65,15 @@ def seconds(run: Run, device: str) -> float:
 def runs(layers: Counter[Strips], states: tuple[Tensor, ...], masked: bool) -> Iterator[tuple[str, int, Run]]:
     """(way, how many layers of the model are like this, its attention) of each layer that has to be timed."""
     yield "causal", LAYERS, lambda: scaled_dot_product_attention(*states, is_causal=True)
-    of_rows: Counter[int] = Counter()
+    device, dtype = states[0].device, states[0].dtype
     for strips, times in layers.items():
-        live = first_rows(states, num_rows(strips))
-        blocks = block_mask(strips.blocks, 0, states[0].device)
+        live = first_rows(states, strips.num_keys)
+        blocks = block_mask(strips.blocks, 0, device)
         yield "strips", times, partial(attend_in_strips, MODULE, *live, strips)
         yield "flex", times, partial(flex_attention_forward, MODULE, *live, blocks)
-        of_rows[num_rows(strips)] += times
-    for rows, times in of_rows.items() if masked else ():  # a dense mask costs the same whatever it holds
-        mask = torch.ones(rows, rows, dtype=torch.bool, device=states[0].device).tril_()[None, None]
-        yield (
-            "masked",
-            times,
-            partial(scaled_dot_product_attention, *first_rows(states, rows), attn_mask=mask),
-        )
+        if masked:
+            mask = dense_mask(strips, device, dtype)
+            yield "masked", times, partial(scaled_dot_product_attention, *live, attn_mask=mask)
 
 
 def first_rows(states: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:

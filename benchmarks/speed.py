@@ -6,8 +6,9 @@ The prompt is the paper's 7B prompt (1,267 tokens), the decoder a Llama with ran
 model with SDPA and no mask (prefill and decoding), the same arms in a run each (arms), and one masked SDPA forward a
 knockout and window (sweep; timed on a middle window of each knockout, in turn with the sweep). Figures are medians of
 ratios: more than 1 is faster than the peer. Beside a prefill stands how far its last logits lie from those of the dense
-reference, relative to the largest, and how far those of `sham` (masked kernels, nothing cut) lie from the stock model's:
-the noise of these weights in this precision. With `--tokens` the prompt holds more frames, and prefills alone are timed.
+reference, relative to the largest, and how far those of `sham` (masked kernels, nothing cut) lie from the stock
+model's: the noise of these weights in this precision. With `--tokens` the prompt holds more frames, and prefills alone
+are timed.
 """
 
 from __future__ import annotations
@@ -215,7 +216,8 @@ def main() -> None:
         for name in ("effective-llava-next-7b-closed", "effective-llava-next-7b"):
             prefill(model, name, seven, layout_7b)
         if args.tokens:
-            return report(rows, args)
+            report(rows, args)
+            return
         closed = "effective-llava-next-7b-closed"
         row(
             f"decoding, {closed}",

@@ -174,7 +174,10 @@ def test_attention_weights_are_zero_where_cut_and_positive_where_kept(family: st
             weights = model(**prompt.tensors, output_attentions=True).attentions
         assert len(weights) == LAYERS
         for layer, attention in enumerate(weights):
-            assert torch.equal(attention[0] > 0, kept[layer].expand_as(attention[0])), (flow.text, layer + 1)
+            assert torch.equal(attention[0].cpu() > 0, kept[layer].expand_as(attention[0])), (
+                flow.text,
+                layer + 1,
+            )
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -228,7 +231,9 @@ def test_one_mask_for_all_layers_equals_transformers_own_4d_mask(family: str, fl
     model, make_inputs = model_of(family)
     prompt = make_inputs()
     additive = torch.zeros(1, 1, prompt.num_tokens, prompt.num_tokens, device=DEVICE)
-    additive.masked_fill_(~keep_masks(flow, prompt.layout, LAYERS)[0].to(DEVICE), torch.finfo(torch.float32).min)
+    additive.masked_fill_(
+        ~keep_masks(flow, prompt.layout, LAYERS)[0].to(DEVICE), torch.finfo(torch.float32).min
+    )
     positions = torch.arange(prompt.num_tokens, device=DEVICE)[None]
     explicit = logits(
         model, prompt.tensors | {"attention_mask": additive}, position_ids=positions, use_cache=False
@@ -460,7 +465,7 @@ def test_a_sliding_window_stays_and_the_cuts_come_on_top(attn: str) -> None:
         **model_of("mistral")[0].config.to_dict() | {"sliding_window": 8, "num_hidden_layers": LAYERS}
     )
     torch.manual_seed(0)
-    model = transformers.MistralForCausalLM._from_config(config, attn_implementation=attn).eval()
+    model = transformers.MistralForCausalLM._from_config(config, attn_implementation=attn).to(DEVICE).eval()
     model.load_state_dict(model_of("mistral")[0].state_dict())
     model.generation_config.eos_token_id = None
     _, make_inputs = model_of("mistral")

@@ -23,7 +23,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from lmms_flow.engine import RowPlan, flex, intervene, keep_masks
 from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine.flex import block_mask, kept_pairs
-from lmms_flow.engine.strips import Strips, attend_in_strips, takes_flex
+from lmms_flow.engine.strips import Strips, attend_in_strips, kernel_of
 from lmms_flow.flow import Blocks, Flow
 from lmms_flow.flow.presets import PRESET_NAMES, find_preset, prompt_layout
 from tests.models import DEVICE, tiny
@@ -32,6 +32,7 @@ from tests.test_sparse import TOLERANCE, difference, flows, run
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
+ON_CPU = pytest.mark.skipif(DEVICE != "cpu", reason="a GPU's kernels take blocks of 128 alone")
 WAYS = ("masked", "strips", "flex")  # the columns of the table in the docs
 LISTS = tuple(
     f"{full}{side}_{what}"
@@ -171,7 +172,7 @@ def test_the_compiled_kernel_equals_masked_attention() -> None:
 @pytest.mark.parametrize("wrong", ["nan", "numbers"])
 def test_a_kernel_that_is_wrong_is_found_out(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first layer is compared with plain attention; strips answer then, and from there on without a second try."""
-    monkeypatch.setattr(strips_module, "FLEX_FROM", {"cpu": 0})
+    monkeypatch.setattr(strips_module, "FLEX_FROM", {DEVICE: 0})
     monkeypatch.setattr(strips_module, "_PROVED", {})
     calls = []
 
@@ -186,18 +187,18 @@ def test_a_kernel_that_is_wrong_is_found_out(wrong: str, monkeypatch: pytest.Mon
     prompt = make_inputs(frames=4)
     flow = Flow.load("cross_frame@2-+last:last")
     dense = run(model, prompt.tensors, flow, prompt.layout, "dense", new=3)
-    with pytest.warns(UserWarning, match="FlexAttention differs from plain attention on cpu"):
+    with pytest.warns(UserWarning, match=f"FlexAttention differs from plain attention on {DEVICE}"):
         found = run(model, prompt.tensors, flow, prompt.layout, "sparse", new=3)
     assert difference(dense[0], found[0]) < TOLERANCE
     assert torch.equal(dense[1].sequences, found[1].sequences)
     assert calls == [1]
 
 
-@pytest.mark.parametrize("size", [4, 128])
+@pytest.mark.parametrize("size", [pytest.param(4, marks=ON_CPU), 128])
 def test_a_model_on_flex_attention_equals_the_reference(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny Llama under every kind of flow: logits of a prefill and of generated tokens, and off a baseline."""
     monkeypatch.setattr(flex, "BLOCK", size)
-    monkeypatch.setattr(strips_module, "FLEX_FROM", {"cpu": 0})
+    monkeypatch.setattr(strips_module, "FLEX_FROM", {DEVICE: 0})
     calls = []
     monkeypatch.setattr(
         strips_module,
@@ -268,17 +269,17 @@ def long_strips(frames: int, layer: int) -> Strips:
     return RowPlan(Flow.load("cross_frame@2-3").bind(4).resolve(layout), undropped=1).strips(layer)
 
 
-def test_which_layers_take_flex_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long ones that are cut, on a GPU with a compiler; never on a CPU, where strips were faster at every length."""
+def test_which_kernel_a_layer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention for long ones that are cut, on a GPU with a compiler; strips on a CPU, a mask on a GPU."""
     cuda = torch.device("cuda")
     monkeypatch.setattr(strips_module, "find_spec", lambda name: name)
-    assert takes_flex(long_strips(150, layer=2), cuda)
-    assert not takes_flex(long_strips(150, layer=2), CPU)
-    assert not takes_flex(long_strips(8, layer=2), cuda)
-    assert not takes_flex(long_strips(150, layer=1), cuda), "a causal layer is one kernel without a mask"
-    assert not takes_flex(replace(long_strips(150, layer=1), skipped=9), cuda)
+    assert kernel_of(long_strips(150, layer=2), cuda) == "flex"
+    assert kernel_of(long_strips(150, layer=2), CPU) == "strips"
+    assert kernel_of(long_strips(8, layer=2), cuda) == "masked"
+    assert kernel_of(long_strips(150, layer=1), cuda) == "causal", "one kernel without a mask"
+    assert kernel_of(replace(long_strips(150, layer=1), skipped=9), cuda) == "strips", "one strip, one kernel"
     monkeypatch.setattr(strips_module, "find_spec", lambda name: None)
-    assert not takes_flex(long_strips(150, layer=2), cuda)
+    assert kernel_of(long_strips(150, layer=2), cuda) == "strips", "a mask would fill the memory"
 
 
 def test_the_docs_give_the_benchmarks_figures() -> None:

@@ -18,8 +18,11 @@ from lmms_flow.cli import main
 from lmms_flow.engine import find_decoder, intervene, keep_masks
 from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine import vision_count as vision_module
+from lmms_flow.engine.dense import DenseHooks, DenseStep
 from lmms_flow.engine.flops import flop_counter
 from lmms_flow.engine.ledger import Ledger, decoder_shape, ledger, ledger_of
+from lmms_flow.engine.masks import PromptMasks
+from lmms_flow.engine.prefill import SparsePrefill
 from lmms_flow.engine.vision_count import counting_vision
 from lmms_flow.engine.workload import Setting
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway, Preset, find_preset
@@ -64,18 +67,25 @@ def held_masks(model: Any) -> int:
     """Bytes of every tensor [..., query, key] that the intervention's hooks can reach, the model's own masks aside."""
     found: dict[int, int] = {}
     for hook in find_decoder(model)._forward_pre_hooks.values():
-        held = vars(hook._call.__self__)
-        collect(held | {"_given": [mask for _, mask in held["_given"].values()]}, found)
+        collect(hook._call.__self__, found, seen=set())
     return sum(found.values())
 
 
-def collect(held: Any, found: dict[int, int]) -> None:
-    if isinstance(held, torch.Tensor):
+def collect(held: Any, found: dict[int, int], seen: set[int]) -> None:
+    if isinstance(held, DenseHooks | DenseStep | SparsePrefill | PromptMasks):
+        if id(held) in seen:
+            return
+        seen.add(id(held))
+        own = dict(vars(held))
+        if isinstance(held, DenseStep):
+            own["given"] = [mask for _, mask in held.given.values()]
+        collect(own, found, seen)
+    elif isinstance(held, torch.Tensor):
         if held.dim() > 1 and min(held.shape[-2:]) > 1:
             found[held.untyped_storage().data_ptr()] = held.untyped_storage().nbytes()
     elif isinstance(held, dict | list | tuple):
         for each in held.values() if isinstance(held, dict) else held:
-            collect(each, found)
+            collect(each, found, seen)
 
 
 def check(counted: Ledger, measured: tuple[int, int, int], where: object) -> float:
@@ -92,7 +102,7 @@ def test_a_case_by_hand() -> None:
     """One token a group, the video cut off: worked out with paper and pencil."""
     groups = {name: range(i, i + 1) for i, name in enumerate(("system", "video", "question", "last"))}
     shape = DecoderShape(weights=(10, 10), attention_width=2, cache_width=1, head_weights=8, bytes_each=2)
-    counted = ledger_of(shape, "blind", Layout(4, groups), vision=1000)
+    counted = ledger_of(shape, "blind", Layout(4, groups), vision=1000, setting=Setting(device="cpu"))
     # Layer 1: all 4 rows. Of 10 edges, question and last lose theirs to the video. Two strips: system and video, a
     # square of 2 x 2; question and last, 2 rows over system and themselves, 2 x 3.
     # Layer 2: the video is not read any more. 3 rows, plain causal: 6 edges, a square of 3 x 3.
@@ -107,6 +117,10 @@ def test_a_case_by_hand() -> None:
     assert (full.linear, full.attention, full.attention_by_edges) == (160, 2 * 4 * 2 * 16, 2 * 4 * 2 * 10)
     assert (full.cache_bytes, full.mask_bytes) == (32, 0)
     assert counted.bound == (160 + 256 + 16) / (140 + 64 + 48 + 16)
+    on_gpu = ledger_of(shape, "blind", Layout(4, groups), setting=Setting(device="cuda")).flow
+    assert [layer.pairs for layer in on_gpu.layers] == [16, 9], (
+        "two strips take one kernel under a mask there"
+    )
     dense = ledger_of(shape, "blind", Layout(4, groups), "dense").flow
     assert [(layer.rows, layer.edges, layer.pairs, layer.cached) for layer in dense.layers] == [
         (4, 8, 16, 4)

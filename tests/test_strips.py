@@ -13,11 +13,14 @@ from torch.nn.attention.bias import CausalBias
 from torch.nn.functional import scaled_dot_product_attention
 
 from lmms_flow.engine import RowPlan, intervene, keep_masks
+from lmms_flow.engine import prefill as prefill_module
 from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine.strips import Strips, strip_attention
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Pathway
 from tests.layouts import random_layout
-from tests.models import text_prompt, tiny
+from tests.models import DEVICE, text_prompt, tiny
+from tests.test_baseline import record
+from tests.test_sparse import TOLERANCE, difference, run
 
 TEXTS = (
     "cross_frame@2-",
@@ -103,6 +106,43 @@ def test_attention_by_strips_is_masked_attention(chunk: int, monkeypatch: pytest
     assert behind > 50, "rows were hardly ever skipped inside a strip: nothing was tested"
 
 
+def test_the_mask_that_a_gpu_is_given() -> None:
+    """Made from segments on the device: the reference's, row by row, also where the first rows have no query."""
+    for number, (strips, mask) in enumerate(layers(range(40))):
+        strips = replace(strips, skipped=number % len(mask))
+        added = strips_module.dense_mask(strips, torch.device("cpu"), torch.float32)
+        kept = mask[strips.skipped :]
+        assert torch.equal(added[0, 0], torch.zeros(kept.shape).masked_fill(~kept, -torch.inf))
+        assert added.stride(-2) % 8 == 0, "CUDA's kernels would copy it"
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "llava_next_video", "qwen2_5_vl", "qwen3_vl", "internvl"]
+)
+def test_under_masks_as_a_gpu_runs_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefill, decoding and arms off a baseline, where one masked kernel takes the place of several strips."""
+    masked = []
+
+    def as_on_a_gpu(strips: Strips, device: torch.device) -> str:
+        kernel = strips_module.kernel_of(strips, torch.device("cuda"))
+        masked.append(kernel == "masked")
+        return kernel
+
+    monkeypatch.setattr(prefill_module, "kernel_of", as_on_a_gpu)
+    model, make_inputs = tiny(family, attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    for flow in flows():
+        wanted = run(model, prompt.tensors, flow, prompt.layout, "dense", new=4)
+        found = run(model, prompt.tensors, flow, prompt.layout, "sparse", new=4)
+        assert difference(wanted[0], found[0]) < TOLERANCE, flow.text
+        assert torch.equal(wanted[1].sequences, found[1].sequences), flow.text
+        baseline = record(model, prompt.tensors, prompt.layout, [flow])
+        with intervene(model, flow, prompt.layout, baseline=baseline), torch.no_grad():
+            branch = model(**prompt.tensors, logits_to_keep=1, use_cache=True).logits[:, -1]
+        assert difference(wanted[0], branch) < TOLERANCE, flow.text
+    assert sum(masked) > len(flows()), "hardly a mask was made: nothing was tested"
+
+
 def test_the_triangle_that_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA it is a shape and no tensor; the CPU draws it, which shows that it is the same one."""
     on_cpu = strips_module._calls
@@ -148,6 +188,7 @@ def held_masks() -> int:
     return sum({each.data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="strips are a CPU's")
 @pytest.mark.parametrize("name", ["effective-llava-next-7b", "effective-llava-next-7b-closed"])
 def test_the_masks_held_for_the_papers_prompt(name: str) -> None:
     """At most 4 MiB behind a prefill of 32 layers and a decoded token; the dense masks of these layers took 8."""

@@ -43,7 +43,7 @@ def largest_difference(
             assert int(expected.argmax()) == int(result.predictions[k, place])
             if result.candidates.shape[-1]:
                 torch.testing.assert_close(
-                    result.candidates[k, place], expected[[12, 13]], rtol=1e-4, atol=1e-7
+                    result.candidates[k, place], expected[[12, 13]].cpu(), rtol=1e-4, atol=1e-7
                 )
     return worst
 

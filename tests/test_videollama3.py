@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmms_flow.engine.sparse import SparseHooks
+from lmms_flow.engine.prefill import SparsePrefill
 from lmms_flow.errors import SampleError
 from lmms_flow.flow import Flow
 from lmms_flow.inputs.groups import find_groups
@@ -401,13 +401,14 @@ def test_the_sparse_engine_drops_rows(
     (tmp_path / "closed.yaml").write_text(CLOSED)
     model = load(paper, flow=str(tmp_path / "closed.yaml"), engine="sparse")
     dropped = []
-    prepare = SparseHooks._prepare
+    prepare = SparsePrefill.prepare
 
-    def noted(self: SparseHooks, layer: int, *given: Any) -> Any:
-        dropped.append(self._dropping)
-        return prepare(self, layer, *given)
+    def noted(self: SparsePrefill, layer: int, call: Any) -> Any:
+        prepared = prepare(self, layer, call)
+        dropped.append(prepared.hidden.shape[1] < call.hidden.shape[1])
+        return prepared
 
-    monkeypatch.setattr(SparseHooks, "_prepare", noted)
+    monkeypatch.setattr(SparsePrefill, "prepare", noted)
     answers(model, [messages(clips[0])])
     assert any(dropped)
 

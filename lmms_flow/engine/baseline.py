@@ -18,12 +18,13 @@ from transformers.cache_utils import DynamicLayer
 
 from ..errors import FlowError
 from ..flow import ResolvedFlow
+from .columns import Columns
 from .decoder import decoder_layers, module_of
 from .departure import Departure, departure
 from .hooks import Handles, open_blocks
 from .layer_call import LayerCall, over_parts
 from .mechanisms import check_mechanisms, eagerly
-from .model_state import ModelState
+from .model_state import ModelState, are_equal
 
 
 @dataclass
@@ -102,32 +103,38 @@ class Baseline:
         """Whether it was recorded from the very prompt of this call of layer 1, on the model as it is now."""
         if self.cache is None or self.cache.get_seq_length() < self.states[1].shape[1]:
             return False  # somebody took its keys away
-        if not all(map(_equal, self.ends, self._keys_of_last())):
+        ends = tuple(self._keys_of_last())
+        if len(ends) != len(self.ends) or not are_equal(zip(self.ends, ends, strict=True)):
             return False  # or put others in their place
         if torch.is_grad_enabled() and any(each.requires_grad for each in decoder.parameters()):
             return False  # no gradient goes back through what was computed before
         before, now = (self.states[1], *self.positions), (call.hidden, *_positions(call))
-        if len(before) != len(now) or not all(map(_equal, before, now)):
+        if len(before) != len(now) or not are_equal(zip(before, now, strict=True)):
             return False
-        if (self.own_mask is None) != (call.mask is None) or not _equal(self.own_mask, call.mask):
+        if self.own_mask is not call.mask and not _are_equal_masks(self.own_mask, call.mask):
             return False
         return self.model_state is not None and self.model_state.equals(ModelState.of(decoder))
 
-    def keys(self, layer: int, columns: Tensor) -> tuple[Tensor, Tensor]:
+    def keys(self, layer: int, columns: Columns) -> tuple[Tensor, Tensor]:
         """The keys and values of some prompt tokens in a layer, [1, head, token, width] each."""
         stored = self.cache.layers[layer - 1]
-        at = columns.to(stored.keys.device)
+        at = columns.index(stored.keys.device)[0]
         return stored.keys[:, :, at], stored.values[:, :, at]
 
 
 class Branch:
     """One flow's way off a baseline, inside the sparse engine."""
 
-    def __init__(self, baseline: Baseline, leaves: Departure, whole: int) -> None:
+    def __init__(self, baseline: Baseline, leaves: Departure, whole: int, decoder: nn.Module) -> None:
         self.baseline = baseline
+        self._decoder = decoder
         self.row = leaves.row
         self.whole = whole  # layers that run in full all the same
         self.layer = max(leaves.layer, whole + 1)
+
+    def is_of(self, call: LayerCall) -> bool:
+        """Whether the baseline is of the very prompt of this call of layer 1."""
+        return self.baseline.is_of(self._decoder, call)
 
     def skips(self, layer: int) -> bool:
         """Whether the baseline has already computed this layer."""
@@ -138,7 +145,7 @@ class Branch:
         """What enters the first layer of its own, [1, token, width]; None where it ran all layers before itself."""
         return self.baseline.states[self.layer] if self.layer > self.whole + 1 else None
 
-    def lay_keys(self, cache: Any, layer: int, columns: Tensor) -> None:
+    def lay_keys(self, cache: Any, layer: int, columns: Columns) -> None:
         """Puts the baseline's keys of these tokens into an empty layer of the cache, in front of what will follow."""
         while len(cache.layers) < layer:
             cache.layers.append(DynamicLayer())
@@ -148,11 +155,9 @@ class Branch:
         stored.keys, stored.values = keys, values
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two tensors hold the same; two of None do."""
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return one is other
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other.to(one.device))
+def _are_equal_masks(one: Any, other: Any) -> bool:
+    """Whether both are tensors that hold the same."""
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and are_equal([(one, other)])
 
 
 def _positions(call: LayerCall) -> tuple[Tensor, ...]:
@@ -164,7 +169,9 @@ def _positions(call: LayerCall) -> tuple[Tensor, ...]:
     return () if call.position_ids is None else (call.position_ids,)
 
 
-def branch_of(baseline: Baseline | None, resolved: Sequence[ResolvedFlow], whole: int) -> Branch | None:
+def branch_of(
+    baseline: Baseline | None, resolved: Sequence[ResolvedFlow], whole: int, decoder: nn.Module
+) -> Branch | None:
     """The branch of a batch of one; None where there is no baseline, or none that fits."""
     if baseline is None or len(resolved) != 1:
         return None
@@ -174,4 +181,4 @@ def branch_of(baseline: Baseline | None, resolved: Sequence[ResolvedFlow], whole
     layer = max(leaves.layer, whole + 1)
     if not baseline.serves(layer if layer > whole + 1 else 1):
         return None
-    return Branch(baseline, leaves, whole)
+    return Branch(baseline, leaves, whole, decoder)

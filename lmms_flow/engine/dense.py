@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,37 +11,118 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from ..errors import FlowError, UnsupportedModelError
 from ..flow import ResolvedFlow
+from .columns import send
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers
 from .hooks import Handles, MaskWatch
 from .layer_call import LayerCall, ModelCall
-from .masks import keep_mask
+from .masks import PromptMasks
 from .positions import Positions
+
+
+class Step(Protocol):
+    """How one forward of the decoder runs: what each layer is called with, and what is done behind it."""
+
+    def prepare(self, layer: int, call: LayerCall) -> LayerCall:
+        """What a layer (from 1) is called with under the flow; the call itself where nothing changes."""
+
+    def leave(self, layer: int, cache: Any) -> None:
+        """A layer has run; `cache` is the whole key/value cache, None where none is kept."""
+
+
+class DenseStep:
+    """One forward under whole masks: the reference.
+
+    A layer in which nothing is cut keeps the model's own mask, except under `sham`, whose point is to take the masked
+    path without a cut.
+    """
+
+    def __init__(self, masks: PromptMasks, positions: Positions, additive: bool) -> None:
+        self._masks, self._resolved = masks, masks.resolved
+        self._positions, self._additive = positions, additive
+        longest = max(each.layout.num_tokens for each in self._resolved)
+        self._decoding = bool((positions.queries.amin(-1) >= longest).all())
+        self.kept: dict[tuple[object, torch.device], Tensor] = {}
+        self.given: dict[tuple[int, int, int | None], tuple[Any, Tensor]] = {}
+
+    def prepare(self, layer: int, call: LayerCall) -> LayerCall:
+        """The call with the flow's mask, where the flow says anything of this layer."""
+        if not self.changes(layer):
+            return call
+        return call.with_parts(mask=self._mask(layer, call))
+
+    def leave(self, layer: int, cache: Any) -> None:
+        """Nothing is done behind a layer."""
+
+    def changes(self, layer: int) -> bool:
+        """Whether a layer is given a mask of the flow's at all."""
+        return any(r.bound.flow.kind == "sham" or not r.is_causal(layer) for r in self._resolved)
+
+    def _mask(self, layer: int, call: LayerCall) -> Tensor:
+        """What this layer is given; layers with the same cuts and the same mask of their own share it."""
+        own, hidden = call.mask, call.hidden
+        keep = self._keep(layer, hidden.device)
+        held = _keys_of_a_window(call.cache, layer) if own is None else None
+        key = (id(keep), id(own), held)
+        if key not in self.given:
+            if held is not None:
+                keep = keep[..., -(held + hidden.shape[1]) :]
+            mask = combine(own, keep, hidden.dtype if self._additive else None)
+            if own is not None:
+                check_causal(own, self._positions)
+                self._check_rows(mask, layer)
+            self.given[key] = own, mask  # `own` is held, lest another mask is given its id
+        return self.given[key][1]
+
+    def _check_rows(self, mask: Tensor, layer: int) -> None:
+        """A sliding window may hide the keys that the flow has left to a row; its softmax would then be uniform."""
+        bare = ~visible(mask).any(-1).any(1) & send(self._positions.queries >= 0, mask.device)
+        if bare.any():
+            sample, row = bare.nonzero()[0].tolist()
+            raise FlowError(
+                f"flow {self._resolved[0].bound.flow.text!r} leaves token "
+                f"{int(self._positions.queries[sample, row])} without any key in layer {layer}: the layer's own "
+                "attention window hides the rest"
+            )
+
+    def _keep(self, layer: int, device: torch.device) -> Tensor:
+        """The kept edges of this forward in one layer, bool [batch, 1, query, key]; layers alike share it."""
+        drawn = any(r.draws for r in self._resolved)
+        alike = (tuple(r.bound.cuts[layer - 1] for r in self._resolved), layer if drawn else 0)
+        key = (alike, device)
+        if key not in self.kept:
+            self.kept[key] = self._build(layer, device)
+        return self.kept[key]
+
+    def _build(self, layer: int, device: torch.device) -> Tensor:
+        positions = self._positions
+        queries, keys = send(positions.queries, device), send(positions.keys, device)
+        beams = len(queries) // len(self._resolved)
+        of_prompt = self._masks.last_row if self._decoding else self._masks.of
+        keep = torch.stack(
+            [
+                expand(of_prompt(sample // beams, layer, device), queries[sample], keys[sample])
+                for sample in range(len(queries))
+            ]
+        )
+        num_keys = keys.shape[1]
+        causal = torch.ones(queries.shape[1], num_keys, dtype=torch.bool, device=device).tril(positions.past)
+        return (keep & causal)[:, None]
 
 
 class DenseHooks:
     """Hooks that give each decoder layer its mask; `remove` takes all of them off again.
 
-    A layer in which nothing is cut keeps the model's own mask, except under `sham`, whose point is to take the masked
-    path without a cut.
+    Each forward of the decoder is a step of its own, which holds what belongs to it alone.
     """
 
     def __init__(
         self, decoder: nn.Module, resolved: Sequence[ResolvedFlow], continuation: Sequence[int] = ()
     ) -> None:
         self._resolved = resolved
-        self._longest = max(each.layout.num_tokens for each in resolved)
-        self._drawn: dict[
-            int, tuple[int, Tensor]
-        ] = {}  # sample -> the layer that was drawn last, and its mask
-        self._last_rows: dict[
-            tuple[int, int], Tensor
-        ] = {}  # (sample, layer) -> the last row of what was drawn
         self._contract = Contract(decoder, resolved, continuation)
-        self._positions: Positions | None = None
-        self._prompt_masks: dict[tuple[int, int, torch.device], Tensor] = {}
-        self._step_masks: dict[tuple[object, torch.device], Tensor] = {}
-        self._given: dict[tuple[int, int, int | None], tuple[Any, Tensor]] = {}
+        self._masks = PromptMasks(resolved)
+        self._step: Step | None = None
         self._additive = attention_implementation(decoder) == "eager"
         self._handles, self._watch = Handles(), MaskWatch()
         self._attentions: list[Any] = [layer.self_attn for layer in decoder_layers(decoder)]
@@ -58,126 +139,39 @@ class DenseHooks:
         """Takes every hook off and forgets the masks."""
         self._handles.remove()
         self._watch.remove()
-        self._prompt_masks.clear()
-        self._drawn.clear()
-        self._last_rows.clear()
-        self._forget_step()
-
-    def _forget_step(self) -> None:
-        self._step_masks.clear()
-        self._given.clear()
-
-    def _needs_hook(self, layer: int) -> bool:
-        return any(r.bound.flow.kind == "sham" or not r.is_causal(layer) for r in self._resolved)
+        self._masks.clear()
+        self._step = None
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._forget_step()
+        self._step = None
         self._handles.stay_last()
         self._watch.look(self._attentions)
-        self._positions = self._contract.check(ModelCall.of_decoder(module, args, kwargs))
+        call = ModelCall.of_decoder(module, args, kwargs)
+        self._step = self._step_of(call, self._contract.check(call))
+
+    def _step_of(self, call: ModelCall, positions: Positions) -> Step:
+        """How a call of the decoder runs, whose rows and columns these are."""
+        return DenseStep(self._masks, positions, self._additive)
 
     def _after_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         self._contract.done()
-        self._drawn.clear()  # the largest thing held, and no two layers share it
+        self._masks.forget_drawn()
 
     def _layer_hook(self, number: int) -> Any:
-        is_needed = self._needs_hook(number)
-
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             call = LayerCall.read(layer, args, kwargs)
             self._contract.ran(number, call)
-            if not is_needed:
-                return None
-            call = self._prepare(number, call)
-            return call.args, dict(call.kwargs)
+            prepared = self._prepare(number, call)
+            return None if prepared is call else (prepared.args, dict(prepared.kwargs))
 
         return before_layer
 
     def _prepare(self, layer: int, call: LayerCall) -> LayerCall:
         """What a layer is called with under the flow."""
-        return call.with_parts(mask=self._mask(layer, call))
-
-    def _mask(self, layer: int, call: LayerCall) -> Tensor:
-        """What this layer is given; layers with the same cuts and the same mask of their own share it."""
-        own, hidden = call.mask, call.hidden
-        keep = self._keep(layer, hidden.device)
-        held = _keys_of_a_window(call.cache, layer) if own is None else None
-        key = (id(keep), id(own), held)
-        if key not in self._given:
-            if held is not None:
-                keep = keep[..., -(held + hidden.shape[1]) :]
-            mask = combine(own, keep, hidden.dtype if self._additive else None)
-            if own is not None:
-                check_causal(own, self._positions)
-                self._check_rows(mask, layer)
-            self._given[key] = own, mask  # `own` is held, lest another mask is given its id
-        return self._given[key][1]
-
-    def _check_rows(self, mask: Tensor, layer: int) -> None:
-        """A sliding window may hide the keys that the flow has left to a row; its softmax would then be uniform."""
-        assert self._positions is not None
-        bare = ~visible(mask).any(-1).any(1) & (self._positions.queries >= 0).to(mask.device)
-        if bare.any():
-            sample, row = bare.nonzero()[0].tolist()
-            raise FlowError(
-                f"flow {self._resolved[0].bound.flow.text!r} leaves token "
-                f"{int(self._positions.queries[sample, row])} without any key in layer {layer}: the layer's own "
-                "attention window hides the rest"
-            )
-
-    def _keep(self, layer: int, device: torch.device) -> Tensor:
-        """The kept edges of this forward in one layer, bool [batch, 1, query, key]; layers alike share it."""
-        assert self._positions is not None
-        drawn = any(r.draws for r in self._resolved)
-        alike = (tuple(r.bound.cuts[layer - 1] for r in self._resolved), layer if drawn else 0)
-        key = (alike, device)
-        if key not in self._step_masks:
-            self._step_masks[key] = self._build(layer, device)
-        return self._step_masks[key]
-
-    def _build(self, layer: int, device: torch.device) -> Tensor:
-        positions = self._positions
-        assert positions is not None
-        queries, keys = positions.queries.to(device), positions.keys.to(device)
-        beams = len(queries) // len(self._resolved)
-        decoding = bool((queries.amin(-1) >= self._longest).all())
-        rows = [
-            expand(
-                self._last_or_whole(sample // beams, layer, device, decoding), queries[sample], keys[sample]
-            )
-            for sample in range(len(queries))
-        ]
-        keep = torch.stack(rows)
-        num_keys = keys.shape[1]
-        causal = torch.ones(queries.shape[1], num_keys, dtype=torch.bool, device=device).tril(positions.past)
-        return (keep & causal)[:, None]
-
-    def _last_or_whole(self, sample: int, layer: int, device: torch.device, decoding: bool) -> Tensor:
-        """A prompt's mask; of one that is drawn anew in every layer, generated tokens need the last row alone."""
-        if not self._resolved[sample].draws or not decoding:
-            return self._prompt_mask(sample, layer, device)
-        if (
-            sample,
-            layer,
-        ) not in self._last_rows:  # the prompt was read in another way than by this engine's masks
-            self._prompt_mask(sample, layer, device)
-        return self._last_rows[sample, layer].to(device)
-
-    def _prompt_mask(self, sample: int, layer: int, device: torch.device) -> Tensor:
-        resolved = self._resolved[sample]
-        if resolved.draws:  # a control's layers differ all: keeping them would fill the memory
-            if self._drawn.get(sample, (0,))[0] != layer:
-                mask = keep_mask(resolved, layer)
-                self._drawn[sample] = layer, mask.to(device)
-                self._last_rows[sample, layer] = mask[-1:].clone()
-            return self._drawn[sample][1].to(device)
-        first_alike = resolved.bound.cuts.index(resolved.bound.cuts[layer - 1]) + 1
-        key = (sample, first_alike, device)
-        if key not in self._prompt_masks:
-            self._prompt_masks[key] = keep_mask(resolved, first_alike).to(device)
-        return self._prompt_masks[key]
+        assert self._step is not None
+        return self._step.prepare(layer, call)
 
 
 def _keys_of_a_window(cache: Any, layer: int) -> int | None:
@@ -198,7 +192,7 @@ def check_causal(own: Tensor, positions: Positions | None) -> None:
     later = visible(own)[:, 0].triu(columns - rows + 1)
     if not later.any():
         return
-    real = (positions.keys >= 0).to(own.device)  # what padding reads is of no account
+    real = send(positions.keys >= 0, own.device)  # what padding reads is of no account
     if (later & real[:, None, -columns:] & real[:, -rows:, None]).any():
         raise UnsupportedModelError(
             "the model lets tokens read later ones (image tokens that read one another in both directions, or a "

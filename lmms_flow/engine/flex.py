@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from ..flow import Blocks
+from .columns import send
 
 BLOCK = 128  # FlexAttention's own block, in tokens
 
@@ -29,13 +30,13 @@ def block_mask(blocks: Blocks, skipped: int, device: torch.device) -> BlockMask:
     num_keys = blocks.segments[-1].stop
     kept = kept_pairs(blocks, skipped)
     full, partial = kept == BLOCK * BLOCK, (kept > 0) & (kept < BLOCK * BLOCK)
-    segment_of = _segment_of(blocks, device)
-    reads = torch.from_numpy(_reads(blocks)).to(device)
+    segment_of_token = segment_of(blocks, device)
+    reads = torch.from_numpy(segments_read(blocks)).to(device)
     first = torch.tensor(skipped, device=device)  # a number would have to be compiled in
 
     def mask_mod(sample: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
         token = row + first
-        return reads[segment_of[token], segment_of[key]] & (key <= token)
+        return reads[segment_of_token[token], segment_of_token[key]] & (key <= token)
 
     return BlockMask.from_kv_blocks(
         *_in_order(partial, device),
@@ -54,7 +55,7 @@ def kept_pairs(blocks: Blocks, skipped: int = 0) -> NDArray[np.float32]:
     num_keys = blocks.segments[-1].stop
     row_borders = np.arange(skipped, num_keys + BLOCK, BLOCK)
     key_borders = np.arange(0, num_keys + BLOCK, BLOCK)
-    reads_earlier = np.tril(_reads(blocks), -1).astype(np.float32)  # counts to 16,384 are exact
+    reads_earlier = np.tril(segments_read(blocks), -1).astype(np.float32)  # counts to 16,384 are exact
     kept = np.asarray(
         _tokens(row_borders, blocks) @ reads_earlier @ _tokens(key_borders, blocks).T, np.float32
     )
@@ -95,7 +96,7 @@ def _triangle(
     return kept
 
 
-def _reads(blocks: Blocks) -> NDArray[np.bool_]:
+def segments_read(blocks: Blocks) -> NDArray[np.bool_]:
     """Whether a segment reads another, [query segment, key segment]."""
     width = len(blocks.segments) // 8 + 1
     packed = np.frombuffer(b"".join(bits.to_bytes(width, "little") for bits in blocks.kept), dtype=np.uint8)
@@ -103,11 +104,11 @@ def _reads(blocks: Blocks) -> NDArray[np.bool_]:
     return bits[:, : len(blocks.segments)].astype(np.bool_)
 
 
-def _segment_of(blocks: Blocks, device: torch.device) -> Tensor:
+def segment_of(blocks: Blocks, device: torch.device) -> Tensor:
     """The segment of each token; kernels may look a little beyond the last one."""
     lengths = torch.tensor([len(segment) for segment in blocks.segments])
     lengths[-1] += BLOCK
-    return torch.arange(len(lengths)).repeat_interleave(lengths).to(device)
+    return send(torch.arange(len(lengths)).repeat_interleave(lengths), device)
 
 
 def _in_order(chosen: NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Tensor]:

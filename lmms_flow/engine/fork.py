@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from ..errors import FlowError
 from ..flow import ResolvedFlow
+from .columns import send
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers, rows_keep_their_places
 from .dense import adds_to_scores, check_causal, to_additive, visible
@@ -75,7 +76,7 @@ class ForkWalk:
         self._additive = attention_implementation(decoder) == "eager"
         self._forks = forks
         self._states: dict[int, Tensor] = {}  # fork -> [row, width], from the layer where it joins
-        self._keep: dict[int, Tensor] = {}
+        self._kept: dict[tuple[int, int, int, torch.device], tuple[Any, Tensor]] = {}
         self._after: Tensor | None = None  # the baseline behind the layer before
         self._handles = Handles()
         self._contract = Contract(decoder, [forks[0].resolved])
@@ -172,18 +173,28 @@ class ForkWalk:
     def _mask(self, number: int, pack: list[int], own: Any, rows: Tensor) -> Tensor:
         """[1, 1, row, key]: each fork reads the baseline below its first row, itself above, nothing of the others."""
         first_row, count = self._forks[pack[0]].first_row, self._forks[pack[0]].num_rows
+        keep = torch.stack([self._keep(number, self._forks[f], own, rows.device) for f in pack])
         mask = torch.zeros(
-            len(pack) * count, first_row + len(pack) * count, dtype=torch.bool, device=rows.device
+            len(pack), count, first_row + len(pack) * count, dtype=torch.bool, device=rows.device
         )
-        causal = self._own_keep(own, first_row, rows.device, count)
-        for place, f in enumerate(pack):
-            keep = causal & self._cut(f) if number in self._forks[f].layers else causal
-            at = slice(place * count, (place + 1) * count)
-            self._check_rows(keep, number, self._forks[f])
-            mask[at, :first_row] = keep[:, :first_row]
-            mask[at, first_row + place * count : first_row + (place + 1) * count] = keep[:, first_row:]
-        whole = mask[None, None]
+        mask[:, :, :first_row] = keep[:, :, :first_row]
+        among_themselves = mask[:, :, first_row:].view(len(pack), count, len(pack), count)
+        among_themselves.diagonal(dim1=0, dim2=2).copy_(keep[:, :, first_row:].permute(1, 2, 0))
+        whole = mask.flatten(0, 1)[None, None]
         return to_additive(whole, rows.dtype) if self._additive else whole
+
+    def _keep(self, layer: int, fork: Fork, own: Any, device: torch.device) -> Tensor:
+        """What the rows of a fork read in a layer, bool [row, key]; windows of one knockout share it."""
+        cut = fork.resolved if layer in fork.layers else None
+        key = id(own), id(cut), fork.first_row, device
+        if key not in self._kept:
+            keep = self._own_keep(own, fork.first_row, device, fork.num_rows)
+            if cut is not None:
+                keep = keep & send(keep_mask(cut, 1)[fork.first_row :], device)
+            if own is not None:
+                self._check_rows(keep, layer, fork)
+            self._kept[key] = own, keep  # `own` is held, lest another mask is given its id
+        return self._kept[key][1]
 
     def _check_rows(self, keep: Tensor, layer: int, fork: Fork) -> None:
         """A window may hide the keys that a knockout has left to a row; its softmax would then be uniform."""
@@ -204,12 +215,3 @@ class ForkWalk:
         if adds_to_scores(own):
             raise CantForkError
         return visible(own)[0, 0, first_row:].to(device)
-
-    def _cut(self, number: int) -> Tensor:
-        """The fork's rows of its knockout's mask, bool [row, key]; windows of one knockout share it."""
-        fork = self._forks[number]
-        key = id(fork.resolved)
-        if key not in self._keep:
-            device = self.cache.layers[0].keys.device
-            self._keep[key] = keep_mask(fork.resolved, 1)[fork.first_row :].to(device)
-        return self._keep[key]

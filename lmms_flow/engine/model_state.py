@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,22 +31,31 @@ class ModelState:
         plain += (_autocast(module), *map(id, hooks_everywhere()))
         for part in module.modules():
             plain.append((id(part), part.training, *_overrides(part)))
-        sampled = []
+        sampled: dict[Any, list[Tensor]] = {}
         with torch.no_grad():
             for parameter in (*module.parameters(), *module.buffers()):
                 plain.append((parameter.data_ptr(), _version(parameter)))
                 if parameter.numel() and not parameter.is_meta:
                     flat = parameter.detach().reshape(-1)
-                    sampled.append(flat[:: max(1, len(flat) // SAMPLED)].clone())
-        return cls(tuple(plain), tuple(sampled))
+                    kind = parameter.device, parameter.dtype
+                    sampled.setdefault(kind, []).append(flat[:: max(1, len(flat) // SAMPLED)])
+            return cls(tuple(plain), tuple(map(torch.cat, sampled.values())))
 
     def equals(self, other: ModelState) -> bool:
         """Whether nothing changed between the two."""
-        return (
-            self.plain == other.plain
-            and len(self.sampled) == len(other.sampled)
-            and all(map(torch.equal, self.sampled, other.sampled))
-        )
+        if self.plain != other.plain or len(self.sampled) != len(other.sampled):
+            return False
+        return are_equal(zip(self.sampled, other.sampled, strict=True))
+
+
+def are_equal(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
+    """Whether the tensors of each pair hold the same; each device is asked once, for all of its pairs."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for one, other in pairs:
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        found.setdefault(one.device, []).append((one == other.to(one.device)).all())
+    return all(bool(torch.stack(each).all()) for each in found.values())
 
 
 def _overrides(part: nn.Module) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import torch
 from ..flow import Blocks, ResolvedFlow
 from ..flow.blocks import runs_of_bits
 from .flex import BLOCK, kept_pairs
-from .strips import CHUNK_ROWS, Strip, Strips, strips_of, takes_flex
+from .strips import CHUNK_ROWS, Strip, Strips, kernel_of, strips_of
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,30 @@ class RowPlan:
     def num_pairs(self, layer: int, device: torch.device) -> int:
         """The pairs of one head that a layer's kernels compute where it runs in strips, or in FlexAttention's blocks.
 
-        A causal kernel computes its whole square, and FlexAttention every block of which a pair is kept.
+        Causal and masked kernels compute their whole square, FlexAttention every block of which a pair is kept.
         """
         strips = self.strips(layer)
-        if takes_flex(strips, device):
+        kernel = kernel_of(strips, device)
+        if kernel == "flex":
             return int((kept_pairs(strips.blocks) > 0).sum()) * BLOCK**2
-        return sum(_pairs(strip, in_chunks=device.type != "cuda") for strip in strips.strips)
+        if kernel == "masked":
+            return strips.num_keys**2
+        return sum(_pairs(strip, in_chunks=device.type == "cpu") for strip in strips.strips)
 
     def rows(self, layer: int) -> tuple[int, ...]:
         """The prompt tokens that enter a layer (from 1), ascending; `last` is always the last of them."""
-        return self._tokens(self.entering[layer - 1])
+        return self.tokens(self.entering[layer - 1])
 
     def rows_read_by_last(self, layer: int) -> tuple[int, ...]:
         """The prompt tokens whose keys and values generated tokens may read in a layer."""
-        last = len(self.resolved.segments) - 1
-        return self._tokens(frozenset(self.read_by(last, layer)))
+        return self.tokens(self.segments_read_by_last(layer))
 
-    def _tokens(self, segments: frozenset[int]) -> tuple[int, ...]:
+    def segments_read_by_last(self, layer: int) -> frozenset[int]:
+        """The segments of those tokens."""
+        return frozenset(self.read_by(len(self.resolved.segments) - 1, layer))
+
+    def tokens(self, segments: frozenset[int]) -> tuple[int, ...]:
+        """The prompt tokens of some segments, ascending."""
         return tuple(token for s in sorted(segments) for token in self.resolved.segments[s])
 
 

@@ -19,7 +19,8 @@ T = TypeVar("T")
 class Positions:
     """One forward's rows and columns. Tokens count from 0 in each sample, padding left out; padding has -1.
 
-    `queries` [batch, query], `keys` [batch, key]; `past` columns come from the key/value cache.
+    `queries` [batch, query], `keys` [batch, key], on the host: they are read back once a forward, and not again.
+    `past` columns come from the key/value cache.
     """
 
     queries: Tensor
@@ -28,14 +29,14 @@ class Positions:
 
 
 def attended_tokens(call: ModelCall, tokens: Tensor, past: int) -> Tensor:
-    """The token of each column of a decoder's call, [batch, key]; -1 for padding.
+    """The token of each column of a decoder's call, [batch, key]; -1 for padding. On the host.
 
     Raises FlowError where the call has a mask of another kind.
     """
     batch, num_queries = tokens.shape[:2]
     mask = call.get("mask")
     if mask is None:
-        return torch.arange(past + num_queries, device=tokens.device).expand(batch, -1)
+        return torch.arange(past + num_queries).expand(batch, -1)
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         kind = (
             f"a tensor of {mask.ndim} dimensions" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
@@ -50,7 +51,7 @@ def attended_tokens(call: ModelCall, tokens: Tensor, past: int) -> Tensor:
             f"the attention_mask is {list(mask.shape)}, for {batch} samples of {past} cached and {num_queries} new "
             "tokens (flows need a dynamic key/value cache)"
         )
-    attended = mask.to(torch.long)
+    attended = mask.to("cpu", torch.long)
     return torch.where(attended.bool(), attended.cumsum(-1) - 1, -1)
 
 

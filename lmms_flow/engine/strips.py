@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,19 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ..flow import Blocks
 from ..flow.layout import merge
+from .columns import send
 from .decoder import decoder_layers
-from .flex import block_mask
+from .flex import block_mask, segment_of, segments_read
 
 NAME = "lmms_flow_sdpa"
-# From how many keys on FlexAttention runs a layer that takes several strips, by device. A dense mask has no row: strips
-# were faster at every length that was measured, 512 to 16,384 tokens (benchmarks/long.py).
+# From how many keys on FlexAttention runs a layer that takes several strips, by device (benchmarks/long.py).
 FLEX_FROM = {
     "cpu": math.inf,  # strips were 1.1 to 1.4 times faster from 1,267 tokens on, as fast at 512
-    "cuda": 16_384,  # not measured: where skipping edges is known to save much
+    "cuda": 8192,  # on an H200 one masked kernel was faster up to 4,096, FlexAttention at 16,384
 }
+# Up to how many keys a layer of several strips runs in one kernel under their mask, away from the CPU. There strips are
+# so many kernels that starting them takes longer than all pairs of one; a mask of more keys would fill the memory.
+MASK_UP_TO = 16_384
 # How far FlexAttention may lie from plain SDPA, relative to the largest value. fp32 products may be run in TF32.
 FLEX_TOLERANCE = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _PROVED: dict[tuple[Any, ...], bool] = {}  # kinds of tensors on which it was compared
@@ -83,6 +86,11 @@ class Strips:
     strips: tuple[Strip, ...]
     blocks: Blocks
     skipped: int = 0
+
+    @property
+    def num_keys(self) -> int:
+        """The rows that are read, which are all that entered."""
+        return self.blocks.segments[-1].stop
 
     @property
     def is_causal(self) -> bool:
@@ -145,16 +153,40 @@ def strip_attention(
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out, None
     kwargs.pop("is_causal", None)
-    if takes_flex(attention_mask, query.device):
+    if kernel_of(attention_mask, query.device) == "flex":
         return _attend_in_blocks(module, query, key, value, attention_mask, **kwargs), None
     return attend_in_strips(module, query, key, value, attention_mask, **kwargs), None
 
 
-def takes_flex(strips: Strips, device: torch.device) -> bool:
-    """Whether FlexAttention runs this layer, in one kernel, and not one kernel a strip."""
-    num_keys = strips.blocks.segments[-1].stop
-    long = num_keys >= FLEX_FROM.get(device.type, math.inf) and len(strips.of_queries) > 1
-    return long and (device.type == "cpu" or find_spec("triton") is not None)  # what it is compiled with
+Kernel: TypeAlias = Literal["causal", "strips", "masked", "flex"]
+
+
+def kernel_of(strips: Strips, device: torch.device) -> Kernel:
+    """What a layer runs in on a device: one causal kernel, one a strip, one under a mask, or FlexAttention."""
+    if strips.is_causal:
+        return "causal"
+    if len(strips.of_queries) == 1:
+        return "strips"  # one kernel as well
+    can_compile = device.type == "cpu" or find_spec("triton") is not None
+    if strips.num_keys >= FLEX_FROM.get(device.type, math.inf) and can_compile:
+        return "flex"
+    return "strips" if device.type == "cpu" or strips.num_keys > MASK_UP_TO else "masked"
+
+
+def dense_mask(strips: Strips, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The strips as SDPA adds a mask to the scores, [1, 1, row, key]; made on the device, from its segments.
+
+    Its rows lie a multiple of eight apart, as CUDA's kernels want them: others they would copy at each call.
+    """
+    num_keys = strips.num_keys
+    segments = segment_of(strips.blocks, device)[:num_keys]
+    cut = send(~torch.from_numpy(segments_read(strips.blocks)), device)
+    mask = torch.zeros(num_keys - strips.skipped, -(-num_keys // 8) * 8, dtype=dtype, device=device)[
+        :, :num_keys
+    ]
+    mask.masked_fill_(cut[segments[strips.skipped :]][:, segments], -math.inf)
+    later = torch.ones(mask.shape, dtype=torch.bool, device=device).triu_(strips.skipped + 1)
+    return mask.masked_fill_(later, -math.inf)[None, None]
 
 
 def _attend_in_blocks(

@@ -45,7 +45,9 @@ class Preset:
         """
         if num_tokens is None:
             return prompt_layout(**self.prompt)
-        text = {name: size for name, size in self.prompt.items() if name not in ("frames", "tokens_per_frame")}
+        text = {
+            name: size for name, size in self.prompt.items() if name not in ("frames", "tokens_per_frame")
+        }
         per_frame = self.prompt["tokens_per_frame"]
         frames, left = divmod(num_tokens - 1 - sum(text.values()), per_frame)
         return prompt_layout(
