@@ -215,11 +215,14 @@ def _check_cache(cache: Any) -> None:
 def _as_it_is(layers: Sequence[nn.Module]) -> list[Any]:
     """What layers and their attention are: the modules, forwards that somebody put in their place, how they attend."""
     found: list[Any] = []
+    implementations: dict[int, Any] = {}  # layers mostly share a configuration, which is slow to ask
     for layer in layers:
-        attention = layer.self_attn
+        attention: Any = layer.self_attn
         found += (layer, attention, vars(layer).get("forward"), vars(attention).get("forward"))
         own = getattr(attention, "config", None)  # a layer may have one of its own
-        found += (getattr(attention, "is_causal", None), getattr(own, "_attn_implementation", None))
+        if id(own) not in implementations:
+            implementations[id(own)] = getattr(own, "_attn_implementation", None)
+        found += (getattr(attention, "is_causal", None), implementations[id(own)])
     return found
 
 

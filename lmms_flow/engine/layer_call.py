@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -44,6 +44,7 @@ _DECODER_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _MODEL_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {**_DECODER_PARTS, "kept": ("logits_to_keep",), "use_cache": ("use_cache",)}
 )
+_PARTS = {"layer": _LAYER_PARTS, "decoder": _DECODER_PARTS, "model": _MODEL_PARTS}
 # Without these, a cut can't be put where it belongs. The others are left out by some models.
 _NEEDED_IN_LAYER = ("hidden", "mask", "cache")
 _NEEDED_IN_DECODER = ("inputs_embeds", "mask", "cache")
@@ -54,7 +55,7 @@ _AnyCall = TypeVar("_AnyCall", bound="Call")
 
 @dataclass(frozen=True)
 class Call:
-    """A call as a hook sees it, with its parts under our names: `spelling` says transformers' name of each.
+    """A call as a hook sees it, with its parts under our names.
 
     `order` are the names of the positional parameters, in their order.
     """
@@ -62,24 +63,29 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     order: tuple[str, ...]
-    parts: Mapping[str, tuple[str, ...]]
+    kind: str  # whose call: a layer's, a decoder's, a model's
+
+    @property
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """transformers' names of each part of such a call."""
+        return _PARTS[self.kind]
 
     def get(self, part: str) -> Any:
         """A part of the call; None where it was not given."""
-        name = self._name(part)
+        name = self._spelling.get(part)
         if name is None:
             return None
         return self.kwargs[name] if name in self.kwargs else self.args[self.order.index(name)]
 
     def gives(self, part: str) -> bool:
         """Whether the call names this part at all, be it None."""
-        return self._name(part) is not None
+        return part in self._spelling
 
     def with_parts(self: _AnyCall, **parts: Any) -> _AnyCall:
         """The same call with other parts, each under the name and in the place that it came with."""
         args, kwargs = list(self.args), dict(self.kwargs)
         for part, value in parts.items():
-            name = self._name(part)
+            name = self._spelling.get(part)
             if name is None:
                 kwargs[self.parts[part][0]] = value
             elif name in kwargs:
@@ -94,9 +100,16 @@ class Call:
         given = dict(zip(self.order, self.args, strict=False)) | dict(self.kwargs)
         return {name: value for name, value in given.items() if name not in known and value is not None}
 
-    def _name(self, part: str) -> str | None:
-        placed = self.order[: len(self.args)]
-        return next((name for name in self.parts[part] if name in self.kwargs or name in placed), None)
+    @cached_property
+    def _spelling(self) -> Mapping[str, str]:
+        return _spelling(self.kind, (*self.order[: len(self.args)], *self.kwargs))
+
+
+@lru_cache(maxsize=1024)  # a handful: calls of one kind give the same names each time
+def _spelling(kind: str, given: tuple[str, ...]) -> Mapping[str, str]:
+    """transformers' name of each part that a call gives."""
+    found = ((part, [name for name in names if name in given]) for part, names in _PARTS[kind].items())
+    return MappingProxyType({part: names[0] for part, names in found if names})
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,7 @@ class LayerCall(Call):
     @classmethod
     def read(cls, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LayerCall:
         """The call that a hook on the layer was told of. Raises UnsupportedModelError where a part is missing."""
-        call = cls(args, kwargs, _order(layer), _LAYER_PARTS)
+        call = cls(args, kwargs, _order(layer), "layer")
         if not call.gives("hidden") or not call.gives("mask"):
             missing = "mask" if call.gives("hidden") else "hidden"
             raise UnsupportedModelError(
@@ -165,12 +178,12 @@ class ModelCall(Call):
     @classmethod
     def of_decoder(cls, decoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
         """A call of the text decoder."""
-        return cls(args, kwargs, _order(decoder), _DECODER_PARTS)
+        return cls(args, kwargs, _order(decoder), "decoder")
 
     @classmethod
     def of_model(cls, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
         """A call of the model with its head."""
-        return cls(args, kwargs, _order(model), _MODEL_PARTS)
+        return cls(args, kwargs, _order(model), "model")
 
     @property
     def tokens(self) -> Tensor | None:
@@ -290,7 +303,7 @@ def _parameters_of(forward: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def mask_in(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The mask that a layer's module is called with; None where it is given none."""
-    return Call(args, kwargs, _order(module), _LAYER_PARTS).get("mask")
+    return Call(args, kwargs, _order(module), "layer").get("mask")
 
 
 def takes_tokens_apart(module: nn.Module) -> bool:

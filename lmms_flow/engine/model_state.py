@@ -13,6 +13,7 @@ from .hooks import hooks_everywhere, is_foreign
 from .strips import NAME
 
 SAMPLED = 16  # entries of each parameter that are compared: edits behind autograd's back leave no other trace
+SMALL = 2**16  # entries up to which a tensor is copied for a comparison of many at once
 _ADAPTER = ("disable_adapters", "active_adapters", "merged_adapters", "scaling")
 
 
@@ -35,10 +36,16 @@ class ModelState:
         with torch.no_grad():
             for parameter in (*module.parameters(), *module.buffers()):
                 plain.append((parameter.data_ptr(), _version(parameter)))
-                if parameter.numel() and not parameter.is_meta:
-                    flat = parameter.detach().reshape(-1)
-                    kind = parameter.device, parameter.dtype
-                    sampled.setdefault(kind, []).append(flat[:: max(1, len(flat) // SAMPLED)])
+                count = parameter.numel()
+                if count and not parameter.is_meta:
+                    step = max(1, count // SAMPLED)
+                    spread = (-(-count // step),), (step,)  # one view where another way would take three
+                    view = (
+                        parameter.as_strided(*spread)
+                        if parameter.is_contiguous()
+                        else parameter.reshape(-1)[::step]
+                    )
+                    sampled.setdefault((parameter.device, parameter.dtype), []).append(view)
             return cls(tuple(plain), tuple(map(torch.cat, sampled.values())))
 
     def equals(self, other: ModelState) -> bool:
@@ -49,12 +56,21 @@ class ModelState:
 
 
 def are_equal(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
-    """Whether the tensors of each pair hold the same; each device is asked once, for all of its pairs."""
+    """Whether the tensors of each pair hold the same; each device is asked once, small tensors in one piece."""
+    small: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     found: dict[torch.device, list[Tensor]] = {}
     for one, other in pairs:
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
-        found.setdefault(one.device, []).append((one == other.to(one.device)).all())
+        other = other.to(one.device)
+        if one.numel() > SMALL:
+            found.setdefault(one.device, []).append((one == other).all())
+            continue
+        ours, theirs = small.setdefault((one.device, one.dtype), ([], []))
+        ours.append(one.reshape(-1))
+        theirs.append(other.reshape(-1))
+    for (device, _), (ours, theirs) in small.items():
+        found.setdefault(device, []).append((torch.cat(ours) == torch.cat(theirs)).all())
     return all(bool(torch.stack(each).all()) for each in found.values())
 
 

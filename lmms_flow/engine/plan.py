@@ -27,6 +27,11 @@ class RowPlan:
     undropped: int  # the first layers whose rows are all kept: the host reads the prompt's length off the first cache
 
     @cached_property
+    def _strips(self) -> dict[int, Strips]:
+        """By layer, as far as they were asked for."""
+        return {}
+
+    @cached_property
     def entering(self) -> tuple[frozenset[int], ...]:
         """The segments that enter each layer, from layer 1 on; the last entry: those that leave the last layer."""
         last = len(self.resolved.segments) - 1
@@ -34,20 +39,23 @@ class RowPlan:
         found = [live]
         for layer in range(self.resolved.bound.num_layers, 0, -1):
             kept = self.resolved.blocks(layer).kept
-            for query in _places(live):
+            for query in _each(live):
                 live |= kept[query]
             if layer <= self.undropped:
                 live = (1 << (last + 1)) - 1
             found.append(live)
-        return tuple(frozenset(_places(bits)) for bits in reversed(found))
+        return tuple(map(_places, reversed(found)))
 
     def read_by(self, query: int, layer: int) -> tuple[int, ...]:
         """The segments that one segment reads in a layer."""
-        return tuple(_places(self.resolved.blocks(layer).kept[query]))
+        return tuple(_each(self.resolved.blocks(layer).kept[query]))
 
     def strips(self, layer: int) -> Strips:
         """The attention among the rows that enter a layer, in strips."""
-        return _strips(self.resolved.blocks(layer), self.entering[layer - 1])
+        found = self._strips.get(layer)
+        if found is None:
+            found = self._strips[layer] = _strips(self.resolved.blocks(layer), self.entering[layer - 1])
+        return found
 
     def num_edges(self, layer: int) -> int:
         """The (query, key) pairs that are kept among the rows that enter a layer, of one head."""
@@ -81,16 +89,22 @@ class RowPlan:
 
     def segments_read_by_last(self, layer: int) -> frozenset[int]:
         """The segments of those tokens."""
-        return frozenset(self.read_by(len(self.resolved.segments) - 1, layer))
+        return _places(self.resolved.blocks(layer).kept[-1])
 
     def tokens(self, segments: frozenset[int]) -> tuple[int, ...]:
         """The prompt tokens of some segments, ascending."""
         return tuple(token for s in sorted(segments) for token in self.resolved.segments[s])
 
 
-def _places(bits: int) -> Iterator[int]:
-    """The places of the ones in a bit set."""
+def _each(bits: int) -> Iterator[int]:
+    """The places of the ones in a bit set, in their order."""
     return chain.from_iterable(runs_of_bits(bits))
+
+
+@lru_cache(maxsize=1024)
+def _places(bits: int) -> frozenset[int]:
+    """The same as a set; layers alike share one."""
+    return frozenset(_each(bits))
 
 
 @lru_cache(maxsize=256)  # most layers of a flow are alike

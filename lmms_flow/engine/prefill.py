@@ -61,7 +61,8 @@ class SparsePrefill:
             None  # what those of this layer read: the same, or a baseline's before them
         )
         self._columns: dict[object, Columns] = {}
-        self._masks_of_strips: dict[tuple[Strips, torch.device, torch.dtype], Tensor] = {}
+        self._given: dict[tuple[Any, ...], Tensor | Strips | None] = {}  # to layers that run in strips
+        self._read_of: dict[int, CachedKeys] = {}
         self._moved: dict[str, tuple[Any, Columns, Any]] = {}  # part of a call -> as given, the rows, moved
 
     @property
@@ -105,7 +106,7 @@ class SparsePrefill:
         """Leaves in the cache what generated tokens may read in this layer."""
         assert self._read is not None
         stored = cache.layers[layer - 1]
-        wanted = self._columns_of("last", lambda plan: plan.segments_read_by_last(layer))
+        wanted = self._columns_of(tuple(plan.segments_read_by_last(layer) for plan in self._plans))
         if self._branch is not None and self._branch.skips(layer):
             kept = self._branch.baseline.keys(layer, wanted)
         elif wanted is self._read:
@@ -115,23 +116,22 @@ class SparsePrefill:
             places = self._once((id(read), id(wanted)), lambda: read.places_of(wanted))
             kept = _gather_keys(stored.keys, places), _gather_keys(stored.values, places)
         dropped = self._num_columns - kept[0].shape[2]
-        cache.layers[layer - 1] = PrunedLayer(*kept, self._block, dropped)
+        cache.layers[layer - 1] = PrunedLayer(stored, *kept, self._block, dropped)
         self.cached[layer] = self._read_later(layer, wanted)
 
     def done(self) -> None:
         """The decoder is through: what was held for its layers alone is let go of."""
-        self._masks_of_strips.clear()
+        self._given.clear()
         self._moved.clear()
         self._own = None
 
     # Which rows
 
     def _entering(self, layer: int) -> Columns:
-        return self._columns_of("in", lambda plan: plan.entering[layer - 1])
+        return self._columns_of(tuple(plan.entering[layer - 1] for plan in self._plans))
 
-    def _columns_of(self, kind: str, segments_of: Callable[[RowPlan], frozenset[int]]) -> Columns:
+    def _columns_of(self, segments: tuple[frozenset[int], ...]) -> Columns:
         """The columns of some segments of each sample; layers alike share one object."""
-        segments = tuple(segments_of(plan) for plan in self._plans)
         return self._once(
             segments,
             lambda: Columns.of_tokens(
@@ -209,15 +209,17 @@ class SparsePrefill:
     def _under(self, strips: Strips, call: LayerCall) -> LayerCall:
         """The call under these strips, or under their mask where one masked kernel is faster than many."""
         hidden = call.hidden
-        kernel = kernel_of(strips, hidden.device)
-        if kernel == "causal":
-            return call.with_parts(mask=None)
-        if kernel != "masked":
-            return call.with_parts(mask=strips)
-        key = strips, hidden.device, hidden.dtype
-        if key not in self._masks_of_strips:
-            self._masks_of_strips[key] = dense_mask(*key)
-        return call.with_parts(mask=self._masks_of_strips[key])
+        key = (
+            id(strips.strips),
+            strips.skipped,
+            hidden.device,
+            hidden.dtype,
+        )  # the plan holds what is told by id
+        if key not in self._given:
+            kernel = kernel_of(strips, hidden.device)
+            mask = dense_mask(strips, hidden.device, hidden.dtype) if kernel == "masked" else strips
+            self._given[key] = None if kernel == "causal" else mask
+        return call.with_parts(mask=self._given[key])
 
     def _live_mask(self, layer: int, columns: Columns, hidden: Tensor, own: Any) -> Tensor | None:
         """The mask of the rows that entered, which are the last of the columns; None where it is plain causal.
@@ -257,12 +259,15 @@ class SparsePrefill:
 
     def _read_later(self, layer: int, columns: Columns) -> CachedKeys:
         """Which columns, of those that the plan says, generated tokens read: a random draw cuts single edges."""
-        read = columns.real
-        if self._draws:
-            tokens = self._keys.gather(1, columns.host.clamp_min(0))
-            beams = len(tokens) // len(self._plans)
-            last = [self._masks.last_row(s // beams, layer, read.device)[0] for s in range(len(tokens))]
-            read = read & torch.stack([row[tokens[sample]] for sample, row in enumerate(last)])
+        if not self._draws:
+            if id(columns) not in self._read_of:
+                self._read_of[id(columns)] = CachedKeys(columns.real, bool(columns.real.all()))
+            return self._read_of[id(columns)]
+        tokens = self._keys.gather(1, columns.host.clamp_min(0))
+        beams = len(tokens) // len(self._plans)
+        device = columns.host.device
+        last = [self._masks.last_row(s // beams, layer, device)[0] for s in range(len(tokens))]
+        read = columns.real & torch.stack([row[tokens[sample]] for sample, row in enumerate(last)])
         return CachedKeys(read, bool(read.all()))
 
 

@@ -19,9 +19,9 @@ class Block(Protocol):
 class PrunedLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of some prompt tokens, [batch, head, token, width]; it serves its own block alone."""
 
-    def __init__(self, keys: Tensor, values: Tensor, block: Block, dropped: int) -> None:
+    def __init__(self, layer: DynamicLayer, keys: Tensor, values: Tensor, block: Block, dropped: int) -> None:
         super().__init__()
-        self.lazy_initialization(keys, values)
+        self.__dict__.update(layer.__dict__)  # as the host has set up the layer in whose place it comes
         self.keys, self.values = keys, values
         self._block = block
         self._dropped = dropped  # prompt columns that it does not hold
@@ -45,4 +45,4 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         )
 
     def __deepcopy__(self, memo: Any) -> PrunedLayer:
-        return PrunedLayer(self.keys.clone(), self.values.clone(), self._block, self._dropped)
+        return PrunedLayer(self, self.keys.clone(), self.values.clone(), self._block, self._dropped)
