@@ -106,9 +106,9 @@ def segments_read(blocks: Blocks) -> NDArray[np.bool_]:
 
 def segment_of(blocks: Blocks, device: torch.device) -> Tensor:
     """The segment of each token; kernels may look a little beyond the last one."""
-    lengths = torch.tensor([len(segment) for segment in blocks.segments])
+    lengths = np.array([len(segment) for segment in blocks.segments])
     lengths[-1] += BLOCK
-    return send(torch.arange(len(lengths)).repeat_interleave(lengths), device)
+    return send(torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)), device)
 
 
 def _in_order(chosen: NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -92,7 +92,7 @@ class Call:
                 kwargs[name] = value
             else:
                 args[self.order.index(name)] = value
-        return replace(self, args=tuple(args), kwargs=kwargs)
+        return type(self)(tuple(args), kwargs, self.order, self.kind)
 
     def others(self) -> dict[str, Any]:
         """What else the call gives, by name, None left out."""

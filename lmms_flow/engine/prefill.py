@@ -317,6 +317,8 @@ def _gather(states: Tensor, rows: Columns) -> Tensor:
     """Rows of [..., batch, token, width]; a batch of one stands for all."""
     index = rows.index(states.device)
     batch, count = index.shape
+    if batch == 1:
+        return states.index_select(-2, index[0])
     states = states.expand(*states.shape[:-3], batch, *states.shape[-2:])
     return states.gather(-2, index[..., None].expand(*states.shape[:-3], batch, count, states.shape[-1]))
 
@@ -330,5 +332,8 @@ def _gather_mask(own: Tensor, columns: Tensor) -> Tensor:
 
 def _gather_keys(states: Tensor, rows: Columns) -> Tensor:
     """Rows of [batch, head, token, width]."""
-    index = rows.index(states.device)[:, None, :, None]
+    index = rows.index(states.device)
+    if len(index) == 1:
+        return states.index_select(2, index[0])
+    index = index[:, None, :, None]
     return states.gather(2, index.expand(-1, states.shape[1], -1, states.shape[-1]))
