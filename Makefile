@@ -38,7 +38,7 @@ test-host: $(VENV)/.installed
 	$(TEST) -m host $(PYTEST_ARGS)
 
 soak: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(KILLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.soak --kills $(KILLS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

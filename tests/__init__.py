@@ -1,1 +1,1 @@
-"""The tests, and the small models, checkpoints, clips and hub that they run on."""
+"""The tests; what they run on is in support/."""

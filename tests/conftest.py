@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.hub import Hub, serve
+from tests.support.hub import Hub, serve
 
 # Before torch is imported. The tensors are tiny: on a busy machine, threads that wait for one another cost far
 # more time than they save.
@@ -26,8 +26,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture(scope="session")
 def paper_hub(hub: Hub) -> Hub:
     """The hub with a tiny model under the name of the paper's 7B checkpoint (32 layers), and a made TVBench."""
-    from tests.checkpoints import paper_llava
-    from tests.tvbench import REPOSITORY, make_tvbench
+    from tests.support.checkpoints import paper_llava
+    from tests.support.tvbench import REPOSITORY, make_tvbench
 
     paper_llava(hub.folder("models", PAPER_7B), layers=32, shards=3)
     make_tvbench(hub.folder("datasets", REPOSITORY), rows=3)

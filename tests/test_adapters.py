@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from lmms_flow.model_wrappers.internvl import InternvlFlow
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.runner import adapters
-from tests.checkpoints import HIDDEN, paper_llava
-from tests.checkpoints_internvl import internvl_chat
-from tests.clips import write_clip
-from tests.wrapped import answers, messages, refusal
+from tests.support.checkpoints import HIDDEN, paper_llava
+from tests.support.checkpoints_internvl import internvl_chat
+from tests.support.clips import write_clip
+from tests.support.wrapped import answers, messages, refusal
 
 peft = pytest.importorskip("peft")
 

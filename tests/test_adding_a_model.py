@@ -12,8 +12,8 @@ from lmms_eval.api.instance import Instance
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.model_wrappers.base import FlowModel
 from lmms_flow.records.journal import read_journal
-from tests.checkpoints import next_video
-from tests.clips import write_clip
+from tests.support.checkpoints import next_video
+from tests.support.clips import write_clip
 
 TEXT = "Question: Which way does it move?\nOptions:\n(A) left\n(B) right \nOnly give the best option."
 

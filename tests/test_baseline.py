@@ -13,30 +13,9 @@ from lmms_flow.engine import Baseline, decoder_layers, find_decoder, intervene
 from lmms_flow.engine.baseline import departure
 from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import Flow, FlowError
-from tests.layouts import random_layout
-from tests.models import DEVICE, FAMILIES, text_prompt, tiny
-from tests.test_sparse import EAGER_ONLY, TOLERANCE, difference, flows
-
-LATE = ("cross_frame@second_half", "video:last@3-", "question:last@4", "video:question@2-+last:last@4")
-
-
-def arms() -> list[Flow]:
-    return [*flows(), *map(Flow.load, LATE)]
-
-
-def generate(model: Any, tensors: dict[str, Any], new: int = 4) -> Any:
-    with torch.no_grad():
-        return model.generate(
-            **tensors, max_new_tokens=new, do_sample=False, return_dict_in_generate=True, output_logits=True
-        )
-
-
-def record(model: Any, tensors: dict[str, Any], layout: Any, chosen: list[Flow]) -> Baseline:
-    depth = len(decoder_layers(find_decoder(model)))
-    baseline = Baseline.for_flows([flow.bind(depth).resolve(layout) for flow in chosen])
-    with baseline.recording(model):
-        generate(model, tensors)
-    return baseline
+from tests.support.engines import EAGER_ONLY, TOLERANCE, arms, difference, generate, record
+from tests.support.layouts import random_layout
+from tests.support.models import DEVICE, FAMILIES, text_prompt, tiny
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from lmms_flow.errors import SampleError
-from lmms_flow.harness import plugin
 from lmms_flow.tasks import questions
 from lmms_flow.tasks.longvideobench import rows as longvideobench
 from lmms_flow.tasks.mvbench import rows as mvbench
@@ -19,22 +17,9 @@ from lmms_flow.tasks.shared import clips_folder
 from lmms_flow.tasks.tomato import rows as tomato
 from lmms_flow.tasks.tvbench import rows as tvbench
 from lmms_flow.tasks.videomme import rows as videomme
-from tests.benchmarks_data import MVBENCH_FOLDERS
-from tests.tvbench import QUESTIONS as TVBENCH_QUESTIONS
-
-TASKS = plugin.tasks_folder()
-
-
-class Rows(list[dict[str, Any]]):
-    """Rows of one configuration, as the host hands them to `process_docs`."""
-
-    config_name = "default"
-
-    @classmethod
-    def of(cls, config: str, *rows: dict[str, Any]) -> Rows:
-        made = cls(rows)
-        made.config_name = config
-        return made
+from tests.support.benchmarks_data import MVBENCH_FOLDERS
+from tests.support.tasks import TASKS, Rows, read
+from tests.support.tvbench import QUESTIONS as TVBENCH_QUESTIONS
 
 
 @pytest.fixture
@@ -320,20 +305,6 @@ def test_a_form_that_there_is_not_is_named() -> None:
 
 LLAVA, VIDEOLLAMA = "llava_vid_flow", "videollama3_flow"
 FLOW_TASKS = ["tvbench_flow", "mvbench_flow", "tomato_flow", "videomme_flow", "longvideobench_flow"]
-
-
-class Loader(yaml.SafeLoader):
-    """Reads `!function x.y` as the text x.y."""
-
-
-Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A task's YAML with what it includes, as the host merges them: key by key."""
-    values = yaml.load(path.read_text(), Loader=Loader)
-    included = values.pop("include", None)
-    return values if included is None else read(path.parent / included) | values
 
 
 def all_tasks() -> dict[str, dict[str, Any]]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tests.by_hand import greedy_tokens, load_paper_model
-from tests.checkpoints import image_base, paper_llava
+from tests.support.by_hand import greedy_tokens, load_paper_model
+from tests.support.checkpoints import image_base, paper_llava
 
 
 @pytest.mark.parametrize("make", [paper_llava, image_base])

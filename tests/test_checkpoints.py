@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from tests.checkpoints import image_base, llama_tokenizer, next_video, paper_llava
+from tests.support.checkpoints import image_base, llama_tokenizer, next_video, paper_llava
 
 # Where transformers 5 keeps what the published files name otherwise.
 RENAMED = [

@@ -227,7 +227,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_verify_shows_that_a_cut_reaches_the_model(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from tests.checkpoints import paper_llava
+    from tests.support.checkpoints import paper_llava
 
     paper_llava(tmp_path, layers=2)
     status, out, _ = run(capsys, "verify", "--model_args", f"pretrained={tmp_path}")

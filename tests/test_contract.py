@@ -21,8 +21,8 @@ from lmms_flow.engine import (
 )
 from lmms_flow.engine.layer_call import cache_in, going_on_from
 from lmms_flow.flow import Flow, FlowError, prompt_layout
-from tests.models import tiny
-from tests.odd_models import LAYERS, LAYOUT, LENGTH, by_hand, last, off, prompt, text_model, tokens
+from tests.support.models import tiny
+from tests.support.odd_models import LAYERS, LAYOUT, LENGTH, by_hand, last, off, prompt, text_model, tokens
 
 ENGINES = ("dense", "sparse")
 EXACT = 1e-5

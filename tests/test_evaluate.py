@@ -18,7 +18,7 @@ from lmms_flow.inputs.sampling import midpoints
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.records.journal import Journal, read_journal
 from lmms_flow.tasks.flowbench import rows as flowbench
-from tests.test_task import made_flowbench
+from tests.support.flowbench import made_flowbench
 
 pytestmark = pytest.mark.timeout(300)
 

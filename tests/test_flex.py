@@ -26,9 +26,8 @@ from lmms_flow.engine.flex import block_mask, kept_pairs
 from lmms_flow.engine.strips import Strips, attend_in_strips, kernel_of
 from lmms_flow.flow import Blocks, Flow
 from lmms_flow.flow.presets import PRESET_NAMES, find_preset, prompt_layout
-from tests.models import DEVICE, tiny
-from tests.test_baseline import LATE, record
-from tests.test_sparse import TOLERANCE, difference, flows, run
+from tests.support.engines import LATE, TOLERANCE, difference, flows, record, run
+from tests.support.models import DEVICE, tiny
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

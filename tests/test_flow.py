@@ -16,8 +16,7 @@ from lmms_flow.engine import keep_masks
 from lmms_flow.flow import PRESET_NAMES, PRESETS, Knockout, LayerRange, Pathway, find_preset, preset_of
 from lmms_flow.flow.layout import merge
 from lmms_flow.flow.leaks import leaks
-
-from .layouts import random_layout
+from tests.support.layouts import random_layout
 
 # Kept edges with the lengths of the paper's prompts, in per cent of full attention, one decimal.
 PAPER_SHARES = {

@@ -13,8 +13,8 @@ from lmms_flow.engine import Baseline, find_decoder, intervene
 from lmms_flow.engine.decoder import decoder_layers
 from lmms_flow.engine.layer_call import going_on_from
 from lmms_flow.flow import Flow
-from tests.models import DEVICE, tiny
-from tests.test_strips import flows
+from tests.support.engines import uneven_flows
+from tests.support.models import DEVICE, tiny
 
 pytestmark = pytest.mark.skipif(DEVICE != "cuda", reason="LMMS_FLOW_TEST_DEVICE is not cuda")
 
@@ -39,7 +39,7 @@ def prefill(model: Any, tensors: dict[str, Any]) -> Any:
         return model(**tensors, logits_to_keep=1, **going_on_from(model, DynamicCache()))
 
 
-@pytest.mark.parametrize("flow", flows(), ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", uneven_flows(), ids=lambda flow: flow.name)
 def test_the_host_waits_a_few_times_a_prefill_and_not_in_each_layer(flow: Flow) -> None:
     few, many = (waits(layers, flow) for layers in (4, 12))
     assert few <= 6

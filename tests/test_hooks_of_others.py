@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lmms_flow.engine import intervene, sweep
 from lmms_flow.flow import FlowError
-from tests.odd_models import LAYERS, LAYOUT, by_hand, last, off, prompt, text_model
+from tests.support.odd_models import LAYERS, LAYOUT, by_hand, last, off, prompt, text_model
 
 ENGINES = ("dense", "sparse")
 EXACT = 1e-5

@@ -12,9 +12,9 @@ import pytest
 
 from lmms_flow.flow import Flow
 from lmms_flow.records.journal import read_journal
-from tests.checkpoints import paper_llava
-from tests.host import Environment, host_env, run_cli
-from tests.hub import Hub
+from tests.support.checkpoints import paper_llava
+from tests.support.host import Environment, host_env, run_cli
+from tests.support.hub import Hub
 
 pytestmark = pytest.mark.host
 

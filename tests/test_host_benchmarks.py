@@ -16,12 +16,12 @@ import pytest
 from lmms_flow.inputs.sampling import linspace, midpoints, segment_starts
 from lmms_flow.records.journal import read_journal
 from lmms_flow.records.record import SampleRecord
-from tests import benchmarks_data as data
-from tests.checkpoints import paper_llava
-from tests.host import host_env, run_cli
-from tests.hub import Hub, serve
-from tests.tvbench import REPOSITORY as TVBENCH
-from tests.tvbench import make_tvbench
+from tests.support import benchmarks_data as data
+from tests.support.checkpoints import paper_llava
+from tests.support.host import host_env, run_cli
+from tests.support.hub import Hub, serve
+from tests.support.tvbench import REPOSITORY as TVBENCH
+from tests.support.tvbench import make_tvbench
 
 pytestmark = pytest.mark.host
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lmms_flow.records.journal import read_journal
-from tests.host import host_env, run_cli
-from tests.hub import Hub
+from tests.support.host import host_env, run_cli
+from tests.support.hub import Hub
 
 pytestmark = pytest.mark.host
 

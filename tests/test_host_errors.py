@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lmms_flow.records.journal import read_journal
-from tests.clips import write_clip
-from tests.host import Environment, host_env, processes_in, run_cli
-from tests.hub import Hub
+from tests.support.clips import write_clip
+from tests.support.host import Environment, host_env, processes_in, run_cli
+from tests.support.hub import Hub
 
 pytestmark = pytest.mark.host
 

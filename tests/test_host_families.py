@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from lmms_flow.records.journal import read_journal
-from tests.checkpoints_internvl import internvl_chat
-from tests.checkpoints_videollama3 import videollama3
-from tests.host import host_env, run_cli
-from tests.hub import Hub
+from tests.support.checkpoints_internvl import internvl_chat
+from tests.support.checkpoints_videollama3 import videollama3
+from tests.support.host import host_env, run_cli
+from tests.support.hub import Hub
 
 pytestmark = pytest.mark.host
 

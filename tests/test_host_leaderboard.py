@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from lmms_flow.harness.arms import ARMS
-from tests import soak
-from tests.host import Environment, host_env, processes_in, run_cli, start_cli, wait_until
-from tests.hub import Hub
+from tests.support import soak
+from tests.support.host import Environment, host_env, processes_in, run_cli, start_cli, wait_until
+from tests.support.hub import Hub
 
 pytestmark = pytest.mark.host
 

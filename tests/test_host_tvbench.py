@@ -16,9 +16,9 @@ from lmms_flow.flow import Flow
 from lmms_flow.records.journal import read_journal
 from lmms_flow.records.record import SampleRecord
 from tests.conftest import PAPER_7B
-from tests.host import host_env, run_cli
-from tests.hub import Hub
-from tests.tvbench import QUESTIONS
+from tests.support.host import host_env, run_cli
+from tests.support.hub import Hub
+from tests.support.tvbench import QUESTIONS
 
 pytestmark = pytest.mark.host
 

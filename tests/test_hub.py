@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import HfApi, HfFileSystem, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-from tests.hub import Hub, serve
+from tests.support.hub import Hub, serve
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from lmms_flow.flow import Flow
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.internvl import InternvlFlow
-from tests.checkpoints_internvl import (
+from tests.support.checkpoints_internvl import (
     HIDDEN,
     PATCH_SIZE,
     PHI_TEMPLATE,
@@ -33,8 +33,8 @@ from tests.checkpoints_internvl import (
     internvl_chat,
     native_internvl,
 )
-from tests.clips import write_clip
-from tests.wrapped import GREEDY, ONE_TOKEN, answers, greedy_tokens, messages, question, refusal
+from tests.support.clips import write_clip
+from tests.support.wrapped import GREEDY, ONE_TOKEN, answers, greedy_tokens, messages, question, refusal
 
 CLOSED = "pathway: {cross_frame: 1-2, 'video:question': 1-3, 'question:last': 3-4}\nclosed: true\n"
 

@@ -12,7 +12,7 @@ from torch import nn
 from lmms_flow.engine import UnsupportedModelError, intervene, require_self_check, sweep
 from lmms_flow.engine.layer_call import LayerCall, ModelCall, cache_in, going_on_from, keeping
 from lmms_flow.versions import tried_range
-from tests.odd_models import LAYOUT, by_hand, last, off, prompt, text_model
+from tests.support.odd_models import LAYOUT, by_hand, last, off, prompt, text_model
 
 
 class OldSpelling(nn.Module):

@@ -19,7 +19,7 @@ from lmms_flow.report.board import Settings, make_boards
 from lmms_flow.report.board_tables import all_tables
 from lmms_flow.report.runs import read_arms
 from lmms_flow.report.table import Column, Table, flops, one_line, p_value
-from tests.lmms_logs import write_log
+from tests.support.lmms_logs import write_log
 
 COUNT, ACTION = "tvbench_flow_object_count", "tvbench_flow_action_antonym"
 

@@ -29,8 +29,8 @@ from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway
 from lmms_flow.flow.layout import prompt_layout
 from lmms_flow.flow.shapes import SHAPES, DecoderShape, llava_next_video_shape
 from lmms_flow.show.costs import flops, known_shape, mebibytes
-from tests.layouts import random_layout
-from tests.models import FAMILIES, VIDEO_FAMILIES, tiny
+from tests.support.layouts import random_layout
+from tests.support.models import FAMILIES, VIDEO_FAMILIES, tiny
 
 ENGINES = ("dense", "sparse")
 TOLERANCE = 0.01  # of torch's counter

@@ -31,9 +31,9 @@ from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow, PooledProjector
 from lmms_flow.records.journal import read_journal
 from lmms_flow.records.record import SampleRecord
-from tests.by_hand import greedy_tokens, load_paper_model, video_features
-from tests.checkpoints import image_base, next_video, paper_llava
-from tests.clips import write_clip
+from tests.support.by_hand import greedy_tokens, load_paper_model, video_features
+from tests.support.checkpoints import image_base, next_video, paper_llava
+from tests.support.clips import write_clip
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 

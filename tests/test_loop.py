@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -22,29 +21,9 @@ from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import Outcome, Sample
 from lmms_flow.records.journal import Journal, read_journal
 from lmms_flow.records.record import SampleRecord
+from tests.support.requests import DOCS, GEN_KWARGS, request
 
 ROOT = Path(__file__).resolve().parent.parent
-GEN_KWARGS = {"max_new_tokens": 1, "until": ["\n\n"]}
-DOCS = {
-    task: {"test": [{"id": f"{task}-{i}", "question": f"{task} {i}?"} for i in range(10)]} for task in "xy"
-}
-
-
-def to_messages(doc: dict) -> list[dict]:
-    video = {"type": "video", "url": "clip.mp4", "end_time": 2.0}
-    return [
-        {"role": "user", "content": [video, {"type": "text", "text": doc["question"]}]},
-        {"role": "assistant", "content": "Best option:("},
-    ]
-
-
-def request(doc_id: int, task: str = "x", *, ours: bool = False, **changes: object) -> SimpleNamespace:
-    """As lmms-eval makes it for a chat model."""
-    fields = {"messages": to_messages, "gen_kwargs": GEN_KWARGS, "metadata": {}, **changes}
-    args = ("", fields["messages"], fields["gen_kwargs"], doc_id, task, "test")
-    return SimpleNamespace(
-        args=args, metadata={**fields["metadata"], **({"lmms_flow": True} if ours else {})}
-    )
 
 
 class Model:
@@ -399,7 +378,7 @@ from pathlib import Path
 from lmms_flow.records.journal import Journal
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import Outcome
-from tests.test_loop import DOCS, request
+from tests.support.requests import DOCS, request
 
 folder, asked = Path(sys.argv[1]), Path(sys.argv[2])
 

@@ -10,7 +10,7 @@ import torch
 from lmms_flow.engine import intervene, ledger
 from lmms_flow.engine.flops import flop_counter
 from lmms_flow.flow import FlowError
-from tests.odd_models import EXPERTS, LATENT, LAYOUT, prompt, text_model
+from tests.support.odd_models import EXPERTS, LATENT, LAYOUT, prompt, text_model
 
 GLM = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1,

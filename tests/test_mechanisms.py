@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from lmms_flow.engine import Baseline, UnsupportedModelError, intervene, require_self_check, self_check, sweep
 from lmms_flow.flow import FlowError
-from tests.odd_models import (
+from tests.support.odd_models import (
     EXPERTS,
     HYBRID,
     LATENT,

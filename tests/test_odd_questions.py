@@ -14,9 +14,9 @@ from lmms_flow.tasks.longvideobench import rows as longvideobench
 from lmms_flow.tasks.questions import Question, doc_to_messages
 from lmms_flow.tasks.tvbench import rows as tvbench
 from lmms_flow.tasks.videomme import rows as videomme
-from tests.clips import write_clip
-from tests.test_benchmarks import TASKS, Rows, read
-from tests.test_prompts import PROMPTS, SYSTEM, loaded
+from tests.support.clips import write_clip
+from tests.support.prompts import PROMPTS, SYSTEM, loaded
+from tests.support.tasks import TASKS, Rows, read
 
 STEMS = (
     "What happens first?",

@@ -15,7 +15,7 @@ from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.options import find_options, option_words, true_letter
 from lmms_flow.tasks.questions import FORMS as FORMS_OF_OURS
 from lmms_flow.tasks.questions import doc_to_text
-from tests.test_groups import KINDS, decoded, encode, prompt_of
+from tests.support.tokenized import KINDS, decoded, encode, prompt_of
 
 FORMS = ["({}) {}", "{}. {}", "{}: {}", "{}) {}"]
 # The lists and what follows them, as tasks write them.

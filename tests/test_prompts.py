@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +11,11 @@ import yaml
 
 from lmms_flow.harness.plugin import tasks_folder
 from lmms_flow.inputs.video import read_frames
-from lmms_flow.model_wrappers.base import FlowModel
-from lmms_flow.model_wrappers.internvl import InternvlFlow
-from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
-from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow
 from lmms_flow.tasks.questions import doc_to_messages
-from tests.checkpoints import paper_llava
-from tests.checkpoints_internvl import PHI_TEMPLATE, internvl_chat
-from tests.checkpoints_videollama3 import videollama3
-from tests.clips import write_clip
-from tests.wrapped import question
-
-SYSTEM = (
-    "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
-    "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
-    "addresses the question.\n"
-)
-QUESTION = (
-    "Question: Which one of these happened first?\nOptions:\n(A) The person opens a box.\n(B) A man walks, then runs.\n"
-    "(C) None of the other"
-)
-TIMES = ("0.0", "0.3", "0.5", "0.8", "1.1", "1.4", "1.7", "2.0")
-
-PROMPTS: dict[str, tuple[type[FlowModel], Callable[..., Any], str]] = {
-    "llava_vid_flow": (
-        LlavaVidFlow,
-        paper_llava,
-        f"{SYSTEM} USER: <image>\n USER: {QUESTION} \nOnly give the best option. ASSISTANT:Best option:(",
-    ),
-    "internvl_flow": (
-        InternvlFlow,
-        internvl_chat,
-        f"{SYSTEM} <|user|>\n<img><IMG_CONTEXT></img>\n <|user|>\n{QUESTION} \nOnly give the best option. "
-        "<|assistant|>\nBest option:(",
-    ),
-    "videollama3_flow": (
-        VideoLlama3Flow,
-        videollama3,
-        f"<|im_start|>user\n{','.join(f'Time {time}s:<image>' for time in TIMES)}\n{QUESTION}\n"
-        "Answer with the option's letter from the given choices directly and only give the best option.<|im_end|>\n"
-        "<|im_start|>assistant\n",
-    ),
-}
+from tests.support.checkpoints_internvl import PHI_TEMPLATE
+from tests.support.clips import write_clip
+from tests.support.prompts import PROMPTS, SYSTEM, TIMES, loaded
+from tests.support.wrapped import question
 
 
 class _Tags(yaml.SafeLoader):
@@ -68,12 +30,6 @@ def task_messages(model_id: str, document: Any) -> list[dict[str, Any]]:
     task = yaml.load((tasks_folder() / "_paper_protocol.yaml").read_text(), _Tags)
     given = task["lmms_eval_specific_kwargs"]
     return doc_to_messages(document, given.get(model_id, given["default"]))
-
-
-def loaded(model_id: str, folder: Path, **made: Any) -> FlowModel:
-    wrapper, make, _ = PROMPTS[model_id]
-    make(folder, layers=2, **made)
-    return wrapper(pretrained=str(folder), device="cpu", records="none")
 
 
 @pytest.mark.parametrize("model_id", PROMPTS)

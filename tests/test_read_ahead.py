@@ -14,7 +14,7 @@ from lmms_flow.errors import SampleError
 from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.inputs.workers import Workers
-from tests.clips import write_clip
+from tests.support.clips import write_clip
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lmms_flow.errors import ReportError
 from lmms_flow.report.arms import arm_names, baseline_of, benchmark_of, sham_of
 from lmms_flow.report.runs import read_arms, read_runs
 from lmms_flow.report.statistics import accuracy, paired
-from tests.lmms_logs import write_log
+from tests.support.lmms_logs import write_log
 
 
 def test_an_arm_has_its_samples_and_what_they_cost(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +105,18 @@ def test_no_file_imports_itself_through_others() -> None:
     for name in MODULES:
         walk(name, ())
     assert done == MODULES.keys()
+
+
+def test_no_test_leans_on_another() -> None:
+    """What two test files share lies in tests/support, so that each runs alone and a test can be moved."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 90
+    # As text: some tests hand code to a process of its own.
+    lean = re.compile(r"(?:from|import)\s+(?:tests)?(?:\.|\.?\s+import\s.*\b)test_\w+")
+    assert lean.search("from tests.test_rooms import room"), "the pattern finds none"
+    assert lean.search("from tests import support, test_rooms")
+    leaning = {path.name: found[0] for path in files if (found := lean.search(path.read_text("utf-8")))}
+    leaning.pop(Path(__file__).name)
+    assert not leaning
+    helpers = {path.name for path in (ROOT / "tests").glob("*.py") if not path.name.startswith("test_")}
+    assert helpers == {"__init__.py", "conftest.py"}, "a helper's place is tests/support"

@@ -16,7 +16,7 @@ from lmms_flow.errors import SampleError
 from lmms_flow.inputs.clock import Clock, printed, read_clock, shown_times
 from lmms_flow.inputs.sampling import frame_indices
 from lmms_flow.inputs.video import read_frames
-from tests.clips import write_clip
+from tests.support.clips import write_clip
 
 RATES = (5.0, 12.0, 23.976023976023978, 24.0, 25.0, 29.97002997002997, 30.0, 59.94005994005994, 7.3)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import torch
 
@@ -12,45 +9,11 @@ from lmms_flow.engine import RowPlan, find_decoder, intervene
 from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway
 from lmms_flow.flow.presets import Preset
-from tests.layouts import random_layout
-from tests.models import DEVICE, FAMILIES, join, text_prompt, tiny
+from tests.support.engines import EAGER_ONLY, TOLERANCE, difference, flows, run
+from tests.support.layouts import random_layout
+from tests.support.models import DEVICE, FAMILIES, join, text_prompt, tiny
 
-TOLERANCE = 1e-5  # relative to the largest magnitude, fp32
-EAGER_ONLY = ("gemma2",)
 PAPER_PRESETS = [preset for preset in PRESETS if preset.from_paper]
-
-
-def flows(closed_too: bool = True) -> Iterator[Flow]:
-    """Pathways of both forms for four layers, cuts of every kind, and the controls."""
-    for closed in (False, True) if closed_too else (False,):
-        kept = Pathway(LayerRange("2"), LayerRange("1-2"), LayerRange("3"), closed)
-        yield Flow("pathway", f"pathway, closed={closed}", "pathway", pathways=(kept,))
-    for text in (
-        "blind",
-        "sham",
-        "random:0.2:seed1",
-        "cross_frame@1-2",
-        "video:last+last:last",
-        "video:question+video:last@2-+video:tail+video:gap",
-        "true_option:last+frame.0:question@2-3+stem:tail",
-    ):
-        yield Flow.load(text)
-
-
-def run(
-    model: Any, tensors: dict[str, Any], flow: Flow, layouts: Any, engine: str, new: int
-) -> tuple[Any, Any]:
-    """The last position's logits of a prefill, and a greedy generation, under one engine."""
-    with intervene(model, flow, layouts, engine=engine), torch.no_grad():
-        prefill = model(**tensors, logits_to_keep=1).logits[:, -1]
-        generated = model.generate(
-            **tensors, max_new_tokens=new, do_sample=False, return_dict_in_generate=True, output_logits=True
-        )
-    return prefill, generated
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).abs().max() / a.abs().max())
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -13,7 +13,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from lmms_flow.report.runs import read_arms
 from lmms_flow.report.statistics import Accuracy, Paired, accuracy, holm, macro, paired
-from tests.lmms_logs import write_log
+from tests.support.lmms_logs import write_log
 
 
 def test_accuracy_with_its_error_and_wilsons_interval() -> None:

@@ -11,7 +11,14 @@ from lmms_flow.errors import ReportError
 from lmms_flow.report.runs import read_arms
 from lmms_flow.report.scores import category, find_metric, is_right
 from lmms_flow.report.statistics import accuracy
-from tests.lmms_logs import record, write_journal, write_lines, write_log, write_results, write_stock_log
+from tests.support.lmms_logs import (
+    record,
+    write_journal,
+    write_lines,
+    write_log,
+    write_results,
+    write_stock_log,
+)
 
 TASK = "tvbench_object_count"
 METRICS = {TASK: ["tvbench_acc"]}

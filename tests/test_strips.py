@@ -16,34 +16,17 @@ from lmms_flow.engine import RowPlan, intervene, keep_masks
 from lmms_flow.engine import prefill as prefill_module
 from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine.strips import Strips, strip_attention
-from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Pathway
-from tests.layouts import random_layout
-from tests.models import DEVICE, text_prompt, tiny
-from tests.test_baseline import record
-from tests.test_sparse import TOLERANCE, difference, run
-
-TEXTS = (
-    "cross_frame@2-",
-    "video:question+stem:last",
-    "blind",
-    "video:last+last:last",
-    "frame.1:question+options:tail",
-)
-
-
-def flows() -> list[Flow]:
-    kept = (LayerRange("2"), LayerRange("1-2"), LayerRange("3"))
-    return [
-        *map(Flow.load, TEXTS),
-        *(Flow("pathway", "p", "p", pathways=(Pathway(*kept, c),)) for c in (False, True)),
-    ]
+from lmms_flow.flow import PRESETS, Flow, FlowError
+from tests.support.engines import TOLERANCE, difference, record, run, uneven_flows
+from tests.support.layouts import random_layout
+from tests.support.models import DEVICE, text_prompt, tiny
 
 
 def layers(seeds: range) -> Iterator[tuple[Strips, torch.Tensor]]:
     """Strips of layers with and without dropped rows, and the reference mask [row, key] of their live rows."""
     for seed in seeds:
         layout = random_layout(seed)
-        for flow in flows():
+        for flow in uneven_flows():
             try:
                 plan = RowPlan(flow.bind(4).resolve(layout), undropped=1)
             except FlowError:
@@ -131,7 +114,7 @@ def test_under_masks_as_a_gpu_runs_it(family: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(prefill_module, "kernel_of", as_on_a_gpu)
     model, make_inputs = tiny(family, attn_implementation="sdpa")
     prompt = make_inputs(frames=4)
-    for flow in flows():
+    for flow in uneven_flows():
         wanted = run(model, prompt.tensors, flow, prompt.layout, "dense", new=4)
         found = run(model, prompt.tensors, flow, prompt.layout, "sparse", new=4)
         assert difference(wanted[0], found[0]) < TOLERANCE, flow.text
@@ -140,7 +123,7 @@ def test_under_masks_as_a_gpu_runs_it(family: str, monkeypatch: pytest.MonkeyPat
         with intervene(model, flow, prompt.layout, baseline=baseline), torch.no_grad():
             branch = model(**prompt.tensors, logits_to_keep=1, use_cache=True).logits[:, -1]
         assert difference(wanted[0], branch) < TOLERANCE, flow.text
-    assert sum(masked) > len(flows()), "hardly a mask was made: nothing was tested"
+    assert sum(masked) > len(uneven_flows()), "hardly a mask was made: nothing was tested"
 
 
 def test_the_triangle_that_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import torch
 from lmms_flow.engine import Knockout, intervene, sweep
 from lmms_flow.engine.sweep import STYLES, window_layers
 from lmms_flow.flow import FlowError, Layout
-from tests.layouts import random_layout
-from tests.models import FAMILIES, text_prompt, tiny
+from tests.support.layouts import random_layout
+from tests.support.models import FAMILIES, text_prompt, tiny
 
 TOLERANCE = 1e-5  # relative, fp32
 KNOCKOUTS = (

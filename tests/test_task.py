@@ -13,7 +13,7 @@ from lmms_flow.records.record import SampleRecord
 from lmms_flow.tasks import questions
 from lmms_flow.tasks.flowbench import rows as flowbench
 from lmms_flow.tasks.questions import Question, answered_letter, process_results
-from tests.clips import write_clip
+from tests.support.flowbench import made_flowbench
 
 TASKS = plugin.tasks_folder()
 
@@ -233,26 +233,6 @@ def loaded(tmp_path_factory: pytest.TempPathFactory):
             for kind in ("chat", "simple")
         }
     host._resolve_hf_datasets_cache_dir.cache_clear()
-
-
-def made_flowbench(folder: Path, rows: int = 3) -> None:
-    """A flowbench in the bundled one's layout, of made clips."""
-    (folder / "clips").mkdir(parents=True)
-    for family in flowbench.FAMILIES:
-        with (folder / f"{family}.jsonl").open("w") as file:
-            for i in range(rows):
-                write_clip(folder / "clips" / f"{family}-{i}.mp4", frames=10, seed=i)
-                row = {
-                    "id": f"{family}-{i}",
-                    "video": f"clips/{family}-{i}.mp4",
-                    "question": "Which way does the square move?",
-                    "candidates": ["Left.", "Right."],
-                    "answer": "Right.",
-                    "answer_letter": "B",
-                    "pair": None,
-                    "family": family,
-                }
-                file.write(json.dumps(row) + "\n")
 
 
 def test_the_host_builds_chat_requests(loaded):

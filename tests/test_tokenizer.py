@@ -14,7 +14,7 @@ import pytest
 from lmms_flow.errors import CheckpointError
 from lmms_flow.inputs import tokenizer as reading
 from lmms_flow.inputs.tokenizer import load_tokenizer
-from tests.checkpoints import CORPUS
+from tests.support.checkpoints import CORPUS
 
 sentencepiece = pytest.importorskip("sentencepiece")
 

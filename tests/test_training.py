@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lmms_flow.engine import UnsupportedModelError, intervene, keep_masks
 from lmms_flow.flow import Flow, FlowError, Layout
-from tests.models import FIRST_TEXT_TOKEN, VOCABULARY, Prompt, join, tiny
-from tests.test_engine import ByHand
+from tests.support.models import FIRST_TEXT_TOKEN, VOCABULARY, Prompt, join, tiny
+from tests.support.own_attention import ByHand
 
 LAYERS = 4
 FLOW = "video:question@1-2+video:last+last:last+question:last@3-"

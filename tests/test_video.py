@@ -11,7 +11,7 @@ import pytest
 from lmms_flow.errors import SampleError
 from lmms_flow.inputs.sampling import SAMPLINGS, clip_bounds, linspace, midpoints, segment_starts
 from lmms_flow.inputs.video import read_frames
-from tests.clips import level, write_clip
+from tests.support.clips import level, write_clip
 
 
 @pytest.fixture(scope="module")

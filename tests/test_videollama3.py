@@ -28,10 +28,10 @@ from lmms_flow.inputs.sampling import linspace
 from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow, timestamps
 from lmms_flow.report.records import arm_key
-from tests.checkpoints_videollama3 import HIDDEN, PATCH_SIZE, VISION_HEADS, VISION_LAYERS, videollama3
-from tests.clips import write_clip
-from tests.wrapped import GREEDY, ONE_TOKEN, answers, greedy_tokens, question, refusal
-from tests.wrapped import messages as any_messages
+from tests.support.checkpoints_videollama3 import HIDDEN, PATCH_SIZE, VISION_HEADS, VISION_LAYERS, videollama3
+from tests.support.clips import write_clip
+from tests.support.wrapped import GREEDY, ONE_TOKEN, answers, greedy_tokens, question, refusal
+from tests.support.wrapped import messages as any_messages
 
 CLOSED = "pathway: {cross_frame: 1-2, 'video:question': 1-3, 'question:last': 3-4}\nclosed: true\n"
 

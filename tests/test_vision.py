@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmms_flow.engine import intervene, one_vision_pass
-from tests.models import VIDEO_FAMILIES, tiny
+from tests.support.models import VIDEO_FAMILIES, tiny
 
 
 def generate(model: Any, tensors: dict[str, Any], **arguments: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from lmms_flow.engine import intervene, keep_masks, sweep
 from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.flow import Flow, FlowError
-from tests.odd_models import LAYERS, LAYOUT, LENGTH, by_hand, last, off, prompt, text_model
+from tests.support.odd_models import LAYERS, LAYOUT, LENGTH, by_hand, last, off, prompt, text_model
 
 WINDOW = 8
 

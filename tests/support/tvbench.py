@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tests.clips import write_clip
+from tests.support.clips import write_clip
 
 REPOSITORY = "FunAILab/TVBench"
 # Question and candidates of each sub-task; the answer alternates.

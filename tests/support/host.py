@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from tests.hub import Hub
+from tests.support.hub import Hub
 
 Environment = dict[str, str]
 

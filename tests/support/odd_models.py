@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmms_flow.engine import decoder_layers, find_decoder, keep_masks
 from lmms_flow.flow import Layout, prompt_layout
-from tests.models import enliven
+from tests.support.models import enliven
 
 LAYERS = 4
 LAYOUT: Layout = prompt_layout(system=3, frames=3, tokens_per_frame=4, gap=2, question=7, tail=2)

@@ -20,7 +20,7 @@ from tokenizers import (
 )
 from torch import Tensor
 
-from tests.checkpoints import CORPUS, Shapes, _linear, _random_weights, _write_json, _write_weights
+from tests.support.checkpoints import CORPUS, Shapes, _linear, _random_weights, _write_json, _write_weights
 
 HIDDEN, HEADS, KEY_HEADS, MLP = 64, 4, 2, 96  # of the language model
 VISION_HIDDEN, VISION_HEADS, VISION_MLP, VISION_LAYERS, PATCH_SIZE = 32, 2, 64, 3, 14

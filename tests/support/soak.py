@@ -1,6 +1,6 @@
 """A leaderboard that is killed again and again, and what must come out of it all the same.
 
-    python -m tests.soak --kills 20        (make soak)
+    python -m tests.support.soak --kills 20        (make soak)
 
 compares the end of such a run with an undisturbed one, byte for byte.
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 from random import Random
 
 from lmms_flow.records.journal import read_journal
-from tests.host import Environment, host_env, run_cli, start_cli, wait_until
-from tests.hub import serve
+from tests.support.host import Environment, host_env, run_cli, start_cli, wait_until
+from tests.support.hub import serve
 
 ARMS = 12
 FAMILIES = 5

@@ -1,4 +1,4 @@
-"""Makers of tiny InternVL checkpoints in the released layout (`internvl_chat`), as tests/checkpoints.py for LLaVA's."""
+"""Makers of tiny InternVL checkpoints in the original layout (`internvl_chat`), as checkpoints.py for LLaVA's."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from tests.checkpoints import Shapes, _linear, _random_weights, _write_json, _write_weights, llama_tokenizer
-from tests.checkpoints_videollama3 import (
+from tests.support.checkpoints import (
+    Shapes,
+    _linear,
+    _random_weights,
+    _write_json,
+    _write_weights,
+    llama_tokenizer,
+)
+from tests.support.checkpoints_videollama3 import (
     CHATML,
     qwen2_config,
     qwen2_shapes,
     qwen_tokenizer,
     write_qwen_tokenizer,
 )
-from tests.models import enliven
+from tests.support.models import enliven
 
 HIDDEN, HEADS, MLP = 64, 4, 96  # of the language model
 VISION_HIDDEN, VISION_HEADS, VISION_MLP, VISION_LAYERS = 32, 2, 64, 3

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tests.clips import write_clip
+from tests.support.clips import write_clip
 
 TOMATO, VIDEOMME = "lmms-eval/TOMATO", "lmms-eval/Video-MME"
 LONGVIDEOBENCH, MVBENCH = "longvideobench/LongVideoBench", "OpenGVLab/MVBench"

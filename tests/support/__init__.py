@@ -1,0 +1,1 @@
+"""The small models, checkpoints, clips, documents and hub that the tests run on."""
