@@ -196,6 +196,8 @@ def test_options_that_are_numbers_in_a_stock_task() -> None:
         "task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTask\nbase: stock\nflow: video:last\n",
     )
     write_stock_task()
-    for sample in evaluate("mine", "raise"):
+    samples = evaluate("mine", "raise")
+    assert len(samples) == len(rows)
+    for sample in samples:
         assert sample["record"]["status"] == "ok"
         assert set(sample["record"]["options"]) == {"A", "B", "C"}

@@ -16,21 +16,31 @@ from lmms_flow.flow import PRESETS, Flow
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)#]+)\)")
+# In a code span or an indented block: the command, and what follows it there.
+COMMAND = re.compile(r"(?:^ {4}|`)lmms-flow ([a-z]+)([^`\n]*)", re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in LINK.findall(page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_links_are_found() -> None:
+    assert sum(len(LINK.findall(page.read_text())) for page in PAGES) > 20
 
 
 def test_flows_in_the_readme_are_flows() -> None:
     table = (ROOT / "README.md").read_text().partition("| flow | what it cuts |")[2].partition("\n\n")[0]
-    for text in re.findall(
-        r"`([^`]+)`", "\n".join(row.split("|")[1] for row in table.splitlines() if "|" in row)
-    ):
-        if text.endswith(".yaml") or "PRESET" in text:
-            continue
+    first_cells = "\n".join(row.split("|")[1] for row in table.splitlines() if "|" in row)
+    texts = [
+        text
+        for text in re.findall(r"`([^`]+)`", first_cells)
+        if not text.endswith(".yaml") and "PRESET" not in text
+    ]
+    assert len(texts) > 8
+    for text in texts:
         Flow.load(text, checkpoint=PRESETS[0].checkpoints[0]).kept_edges(PRESETS[0].layout(), 32)
 
 
@@ -72,7 +82,9 @@ def test_the_docs_give_the_benchmarks_figures() -> None:
 
 def test_edge_counts_in_the_papers_table() -> None:
     page = (ROOT / "docs/paper.md").read_text()
-    for preset in (preset for preset in PRESETS if preset.from_paper):
+    presets = [preset for preset in PRESETS if preset.from_paper]
+    assert len(presets) > 2
+    for preset in presets:
         kept, total = Flow.load(preset.name).kept_edges(preset.layout(), preset.layers)
         assert f"| `{preset.name}` | {100 * kept / total:.1f} % of {total / 1e6:.1f}M |" in page
 
@@ -100,13 +112,23 @@ def test_versions_agree() -> None:
     assert f"version = {__version__}\n" in (ROOT / "setup.cfg").read_text()
 
 
-def test_commands_in_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    known = capsys.readouterr().out
-    for command in set(
-        re.findall(
-            r"lmms-flow (show|flows|tasks|verify|eval|compare|doctor)\b", (ROOT / "README.md").read_text()
-        )
-    ):
-        assert command in known
+def test_commands_in_the_readme_and_the_docs_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the options that are given to them; those of `lmms-flow eval` are lmms-eval's."""
+
+    def told(*command: str) -> str:
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        return capsys.readouterr().out
+
+    known = re.findall(r"^    ([a-z]+) ", told(), re.MULTILINE)
+    written = [found for page in PAGES for found in COMMAND.findall(page.read_text())]
+    assert {command for command, _ in written} == set(known), "each is shown somewhere, and no other"
+    options = [
+        (command, each)
+        for command, rest in written
+        if command != "eval"
+        for each in re.findall(r"--[a-z-]+", rest)
+    ]
+    assert len(options) > 10
+    for command, option in options:
+        assert re.search(rf"{option}\b", told(command)), f"lmms-flow {command} {option}"

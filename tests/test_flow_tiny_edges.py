@@ -82,6 +82,7 @@ def test_a_clip_with_its_questions_side_by_side_is_each_of_them_under_intervene(
     trainer = small_trainer()
     batch = drawn_batch(trainer)
     mine = branches(trainer, batch)
+    assert len(batch.branches.layouts) >= 4
     for row, layout in enumerate(batch.branches.layouts):
         embeds = whole_prompt(trainer, batch, row)
         theirs = under_intervene(trainer, batch.clip_edges[row // 2].flow(), layout, embeds)
@@ -98,6 +99,7 @@ def test_a_text_with_the_answer_in_words_is_the_same_under_intervene() -> None:
     length = texts.ids.shape[1]
     masks = text_masks(batch.copy_edges, texts.layouts, length)
     mine = run_layers(language, language.embed_tokens(texts.ids), torch.arange(length)[None], masks)[-1]
+    assert len(texts.layouts) >= 2
     for row, layout in enumerate(texts.layouts):
         ids = texts.ids[row, : int((texts.ids[row] != trainer.tokenizer.pad_token_id).sum())]
         flow = batch.copy_edges[row].flow(frames=False)
@@ -135,7 +137,9 @@ def test_the_groups_are_those_that_the_product_finds() -> None:
     """Training's prompts and lmms-eval's of the same questions: the same tokens in the same groups."""
     model = LlavaVidFlow(pretrained="flow-tiny", device="cpu", dtype="float32", records="none")
     tokenizer, named = build_tokenizer(), Flow.load("video:question")
-    for family, number, group in list(all_groups(1))[::20]:
+    chosen = list(all_groups(1))[::20]
+    assert len(chosen) > 3
+    for family, number, group in chosen:
         document = {**documents(family, number, group)[0], "video": "clip.mp4", "start": None, "end": None}
         question = group.question
         right = answer_value(question.topic, group.clips[0])
@@ -158,7 +162,9 @@ def test_an_answerable_draw_leaves_the_planted_way_open() -> None:
     kept = PLANTED.bind(NUM_LAYERS).pathway
     needed = {"cross_frame": kept.cross_frame, "video:question": kept.video_question}
     needed["question:last"] = kept.question_last
-    for draw in many_draws():
+    draws = many_draws()
+    assert 0 < sum(draw.answerable for draw in draws) < len(draws)
+    for draw in draws:
         cuts = Flow.load(draw.flow()).bind(NUM_LAYERS).cuts
         cut = {kind: {n for n, layer in enumerate(cuts, 1) if kind in map(str, layer)} for kind in needed}
         if draw.answerable:

@@ -23,7 +23,8 @@ def test_the_same_frames_come_out_of_every_container(container: str, num_frames:
     folder = convert(tmp_path / "bench", container, FAMILY, limit=3)
     plain = (assets.flowbench_dir() / "moving_direction.jsonl").read_text().splitlines()
     other = (folder / "moving_direction.jsonl").read_text().splitlines()
-    for one, made in zip(map(json.loads, plain), map(json.loads, other), strict=False):
+    assert len(other) > 2
+    for one, made in zip(map(json.loads, plain[: len(other)]), map(json.loads, other), strict=True):
         original = read_frames(assets.flowbench_dir() / one["video"], num_frames)
         frames = read_frames(folder / made["video"], num_frames)
         assert frames.indices == original.indices

@@ -113,6 +113,7 @@ def test_records_name_the_protocol_and_the_category(run: Run) -> None:
 
 def test_parts_of_the_question_were_found_in_every_prompt(run: Run) -> None:
     """An error would have ended the run; and every cut leaves edges out."""
+    checked = 0
     for task, records in run.records.items():
         for record in records:
             if record.status == "skipped":
@@ -123,6 +124,8 @@ def test_parts_of_the_question_were_found_in_every_prompt(run: Run) -> None:
             assert 0 < (record.edges_kept or 0) < (record.edges_total or 0)
             # Without the document, what stock TOMATO prints (a dictionary) is not known for options.
             assert len(record.options) >= 2, task
+            checked += 1
+    assert checked > len(run.records) / 2
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,8 @@ def test_repeats_are_asked_again_and_scored() -> None:
 
 
 def test_answers_alone() -> None:
-    for sample in samples_of(predict_only=True):
+    samples = samples_of(predict_only=True)
+    assert len(samples) == 2
+    for sample in samples:
         assert '\\"status\\": \\"ok\\"' in json.dumps(sample["resps"]), "the record is beside the answer"
         assert "accuracy" not in sample

@@ -99,6 +99,7 @@ def test_records_name_the_flow(arms: dict[str, Arm], flow: str) -> None:
 
 @pytest.mark.parametrize("flow", ARMS)
 def test_option_letters_have_probabilities(arms: dict[str, Arm], flow: str) -> None:
+    assert len(arms[flow].records) >= len(QUESTIONS)
     for (task, _), record in arms[flow].records.items():
         candidates = QUESTIONS[task.removeprefix("tvbench_")][1]
         assert list(record.options) == list("ABCD"[: len(candidates)])
@@ -109,6 +110,7 @@ def test_option_letters_have_probabilities(arms: dict[str, Arm], flow: str) -> N
 @pytest.mark.parametrize("flow", [flow for flow in ARMS if flow != "none"])
 def test_the_cut_changes_the_answers_probabilities(arms: dict[str, Arm], flow: str) -> None:
     """A model that ignored the mask would score the baseline under the flow's name."""
+    assert len(arms[flow].records) >= len(QUESTIONS)
     for sample, record in arms[flow].records.items():
         assert record.edges_kept is not None
         assert record.edges_total is not None

@@ -137,7 +137,7 @@ def test_the_count_is_torchs_on_every_family(family: str, attention: str) -> Non
     with torch.no_grad(), counting_vision(model) as seen:
         model(**prompt.tensors)
     assert (seen.flops > 0) == (family in VIDEO_FAMILIES)
-    worst = 0.0
+    worst, checked = 0.0, 0
     for flow in flows():
         for engine in ENGINES:
             try:
@@ -147,6 +147,8 @@ def test_the_count_is_torchs_on_every_family(family: str, attention: str) -> Non
                 continue
             counted = ledger(model, flow, prompt.layout, engine, vision=seen.flops)
             worst = max(worst, check(counted, measured, (flow.name, engine)))
+            checked += 1
+    assert checked > 10
     print(f"{family}, {attention}: largest deviation from torch's counter {100 * worst:.4f} %")
 
 

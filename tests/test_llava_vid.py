@@ -642,6 +642,7 @@ def test_pixels_are_the_papers_to_the_last_bit(size: tuple[int, int], paper: Pat
     pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     frames = Frames(pixels, (0, 1), 12.0, (0.0, 0.1))
     _, beside = load(paper).chat.encode("<image>", frames)
+    assert len(beside["pixel_values"]) == 2
     for frame, found in zip(pixels, beside["pixel_values"], strict=True):
         assert torch.allclose(found, naive_pixels(Image.fromarray(frame), 56), atol=1e-6)
 

@@ -175,9 +175,10 @@ def test_fifty_odd_questions(chat: tuple[str, Any, str], benchmark: str, clip: s
     file = "action_count" if benchmark == "tvbench" else benchmark
     given = read(TASKS / benchmark / f"{file}.yaml")["lmms_eval_specific_kwargs"]
     frames = read_frames(clip, 8, sampling=sampling)
-    for stem, options, answer in QUESTIONS:
-        if benchmark == "longvideobench" and len(options) > 5:
-            continue
+    most = 5 if benchmark == "longvideobench" else 10
+    asked_of = [question for question in QUESTIONS if len(question[1]) <= most]
+    assert len(asked_of) > 30
+    for stem, options, answer in asked_of:
         doc = document(benchmark, stem, options, answer)
         asked = naive(model_id, benchmark, stem, options)
         said = doc_to_messages(doc, given.get(model_id, given["default"]))

@@ -76,7 +76,11 @@ def test_a_broken_video_is_an_error_where_it_is_asked_for(clips: list[str], tmp_
 
 
 def test_leaving_ends_the_threads(clips: list[str]) -> None:
+    def reading() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
     with ReadAhead(threads=1) as reader:
         for path in clips:
             reader.announce(Clip(path, 4))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+        assert len(reading()) == 1
+    assert not reading()

@@ -45,15 +45,30 @@ def answers(
 ) -> list[SampleRecord]:
     """The records of one question a conversation."""
     model.task_dict = {"ours": {"test": [{"question": "?", **document} for _ in conversations]}}
+    requests = [_request("ours", n, given, gen_kwargs) for n, given in enumerate(conversations)]
+    return _records(model, requests)
+
+
+def arms(model: FlowModel, conversation: Any, flows: Sequence[str]) -> list[SampleRecord]:
+    """The records of one question that is asked under each flow in one run, as tasks of lmms-eval are arms."""
+    tasks = {f"ours_{number}": flow for number, flow in enumerate(flows)}
+    model.task_dict = {task: {"test": [{"question": "?"}]} for task in tasks}
     requests = [
-        Instance(
-            request_type="generate_until",
-            arguments=("", lambda doc, given=given: given, gen_kwargs, doc_id, "ours", "test"),
-            idx=0,
-            metadata={"lmms_flow": True, "task": "ours", "doc_id": doc_id, "repeats": 1},
-        )
-        for doc_id, given in enumerate(conversations)
+        _request(task, 0, conversation, ONE_TOKEN, base="ours", flow=flow) for task, flow in tasks.items()
     ]
+    return _records(model, requests)
+
+
+def _request(task: str, doc_id: int, given: Any, gen_kwargs: Any, **metadata: str) -> Instance:
+    return Instance(
+        request_type="generate_until",
+        arguments=("", lambda doc: given, gen_kwargs, doc_id, task, "test"),
+        idx=0,
+        metadata={"lmms_flow": True, "task": task, "doc_id": doc_id, "repeats": 1, **metadata},
+    )
+
+
+def _records(model: FlowModel, requests: list[Instance]) -> list[SampleRecord]:
     return [SampleRecord.from_json(answer[1]) for answer in model.generate_until(requests)]
 
 
