@@ -1,5 +1,6 @@
 # make quickstart   set up .venv, run the bundled model on the bundled benchmark: the paper's Table 3 in small
 # make leaderboard  the same with all twelve arms
+# make smoke        a few tests of every room, under a minute
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
 # make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
 # make lint         ruff and mypy
@@ -19,7 +20,7 @@ UV = VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: quickstart leaderboard test test-host soak lint format clean lock lock-platforms test-oldest test-newest
+.PHONY: quickstart leaderboard smoke test test-host soak lint format clean lock lock-platforms test-oldest test-newest
 
 quickstart: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
@@ -30,6 +31,10 @@ quickstart: $(VENV)/.installed
 leaderboard: ARMS = flowbench_flow_leaderboard
 leaderboard: OUT = out/leaderboard
 leaderboard: quickstart
+
+# Only the files that have such tests are imported.
+smoke: $(VENV)/.installed
+	$(TEST) -m smoke $(PYTEST_ARGS) $(shell grep -l "mark.smoke" tests/test_*.py)
 
 test: $(VENV)/.installed
 	$(TEST) -n $(JOBS) --dist loadfile -m "not host" $(PYTEST_ARGS)

@@ -58,7 +58,7 @@ def test_sub_tasks_are_named_by_one_pattern() -> None:
 def test_an_arm_is_its_base_but_for_the_flow(manager: TaskManager) -> None:
     loaded = manager.load_task_or_group(["flowbench_flow_blind", "flowbench"], "chat")
     groups = {group.group: tasks for group, tasks in loaded.items()}
-    assert len(groups["flowbench"]) == 4
+    assert len(groups["flowbench"]) == 5
     for name, base in groups["flowbench"].items():
         arm = groups["flowbench_flow_blind"]["flowbench_flow_blind_" + name.removeprefix("flowbench_")]
         doc = base.dataset["test"][3]

@@ -42,6 +42,7 @@ def tvbench_row(**changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+@pytest.mark.smoke
 def test_tvbench(home: Path) -> None:
     (doc,) = tvbench.process_docs(Rows.of("moving_direction", tvbench_row(start=1.0, end=2.0)))
     assert doc == {

@@ -23,6 +23,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
+@pytest.mark.smoke
 def test_show_says_what_is_cut_where_and_how_much_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "show", "effective-llava-next-7b")
     assert status == 0
@@ -185,6 +186,7 @@ def test_a_picture_that_cannot_be_written_is_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.smoke
 def test_flows_mark_what_nobody_has_scored(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "flows")
     rows = [line for line in out.splitlines() if line.startswith("│ effective-")]

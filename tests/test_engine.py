@@ -105,6 +105,7 @@ def by_hand(model: Any, tensors: dict[str, Tensor], masks: Tensor, kernel: str |
 # A flow in the attention weights: the paper's knockout, seen
 
 
+@pytest.mark.smoke
 def test_the_papers_knockout_sets_exactly_its_attention_weights_to_zero() -> None:
     """video -/-> question in layers 2 and 3 of a LLaVA (section 2.2)."""
     model, make_inputs = model_of("llava")

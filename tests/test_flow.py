@@ -43,6 +43,7 @@ def test_released_presets_keep_the_papers_share_of_edges(name: str, share: float
     assert round(100 * kept / total, 1) == share
 
 
+@pytest.mark.smoke
 def test_the_papers_7b_prompt_has_the_published_number_of_edges() -> None:
     layout = PRESETS[0].layout()
     assert layout.num_tokens == 1267
@@ -187,6 +188,7 @@ def _pairs(layout: Layout, names: str) -> list[tuple[int, int]]:
     return [(q, k) for r in layout.span(target) for q in r for s in layout.span(source) for k in s]
 
 
+@pytest.mark.smoke
 def test_random_control_draws_its_share_in_every_layer_and_is_seeded() -> None:
     layout = PRESETS[0].layout()
     flow = Flow.load("random:0.3:seed1")

@@ -61,6 +61,7 @@ def test_the_papers_template_character_for_character() -> None:
     assert with_own == PAPER_PROMPT.replace(SYSTEM, "Be brief.")
 
 
+@pytest.mark.smoke
 def test_the_groups_of_the_papers_prompt() -> None:
     prompt = encode(PAPER_PROMPT)
     groups = find_groups(prompt, PAPER_TEXT, {"answer": "From left to right."}, Flow.load("true_option:last"))

@@ -34,9 +34,7 @@ from tests.support.checkpoints_internvl import (
     native_internvl,
 )
 from tests.support.clips import write_clip
-from tests.support.wrapped import GREEDY, ONE_TOKEN, answers, greedy_tokens, messages, question, refusal
-
-CLOSED = "pathway: {cross_frame: 1-2, 'video:question': 1-3, 'question:last': 3-4}\nclosed: true\n"
+from tests.support.wrapped import GREEDY, answers, greedy_tokens, messages, question, refusal
 
 
 @pytest.fixture(scope="module")
@@ -294,64 +292,6 @@ def test_whose_template(
     assert answers(model, [messages(clips[0])])[0].status == "ok"
 
 
-# Under a flow
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("flow", ["cross_frame@first_half+last:last", "closed.yaml", "random:0.3:seed1"])
-def test_dense_equals_sparse(
-    flow: str, attention: str, paper: Path, clips: list[str], tmp_path: Path
-) -> None:
-    """The cut moves the answer's probabilities, and both engines move them alike; one by one and as a batch."""
-    (tmp_path / "closed.yaml").write_text(CLOSED)
-    text = str(tmp_path / flow) if flow.endswith(".yaml") else flow
-    conversations = [messages(clips[0]), messages(clips[1], question="Where does the red square move to?")]
-    uncut = answers(load(paper, attn_implementation=attention), conversations)
-    dense = answers(load(paper, flow=text, engine="dense", attn_implementation=attention), conversations)
-    others = [
-        answers(
-            load(paper, flow=text, engine=engine, batch_size=size, attn_implementation=attention),
-            conversations,
-        )
-        for engine, size in (("sparse", 1), ("dense", 2), ("sparse", 2))
-    ]
-    for place, record in enumerate(dense):
-        assert record.status == "ok", record.reason
-        assert record.edges_kept < uncut[place].edges_kept
-        assert record.options != pytest.approx(uncut[place].options, rel=1e-2)
-        for other in others:
-            assert other[place].options == pytest.approx(record.options, rel=1e-4)
-            assert other[place].answer == record.answer
-
-
-@pytest.mark.parametrize("model_args", [{"dtype": "bfloat16"}, {"device_map": "auto"}, {"num_frames": 3}])
-def test_other_ways_to_run_under_a_flow(model_args: dict[str, Any], paper: Path, clips: list[str]) -> None:
-    for engine in ("dense", "sparse"):
-        model = load(paper, flow="cross_frame+video:last@2-", engine=engine, **model_args)
-        (record,) = answers(model, [messages(clips[0])])
-        assert record.status == "ok", record.reason
-        assert len(record.frames) == model_args.get("num_frames", 8)
-
-
-def test_longer_answers_of_a_batch(paper: Path, clips: list[str]) -> None:
-    conversations = [
-        messages(clips[0]),
-        messages(clips[1], candidates=["Left", "Right", "Down", "Up"]),
-        messages(clips[2], question="Where?"),
-    ]
-    alone = answers(load(paper, flow="video:question@2-3"), conversations, GREEDY)
-    together = answers(load(paper, flow="video:question@2-3", batch_size=3), conversations, GREEDY)
-    assert [record.answer for record in alone] == [record.answer for record in together]
-
-
-def test_the_papers_pathway_is_known_by_the_folders_name(clips: list[str], tmp_path: Path) -> None:
-    folder = tmp_path / "Mini-InternVL-4B-Video-FT"
-    internvl_chat(folder, layers=32)
-    (record,) = answers(load(folder, flow="effective"), [messages(clips[0])])
-    assert record.status == "ok", record.reason
-    assert record.flow_name == "effective-mini-internvl-4b"
-
-
 # The native layout
 
 
@@ -381,16 +321,6 @@ def test_native_checkpoints(native: Path, clips: list[str]) -> None:
     tokens = "<IMG_CONTEXT>" * 4
     assert spelled[0] == f"Frame1: <img>{tokens}</img>"
     assert spelled[1:] == [f"\nFrame{i}: <img>{tokens}</img>" for i in range(2, 9)]
-
-
-def test_native_checkpoints_under_a_flow(native: Path, clips: list[str]) -> None:
-    conversations = [messages(clips[0]), messages(clips[1], candidates=["Left", "Right", "Up"])]
-    flow = "cross_frame+video:last"
-    dense = answers(load(native, flow=flow, engine="dense"), conversations)
-    sparse = answers(load(native, flow=flow, engine="sparse", batch_size=2), conversations)
-    for one, other in zip(dense, sparse, strict=True):
-        assert one.status == "ok", one.reason
-        assert one.options == pytest.approx(other.options, rel=1e-4)
 
 
 # What is wrong is one clear line
@@ -463,9 +393,3 @@ def test_a_language_model_without_a_template(tmp_path: Path) -> None:
     del values["chat_template"]
     file.write_text(json.dumps(values))
     assert "ships no chat template" in refusal(lambda: load(tmp_path))
-
-
-def test_a_placeholder_in_the_question(paper: Path, clips: list[str]) -> None:
-    given = messages(clips[0], question="What does <IMG_CONTEXT> mean?")
-    line = refusal(lambda: answers(load(paper), [given], ONE_TOKEN))
-    assert "2 placeholders <IMG_CONTEXT>" in line

@@ -46,6 +46,7 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
 
 
+@pytest.mark.smoke
 def test_a_record_survives_json():
     assert SampleRecord.from_json(FULL.to_json()) == FULL
     assert "\n" not in FULL.to_json()
@@ -65,6 +66,7 @@ def test_a_record_of_a_later_version_is_read_and_rubbish_is_not():
             SampleRecord.from_json(rubbish)
 
 
+@pytest.mark.smoke
 def test_answers_are_found_again(tmp_path):
     with Journal(tmp_path / "new" / "folder") as journal:
         journal.write("k", FULL)

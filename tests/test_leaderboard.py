@@ -52,6 +52,7 @@ def tables(folder: Path, **settings: Any) -> dict[str, list[dict[str, str]]]:
     }
 
 
+@pytest.mark.smoke
 def test_the_leaderboard_has_micro_and_macro_means_and_both_differences(out: Path) -> None:
     full, sham, cut = tables(out)["leaderboard"]
     assert full["arm"] == "none (full attention)"

@@ -17,23 +17,22 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from lmms_eval.api.instance import Instance
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lmms_flow.assets import flow_tiny_dir
-from lmms_flow.errors import RunError, SampleError
+from lmms_flow.errors import SampleError
 from lmms_flow.flow import Flow
 from lmms_flow.harness.sample import Sample
 from lmms_flow.inputs.image_chat import resized, resized_size
 from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow, PooledProjector
 from lmms_flow.records.journal import read_journal
-from lmms_flow.records.record import SampleRecord
 from tests.support.by_hand import greedy_tokens, load_paper_model, video_features
 from tests.support.checkpoints import image_base, next_video, paper_llava
 from tests.support.clips import write_clip
+from tests.support.wrapped import ONE_TOKEN, answers, refusal
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
@@ -60,10 +59,10 @@ def ask(folder: Path, clip: str, records: Path, **model_args: Any) -> tuple[str,
     content = [{"type": "video", "url": clip}, {"type": "text", "text": TEXT}]
     model.task_dict = {"stock": {"test": [{"question": "?"}]}}
     args = ("", lambda doc: [{"role": "user", "content": content}], GEN_KWARGS, 0, "stock", "test")
-    answers = model.generate_until([SimpleNamespace(args=args, metadata={})])
+    given = model.generate_until([SimpleNamespace(args=args, metadata={})])
     (record,) = read_journal(records)
     assert record.status == "ok", record.reason
-    return answers[0], record.frames
+    return given[0], record.frames
 
 
 def midpoints(clip: str) -> tuple[tuple[int, ...], list[Image.Image]]:
@@ -148,7 +147,6 @@ def test_llava_next_video(clip: str, tmp_path: Path) -> None:
 PAPER_TEXT = (
     "Question: Where does the square move to?\nOptions:\n(A) Left\n(B) Right \nOnly give the best option."
 )
-ONE_TOKEN = {**GEN_KWARGS, "max_new_tokens": 1}
 
 
 @pytest.fixture(scope="module")
@@ -175,27 +173,11 @@ def load(folder: Path | str, records: Path | str = "none", **model_args: Any) ->
     return LlavaVidFlow(pretrained=str(folder), device="cpu", records=str(records), **model_args)
 
 
-def run(
-    model: LlavaVidFlow, conversations: Sequence[Any], gen_kwargs: Any = GEN_KWARGS, **doc: Any
-) -> list[SampleRecord]:
-    """The records of one question a conversation, as our own tasks are given them beside the answers."""
-    model.task_dict = {"ours": {"test": [{"question": "?", **doc} for _ in conversations]}}
-    requests = [
-        Instance(
-            request_type="generate_until",
-            arguments=("", lambda doc, messages=messages: messages, gen_kwargs, doc_id, "ours", "test"),
-            idx=0,
-            metadata={"lmms_flow": True, "task": "ours", "doc_id": doc_id, "repeats": 1},
-        )
-        for doc_id, messages in enumerate(conversations)
-    ]
-    return [SampleRecord.from_json(answer[1]) for answer in model.generate_until(requests)]
-
-
+@pytest.mark.smoke
 def test_a_record_says_what_was_cut(paper: Path, clips: list[str]) -> None:
     """The paper's knockout in the first half of the layers."""
-    base = run(load(paper), [paper_messages(clips[0])], ONE_TOKEN)[0]
-    cut = run(load(paper, flow="cross_frame@first_half"), [paper_messages(clips[0])], ONE_TOKEN)[0]
+    base = answers(load(paper), [paper_messages(clips[0])], ONE_TOKEN)[0]
+    cut = answers(load(paper, flow="cross_frame@first_half"), [paper_messages(clips[0])], ONE_TOKEN)[0]
     assert (base.status, cut.status) == ("ok", "ok")
     assert (base.flow, cut.flow, cut.engine) == ("none", "cross_frame@first_half", "sparse")
     assert cut.flow_digest == Flow.load("cross_frame@1-2").bind(4).digest != base.flow_digest
@@ -213,7 +195,7 @@ def test_a_record_says_what_was_cut(paper: Path, clips: list[str]) -> None:
 @pytest.mark.parametrize("text", [PAPER_TEXT, TEXT])
 def test_letters_probabilities_are_those_of_the_first_token(text: str, paper: Path, clips: list[str]) -> None:
     model = load(paper)
-    (record,) = run(model, [paper_messages(clips[0], text)], ONE_TOKEN)
+    (record,) = answers(model, [paper_messages(clips[0], text)], ONE_TOKEN)
     prompt = model.chat.render(paper_messages(clips[0], text))
     ids = model.chat.tokenizer(prompt, return_tensors="pt").input_ids
     pixels = model.chat.encode(prompt, read_frames(clips[0], 8))[1]["pixel_values"]
@@ -230,78 +212,14 @@ def test_letters_probabilities_are_those_of_the_first_token(text: str, paper: Pa
         assert record.options[letter] == pytest.approx(float(probabilities[forms].sum()), rel=1e-4)
 
 
-@pytest.mark.parametrize("flow", ["none", "video:question@2-3+video:last", "random:0.2:seed1"])
-def test_a_batch_answers_as_one_by_one(flow: str, paper: Path, clips: list[str]) -> None:
-    texts = [
-        PAPER_TEXT,
-        TEXT,
-        PAPER_TEXT.replace("(B) Right", "(B) Right and then down\n(C) Up"),
-        TEXT + " Now.",
-    ]
-    conversations = [paper_messages(*pair) for pair in zip(clips, texts, strict=True)]
-    alone = run(load(paper, flow=flow), conversations)
-    together = run(load(paper, flow=flow, batch_size=4), conversations)
-    assert [record.answer for record in alone] == [record.answer for record in together]
-    assert len({record.answer for record in alone}) > 1
-    for one, other in zip(alone, together, strict=True):
-        assert (one.edges_kept, one.frames) == (other.edges_kept, other.frames)
-        assert one.options == pytest.approx(other.options, rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    "model_args",
-    [{"attn_implementation": "eager"}, {"device_map": "auto"}, {"dtype": "bfloat16"}, {"num_frames": 3}],
-)
-def test_other_ways_to_run_under_a_flow(model_args: dict[str, Any], paper: Path, clips: list[str]) -> None:
-    flow = "cross_frame+video:last@2-"
-    (plain,) = run(load(paper, flow=flow), [paper_messages(clips[0])])
-    (record,) = run(load(paper, flow=flow, **model_args), [paper_messages(clips[0])])
-    assert record.status == "ok"
-    assert len(record.frames) == model_args.get("num_frames", 8)
-    if not {"dtype", "num_frames"} & set(model_args):
-        assert record.answer == plain.answer
-        assert record.options == pytest.approx(plain.options, rel=1e-4)
-
-
-def test_questions_with_and_without_a_video_share_a_batch(paper: Path, clips: list[str]) -> None:
-    text_only = [{"role": "user", "content": [{"type": "text", "text": PAPER_TEXT}]}]
-    conversations = [text_only, paper_messages(clips[0]), text_only, paper_messages(clips[1])]
-    alone = run(load(paper), conversations)
-    together = run(load(paper, batch_size=4), conversations)
-    assert [record.answer for record in alone] == [record.answer for record in together]
-
-
 def test_an_empty_group_is_noted(paper: Path, clips: list[str]) -> None:
     messages = paper_messages(clips[0], "What?\n(A) up\n(B) down")
     messages[1]["content"][0]["text"] = "Best option:("
-    (record,) = run(load(paper, flow="cross_frame+frame.0:frame.1"), [messages], ONE_TOKEN)
+    (record,) = answers(load(paper, flow="cross_frame+frame.0:frame.1"), [messages], ONE_TOKEN)
     assert record.notes == ()
     no_stem = paper_messages(clips[0], "Question:\n(A) up\n(B) down")
-    (record,) = run(load(paper, flow="cross_frame+stem:last"), [no_stem], ONE_TOKEN)
+    (record,) = answers(load(paper, flow="cross_frame+stem:last"), [no_stem], ONE_TOKEN)
     assert record.notes == ("stem:last cuts nothing here: a group is empty",)
-
-
-@pytest.mark.parametrize("flow", ["cross_frame@first_half+last:last", "closed.yaml"])
-def test_other_kinds_of_checkpoints_under_a_flow(flow: str, clips: list[str], tmp_path: Path) -> None:
-    """LLaVA-NeXT-Video, and the bundled model: one by one and as a batch, and other probabilities than without."""
-    pathway = 'pathway: {cross_frame: 1-2, "video:question": 1-3, "question:last": 3-4}'
-    (tmp_path / "closed.yaml").write_text(f"closed: true\n{pathway}")
-    text = str(tmp_path / flow) if flow.endswith(".yaml") else flow
-    next_video(tmp_path / "model")
-    conversations = [
-        paper_messages(clips[0]),
-        paper_messages(clips[1], PAPER_TEXT.replace("square", "red square")),
-    ]
-    for name in (str(tmp_path / "model"), "flow-tiny"):
-        base = run(load(name), conversations, ONE_TOKEN)
-        alone = run(load(name, flow=text), conversations, ONE_TOKEN)
-        together = run(load(name, flow=text, batch_size=2), conversations, ONE_TOKEN)
-        assert [record.status for record in (*base, *alone, *together)] == ["ok"] * 6
-        for uncut, one, other in zip(base, alone, together, strict=True):
-            assert one.answer == other.answer
-            assert one.options == pytest.approx(other.options, rel=1e-3)
-            assert one.options != pytest.approx(uncut.options, rel=1e-2)
-            assert one.edges_kept == other.edges_kept < uncut.edges_kept
 
 
 # The journal
@@ -325,10 +243,11 @@ def test_a_second_run_is_served_from_the_journal(paper: Path, clips: list[str], 
         load(paper, tmp_path, flow=flow) for flow in ("video:last", "video:last", "blind")
     )
     calls = [count_calls(model) for model in (first, second, other)]
-    answers = [run(model, conversations, ONE_TOKEN) for model in (first, second, other)]
+    given = [answers(model, conversations, ONE_TOKEN) for model in (first, second, other)]
     assert calls == [[1, 1, 1], [], [1, 1, 1]]
-    assert answers[0] == answers[1]
-    assert run(load(paper, tmp_path, flow="video:last"), conversations) != answers[0]  # other gen_kwargs
+    assert given[0] == given[1]
+    # Another gen_kwargs is another question.
+    assert answers(load(paper, tmp_path, flow="video:last"), conversations, GEN_KWARGS) != given[0]
 
 
 def test_an_edited_flow_file_is_noticed(paper: Path, clips: list[str], tmp_path: Path) -> None:
@@ -342,7 +261,7 @@ def test_an_edited_flow_file_is_noticed(paper: Path, clips: list[str], tmp_path:
         file.write_text(content.replace("blind@2", "video:question@2"))
         model = load(paper, tmp_path / "records", flow=str(file))
         calls = count_calls(model)
-        digests.append(run(model, [paper_messages(clips[0])], ONE_TOKEN)[0].flow_digest)
+        digests.append(answers(model, [paper_messages(clips[0])], ONE_TOKEN)[0].flow_digest)
         assert len(calls) == expected
     assert digests[0] == digests[1] != digests[2]
 
@@ -352,22 +271,11 @@ def test_other_weights_under_the_same_path_are_noticed(clips: list[str], tmp_pat
         paper_llava(tmp_path / "model", layers=2, seed=seed)
         model = load(tmp_path / "model", tmp_path / "records")
         calls = count_calls(model)
-        run(model, [paper_messages(clips[0])], ONE_TOKEN)
+        answers(model, [paper_messages(clips[0])], ONE_TOKEN)
         assert len(calls) == expected
 
 
 # What is wrong is one clear line, and an exit status
-
-
-def refusal(action: Any) -> str:
-    """The line of the SystemExit in which it ends; the exit status is 1."""
-    with pytest.raises(RunError) as ended:
-        action()
-    line = str(ended.value)
-    assert "\n" not in line
-    assert line.startswith("lmms_flow: ")
-    assert isinstance(ended.value.code, str)  # Python prints it and exits with 1
-    return line
 
 
 @pytest.mark.parametrize(
@@ -441,13 +349,13 @@ def test_a_broken_video(what: str, paper: Path, clips: list[str], tmp_path: Path
     """It ends the run, or (on_error=record) is a record of its own, and its neighbours are answered."""
     video = broken_clips(tmp_path, clips[0])[what]
     conversations = [paper_messages(each) for each in (clips[0], video, clips[1])]
-    line = refusal(lambda: run(load(paper), conversations, ONE_TOKEN))
+    line = refusal(lambda: answers(load(paper), conversations, ONE_TOKEN))
     assert "task ours, document 1" in line
-    recorded = run(load(paper, on_error="record", batch_size=3), conversations, ONE_TOKEN)
+    recorded = answers(load(paper, on_error="record", batch_size=3), conversations, ONE_TOKEN)
     assert [record.status for record in recorded] == ["ok", "error", "ok"]
     assert recorded[1].reason
     assert recorded[1].answer == ""
-    assert recorded[0].answer == run(load(paper), conversations[:1], ONE_TOKEN)[0].answer
+    assert recorded[0].answer == answers(load(paper), conversations[:1], ONE_TOKEN)[0].answer
 
 
 @pytest.mark.parametrize(
@@ -466,8 +374,8 @@ def test_a_prompt_that_does_not_fit_the_flow(
     flow: str, text: str, doc: dict[str, Any], part: str, paper: Path, clips: list[str]
 ) -> None:
     conversations = [paper_messages(clips[0], text)]
-    assert part in refusal(lambda: run(load(paper, flow=flow), conversations, ONE_TOKEN, **doc))
-    (record,) = run(load(paper, flow=flow, on_error="record"), conversations, ONE_TOKEN, **doc)
+    assert part in refusal(lambda: answers(load(paper, flow=flow), conversations, ONE_TOKEN, **doc))
+    (record,) = answers(load(paper, flow=flow, on_error="record"), conversations, ONE_TOKEN, **doc)
     assert record.status == "error"
     assert part in record.reason
     assert record.flow == flow
@@ -484,12 +392,7 @@ def test_a_prompt_that_does_not_fit_the_flow(
 def test_messages_that_no_video_model_is_asked(
     messages: list[dict[str, Any]], part: str, paper: Path
 ) -> None:
-    assert part in refusal(lambda: run(load(paper), [messages], ONE_TOKEN))
-
-
-def test_a_placeholder_in_the_question_is_an_error(paper: Path, clips: list[str]) -> None:
-    conversations = [paper_messages(clips[0], "What does <image> mean?")]
-    assert "2 placeholders <image>" in refusal(lambda: run(load(paper), conversations, ONE_TOKEN))
+    assert part in refusal(lambda: answers(load(paper), [messages], ONE_TOKEN))
 
 
 @pytest.mark.parametrize("kind", ["loglikelihood", "generate_until_multi_round"])
@@ -548,21 +451,6 @@ def test_remote_code_is_off_unless_asked_for(
     monkeypatch.setattr(auto, "from_pretrained", spy)
     load(tmp_path, **({} if given is None else {"trust_remote_code": given}))
     assert seen[0] is (given is not None)
-
-
-def test_a_model_that_ignores_masks_is_refused_while_loading(
-    paper: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attention = transformers.models.llama.modeling_llama.LlamaAttention
-    original = attention.forward
-
-    def deaf(self: Any, *args: Any, attention_mask: Any = None, **arguments: Any) -> Any:
-        return original(self, *args, attention_mask=None, **arguments)
-
-    monkeypatch.setattr(attention, "forward", deaf)
-    line = refusal(lambda: load(paper, flow="video:last"))
-    assert "LlavaForConditionalGeneration (sdpa attention) failed the self-check" in line
-    load(paper)  # full attention needs no masks
 
 
 # Pixels
@@ -660,13 +548,13 @@ def test_a_template_that_writes_the_first_token_gets_no_second(clips: list[str],
     text = model.chat.render(paper_messages(clips[0])[:1])
     ids = model.chat.encode(text, read_frames(clips[0], 8))[0]
     assert ids.count(model.chat.tokenizer.bos_token_id) == 1
-    assert run(model, [paper_messages(clips[0])[:1]], ONE_TOKEN)[0].status == "ok"
+    assert answers(model, [paper_messages(clips[0])[:1]], ONE_TOKEN)[0].status == "ok"
 
 
 def test_a_template_that_refuses_the_messages_is_the_samples_error(clips: list[str], tmp_path: Path) -> None:
     paper_llava(tmp_path, layers=2, chat_template="chat_template.jinja")
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
-    line = refusal(lambda: run(load(tmp_path), [paper_messages(clips[0])[:1]], ONE_TOKEN))
+    line = refusal(lambda: answers(load(tmp_path), [paper_messages(clips[0])[:1]], ONE_TOKEN))
     assert "roles must alternate" in line
 
 
@@ -700,7 +588,7 @@ def test_a_sampled_answer_depends_on_its_question_alone(clips: list[str]) -> Non
     """Not on what ran before it, else a run that was killed would go on with other answers."""
     sampled = {**GEN_KWARGS, "max_new_tokens": 6, "do_sample": True, "temperature": 5.0}
     first, second = paper_messages(clips[0]), paper_messages(clips[1], PAPER_TEXT.replace("?", "??"))
-    together = run(load("flow-tiny"), [first, second, first], sampled)
-    alone = run(load("flow-tiny"), [second], sampled)
+    together = answers(load("flow-tiny"), [first, second, first], sampled)
+    alone = answers(load("flow-tiny"), [second], sampled)
     assert together[1].answer == alone[0].answer
     assert together[1].answer != together[0].answer, "nothing was drawn"

@@ -57,6 +57,7 @@ def make_loop(model: Model, **arguments: object) -> RequestLoop:
     return RequestLoop(key=model.key, answer=model.answer, **arguments)
 
 
+@pytest.mark.smoke
 def test_answers_come_back_in_the_order_of_the_requests():
     model = Model()
     requests = [request(i, task) for task in "yx" for i in (3, 1, 2)]
@@ -99,6 +100,7 @@ def test_the_hosts_settings_are_never_changed():
     assert theirs == GEN_KWARGS
 
 
+@pytest.mark.smoke
 def test_our_tasks_take_a_record_beside_the_answer(tmp_path):
     with Journal(tmp_path) as journal:
         runs = [

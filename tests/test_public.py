@@ -38,6 +38,7 @@ def loaded() -> LoadedModel:
     return lmms_flow.load("flow-tiny", device="cpu")
 
 
+@pytest.mark.smoke
 def test_the_prompt_is_the_task_s(loaded: LoadedModel) -> None:
     """The same tokens and groups as through lmms-eval, and the answer under full attention."""
     doc = document()
@@ -58,6 +59,7 @@ def test_the_prompt_is_the_task_s(loaded: LoadedModel) -> None:
     assert said in loaded.tokens_of_letter(prompt.letters[doc["right"]])
 
 
+@pytest.mark.smoke
 def test_intervene_sweep_and_ledger_take_what_load_gives(loaded: LoadedModel) -> None:
     """The same numbers as on the model of transformers itself, and as by plain masks."""
     doc = document()

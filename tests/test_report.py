@@ -16,6 +16,7 @@ from lmms_flow.report.statistics import accuracy, paired
 from tests.support.lmms_logs import write_log
 
 
+@pytest.mark.smoke
 def test_an_arm_has_its_samples_and_what_they_cost(tmp_path: Path) -> None:
     write_log(
         tmp_path,

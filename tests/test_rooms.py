@@ -92,6 +92,7 @@ def test_imports_go_down(name: str) -> None:
     assert not above, f"{name} imports {above}"
 
 
+@pytest.mark.smoke
 def test_no_file_imports_itself_through_others() -> None:
     done: set[str] = set()
 

@@ -239,6 +239,7 @@ def test_a_plan_keeps_what_the_masks_need() -> None:
     assert checked > 150
 
 
+@pytest.mark.smoke
 def test_layouts_and_plans_are_of_the_prompt() -> None:
     layout = Layout(
         4, {"system": range(1), "video": range(1, 2), "question": range(2, 3), "last": range(3, 4)}

@@ -44,6 +44,7 @@ TABLE_E_A = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
 @pytest.mark.parametrize("model", TABLE_E_B)
 def test_the_rule_leads_from_the_papers_table_e_b_to_its_table_e_a(model: str, kind: int) -> None:

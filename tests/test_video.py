@@ -25,6 +25,7 @@ def numbers(pixels: np.ndarray) -> list[int]:
     return [int(np.argmin([abs(mean - level(i)) for i in range(24)])) for mean in means]
 
 
+@pytest.mark.smoke
 def test_the_papers_eight_frames_of_a_hundred():
     # int(start + seg / 2 + round(seg * i)) with seg = 99 / 8
     assert midpoints(0, 99, 8) == (6, 18, 31, 43, 56, 68, 80, 93)
@@ -73,6 +74,7 @@ def test_indices_are_in_order_and_in_the_clip(take, length, num_frames):
     assert 5 <= indices[0] <= indices[-1] <= 5 + length - 1
 
 
+@pytest.mark.smoke
 def test_pixels_are_of_the_frames_that_the_indices_name(tmp_path):
     frames = read_frames(write_clip(tmp_path / "clip.mp4", frames=24), 8)
     assert frames.pixels.shape == (8, 64, 96, 3)

@@ -30,7 +30,7 @@ from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow, timestamps
 from lmms_flow.report.records import arm_key
 from tests.support.checkpoints_videollama3 import HIDDEN, PATCH_SIZE, VISION_HEADS, VISION_LAYERS, videollama3
 from tests.support.clips import write_clip
-from tests.support.wrapped import GREEDY, ONE_TOKEN, answers, greedy_tokens, question, refusal
+from tests.support.wrapped import GREEDY, answers, greedy_tokens, question, refusal
 from tests.support.wrapped import messages as any_messages
 
 CLOSED = "pathway: {cross_frame: 1-2, 'video:question': 1-3, 'question:last': 3-4}\nclosed: true\n"
@@ -367,33 +367,6 @@ def test_the_released_vision_is_marked(paper: Path, clips: list[str], tmp_path: 
 # Under a flow
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("flow", ["cross_frame@first_half+last:last", "closed.yaml", "random:0.3:seed1"])
-def test_dense_equals_sparse(
-    flow: str, attention: str, paper: Path, clips: list[str], tmp_path: Path
-) -> None:
-    """Videos of unlike sizes; one by one and as a batch."""
-    (tmp_path / "closed.yaml").write_text(CLOSED)
-    text = str(tmp_path / flow) if flow.endswith(".yaml") else flow
-    conversations = [messages(clips[0]), messages(clips[2], candidates=["Left", "Right", "Down"])]
-    uncut = answers(load(paper, attn_implementation=attention), conversations)
-    dense = answers(load(paper, flow=text, engine="dense", attn_implementation=attention), conversations)
-    others = [
-        answers(
-            load(paper, flow=text, engine=engine, batch_size=size, attn_implementation=attention),
-            conversations,
-        )
-        for engine, size in (("sparse", 1), ("dense", 2), ("sparse", 2))
-    ]
-    for place, record in enumerate(dense):
-        assert record.status == "ok", record.reason
-        assert record.edges_kept < uncut[place].edges_kept
-        assert record.options != pytest.approx(uncut[place].options, rel=1e-2)
-        for other in others:
-            assert other[place].options == pytest.approx(record.options, rel=1e-4)
-            assert other[place].answer == record.answer
-
-
 def test_the_sparse_engine_drops_rows(
     paper: Path, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,34 +396,6 @@ def test_logits_of_the_positions_that_are_asked_for(paper: Path, clips: list[str
     assert torch.allclose(model.model(**inputs, logits_to_keep=1).logits, native[:, -1:], atol=1e-5)
     some = torch.tensor([3, 5])
     assert torch.allclose(model.model(**inputs, logits_to_keep=some).logits, native[:, some], atol=1e-5)
-
-
-@pytest.mark.parametrize("model_args", [{"dtype": "bfloat16"}, {"device_map": "auto"}, {"num_frames": 3}])
-def test_other_ways_to_run_under_a_flow(model_args: dict[str, Any], paper: Path, clips: list[str]) -> None:
-    for engine in ("dense", "sparse"):
-        model = load(paper, flow="cross_frame+video:last@2-", engine=engine, **model_args)
-        (record,) = answers(model, [messages(clips[0])])
-        assert record.status == "ok", record.reason
-        assert len(record.frames) == model_args.get("num_frames", 8)
-
-
-def test_longer_answers_of_a_batch(paper: Path, clips: list[str]) -> None:
-    text_only = [{"role": "user", "content": [{"type": "text", "text": "Question: What?"}]}]
-    conversations = [messages(clips[0]), messages(clips[1], candidates=["Left", "Right", "Up"]), text_only]
-    for flow in ("none", "video:question@2-3"):
-        given = conversations if flow == "none" else conversations[:2]
-        alone = answers(load(paper, flow=flow), given, GREEDY)
-        together = answers(load(paper, flow=flow, batch_size=3), given, GREEDY)
-        assert [record.status for record in alone] == ["ok"] * len(given)
-        assert [record.answer for record in alone] == [record.answer for record in together]
-
-
-def test_the_papers_pathway_is_known_by_the_folders_name(clips: list[str], tmp_path: Path) -> None:
-    folder = tmp_path / "VideoLLaMA3-7B"
-    videollama3(folder, layers=28)
-    (record,) = answers(load(folder, flow="effective_closed"), [messages(clips[0])])
-    assert record.status == "ok", record.reason
-    assert record.flow_name == "effective-videollama3-7b-closed"
 
 
 # The native layout
@@ -509,9 +454,3 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     line = refusal(lambda: load(tmp_path))
     assert "model.projector.readout.2.bias is missing; model.resampler.weight is not of this model" in line
-
-
-def test_a_placeholder_in_the_question(paper: Path, clips: list[str]) -> None:
-    given = messages(clips[0], question="What does <image> mean?")
-    line = refusal(lambda: answers(load(paper), [given], ONE_TOKEN))
-    assert "2 placeholders <image>" in line

@@ -106,17 +106,18 @@ class VideoChat:
 
     def prompt(self, text: str, frames: Frames | None) -> tuple[EncodedPrompt, dict[str, Tensor]]:
         """The prompt with the place of each token in the text; the video's tokens are what the placeholder became."""
-        input_ids, tensors = self.encode(text, frames)
         plain = self.tokenize(text, return_offsets_mapping=True)
         ids, offsets = list(plain["input_ids"]), [tuple(pair) for pair in plain["offset_mapping"]]
-        if frames is None:
-            prompt = EncodedPrompt(text, tuple(input_ids), tuple(offsets), range(0), (), self.keeps_breaks)
-            return prompt, tensors
         placeholder = self.tokenizer.convert_tokens_to_ids(self.video_token)
-        if ids.count(placeholder) != 1:
+        # Before the processor sees them: each fails in a way of its own where the videos don't suffice.
+        if frames is not None and ids.count(placeholder) != 1:
             raise SampleError(
                 f"the prompt has {ids.count(placeholder)} placeholders {self.video_token} for one video"
             )
+        input_ids, tensors = self.encode(text, frames)
+        if frames is None:
+            prompt = EncodedPrompt(text, tuple(input_ids), tuple(offsets), range(0), (), self.keeps_breaks)
+            return prompt, tensors
         before = ids.index(placeholder)
         after = len(ids) - before - 1
         video = range(before, len(input_ids) - after)

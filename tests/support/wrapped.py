@@ -78,6 +78,8 @@ def refusal(action: Callable[[], Any]) -> str:
         action()
     line = str(ended.value)
     assert "\n" not in line
+    assert line.startswith("lmms_flow: ")
+    assert isinstance(ended.value.code, str), "Python prints it and exits with status 1"
     return line
 
 
