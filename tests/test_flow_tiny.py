@@ -7,6 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import AutoConfig, AutoProcessor, ProcessorMixin
 
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
 from lmms_flow.engine import intervene
-from lmms_flow.flow import Flow, find_preset
+from lmms_flow.flow import Flow, Layout, find_preset
 from lmms_flow.flow.pathway import KINDS
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames
@@ -273,22 +274,28 @@ def wrapper() -> LlavaVidFlow:
     return LlavaVidFlow(pretrained="flow-tiny", device="cpu", dtype="float32", records="none")
 
 
-@torch.no_grad()
-def share_right(flow: str) -> float:
-    """Accuracy on some of every family, through the wrapper's prompts and the product's masks."""
-    model, right, chosen = wrapper(), 0, some_of_every_family()
-    named = Flow.load("+".join(KINDS))
-    bound = Flow.load(flow, checkpoint="flow-tiny")
-    for row in chosen:
+@cache
+def asked() -> list[tuple[dict[str, Any], Layout, str]]:
+    """Inputs, groups and the right letter of some of every family, through the wrapper's prompts."""
+    chat, named, found = wrapper().chat, Flow.load("+".join(KINDS)), []
+    for row in some_of_every_family():
         document = {**row, "start": None, "end": None}
-        chat, frames = model.chat, read_frames(str(flowbench_dir() / document["video"]), NUM_FRAMES)
+        frames = read_frames(str(flowbench_dir() / document["video"]), NUM_FRAMES)
         prompt, tensors = chat.prompt(chat.render(doc_to_messages(document)), frames)
         layout = find_groups(prompt, doc_to_text(document), document, named).layout
-        inputs = chat.batch([prompt], [tensors])
+        found.append((chat.batch([prompt], [tensors]), layout, document["answer_letter"]))
+    return found
+
+
+@torch.no_grad()
+def share_right(flow: str) -> float:
+    """Accuracy on these, under the product's masks."""
+    model, bound, right = wrapper(), Flow.load(flow, checkpoint="flow-tiny"), 0
+    for inputs, layout, letter in asked():
         with intervene(model.model, bound, layout):
             logits = model.model(**inputs, logits_to_keep=1).logits[0, -1]
-        right += chat.tokenizer.decode([int(logits.argmax())]) == document["answer_letter"]
-    return right / len(chosen)
+        right += model.chat.tokenizer.decode([int(logits.argmax())]) == letter
+    return right / len(asked())
 
 
 def test_the_planted_way_is_the_only_one() -> None:

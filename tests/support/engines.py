@@ -9,9 +9,11 @@ import torch
 
 from lmms_flow.engine import Baseline, decoder_layers, find_decoder, intervene
 from lmms_flow.flow import Flow, LayerRange, Pathway
+from tests.support.models import FAMILIES
 
 TOLERANCE = 1e-5  # relative to the largest magnitude, fp32
 EAGER_ONLY = ("gemma2",)
+RUNS = [(name, attn) for name in FAMILIES for attn in ("eager", "sdpa") if (name, attn) != ("gemma2", "sdpa")]
 LATE = ("cross_frame@second_half", "video:last@3-", "question:last@4", "video:question@2-+last:last@4")
 UNEVEN = (
     "cross_frame@2-",
