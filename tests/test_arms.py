@@ -107,7 +107,7 @@ FAMILIES = ("action_antonym", "moving_direction", "action_sequence", "scene_tran
         ({"base": "flowbench_flow_blind", "flow": "sham"}, "name the group behind it"),
     ],
 )
-def test_a_mistake_in_the_four_lines_is_one_line(tmp_path: Path, lines: dict, says: str) -> None:
+def test_a_mistake_in_the_four_lines_is_one_line(tmp_path: Path, lines: dict[str, Any], says: str) -> None:
     with pytest.raises(RunError, match=says):
         load("mine", yaml_task(tmp_path, **lines))
 

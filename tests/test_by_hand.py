@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tests.support.checkpoints import image_base, paper_llava
 
 
 @pytest.mark.parametrize("make", [paper_llava, image_base])
-def test_equals_generate_with_a_pooling_projector(make, tmp_path: Path) -> None:
+def test_equals_generate_with_a_pooling_projector(make: Callable[..., Any], tmp_path: Path) -> None:
     make(tmp_path, layers=4)
     model = load_paper_model(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +32,7 @@ RENAMED = [
     ],
 )
 @pytest.mark.parametrize("shards", [1, 3])
-def test_every_weight_arrives(make, class_name: str, shards: int, tmp_path: Path) -> None:
+def test_every_weight_arrives(make: Callable[..., Any], class_name: str, shards: int, tmp_path: Path) -> None:
     written = make(tmp_path, layers=2, shards=shards)
     model, report = getattr(transformers, class_name).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
@@ -55,7 +57,7 @@ def test_image_base_loads_as_the_papers_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [paper_llava, image_base, next_video])
-def test_processor_and_model_agree(make, tmp_path: Path) -> None:
+def test_processor_and_model_agree(make: Callable[..., Any], tmp_path: Path) -> None:
     make(tmp_path, layers=2)
     processor = transformers.AutoProcessor.from_pretrained(tmp_path)
     config = transformers.AutoConfig.from_pretrained(tmp_path)

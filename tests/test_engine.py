@@ -130,7 +130,9 @@ def own_mask(model: Any, num_tokens: int) -> Tensor:
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_attention_weights_are_zero_where_cut_and_positive_where_kept(family: str, flows: dict) -> None:
+def test_attention_weights_are_zero_where_cut_and_positive_where_kept(
+    family: str, flows: dict[str, Any]
+) -> None:
     model, make_inputs = model_of(family)
     assert len(flows) > 5
     for seed, flow in enumerate(flows.values()):
@@ -147,7 +149,7 @@ def test_attention_weights_are_zero_where_cut_and_positive_where_kept(family: st
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_logits_equal_attention_written_out(family: str, flows: dict) -> None:
+def test_logits_equal_attention_written_out(family: str, flows: dict[str, Any]) -> None:
     """On the layouts of real prompts, images and 3D positions included; and cutting nothing is no change at all."""
     model, make_inputs = model_of(family)
     worst = 0.0
@@ -163,7 +165,7 @@ def test_logits_equal_attention_written_out(family: str, flows: dict) -> None:
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
-def test_random_layouts_empty_groups_included(family: str, flows: dict) -> None:
+def test_random_layouts_empty_groups_included(family: str, flows: dict[str, Any]) -> None:
     model, _ = model_of(family)
     tried, worst = 0, 0.0
     for seed in range(40):
@@ -209,7 +211,7 @@ def test_one_mask_for_all_layers_equals_transformers_own_4d_mask(family: str, fl
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gemma2"])
-def test_sdpa_equals_eager(family: str, flows: dict) -> None:
+def test_sdpa_equals_eager(family: str, flows: dict[str, Any]) -> None:
     eager, make_inputs = model_of(family)
     sdpa, _ = model_of(family, "sdpa")
     for flow in (flows["pathway.yaml"], flows["random:0.2:seed1"]):
@@ -223,7 +225,7 @@ def test_sdpa_equals_eager(family: str, flows: dict) -> None:
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["llama", "llava", "qwen2_5_vl"])
-def test_bfloat16(family: str, attn: str, flows: dict) -> None:
+def test_bfloat16(family: str, attn: str, flows: dict[str, Any]) -> None:
     model, make_inputs = tiny(family, layers=LAYERS, attn_implementation=attn)
     model.to(torch.bfloat16)
     prompt = make_inputs()
@@ -326,7 +328,9 @@ def greedy(model: Any, tensors: dict[str, Tensor], steps: int = 16, **extra: Any
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "phi3", "llava", "llava_next_video", "qwen2_5_vl"])
-def test_sixteen_greedy_tokens_with_a_cache_equal_those_without(family: str, attn: str, flows: dict) -> None:
+def test_sixteen_greedy_tokens_with_a_cache_equal_those_without(
+    family: str, attn: str, flows: dict[str, Any]
+) -> None:
     model, make_inputs = model_of(family, attn)
     prompt = make_inputs()
     changed = 0
@@ -370,7 +374,7 @@ def four_prompts(make_inputs: Any) -> list[Prompt]:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("family", "attn"), runs("llama", "gemma2", "llava", "qwen2_5_vl"))
-def test_a_padded_batch_equals_single_runs(family: str, attn: str, side: str, flows: dict) -> None:
+def test_a_padded_batch_equals_single_runs(family: str, attn: str, side: str, flows: dict[str, Any]) -> None:
     model, make_inputs = model_of(family, attn)
     prompts = four_prompts(make_inputs)
     batch, layouts = join(prompts, side), [prompt.layout for prompt in prompts]
@@ -391,7 +395,7 @@ def test_a_padded_batch_equals_single_runs(family: str, attn: str, side: str, fl
 
 
 @pytest.mark.parametrize(("family", "attn"), runs("llama", "gemma2", "llava", "qwen2_5_vl"))
-def test_a_batch_decodes_as_single_runs(family: str, attn: str, flows: dict) -> None:
+def test_a_batch_decodes_as_single_runs(family: str, attn: str, flows: dict[str, Any]) -> None:
     model, make_inputs = model_of(family, attn)
     prompts = four_prompts(make_inputs)
     for text in ("video:question@2-3+video:last", "pathway.yaml", "random:0.2:seed1"):
@@ -402,7 +406,7 @@ def test_a_batch_decodes_as_single_runs(family: str, attn: str, flows: dict) -> 
                 assert greedy(model, prompt.tensors, 8)[0].tolist() == together[row].tolist()
 
 
-def test_beams_share_the_layout_of_their_prompt(flows: dict) -> None:
+def test_beams_share_the_layout_of_their_prompt(flows: dict[str, Any]) -> None:
     """The scores too: they would show a layout that is another prompt's."""
     model, make_inputs = model_of("llama")
     prompts, flow = four_prompts(make_inputs), flows["closed.yaml"]

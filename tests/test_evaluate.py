@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from lmms_flow.errors import RunError
 from lmms_flow.harness import loop
 from lmms_flow.harness.evaluate import main
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.sample import Outcome
+from lmms_flow.harness.sample import Outcome, Sample
 from lmms_flow.inputs.sampling import midpoints
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.records.journal import Journal, read_journal
@@ -22,9 +24,12 @@ from tests.support.flowbench import made_flowbench
 
 pytestmark = pytest.mark.timeout(300)
 
+# Puts a function in the place of the host's evaluation.
+Evaluation = Callable[[Callable[..., Any]], None]
+
 
 @pytest.fixture
-def host(monkeypatch):
+def host(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The host's command line; it need not read its thousand own tasks."""
     from lmms_eval import __main__ as host
 
@@ -33,10 +38,10 @@ def host(monkeypatch):
 
 
 @pytest.fixture
-def evaluation(host, monkeypatch):
+def evaluation(host: Any, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
     """Puts a function in the place of the host's evaluation, behind its real command line."""
 
-    def replace(function) -> None:
+    def replace(function: Callable[..., Any]) -> None:
         monkeypatch.setattr(host, "cli_evaluate_single", function)
         monkeypatch.setattr(host, "make_table", lambda *_: "")
 
@@ -46,32 +51,32 @@ def evaluation(host, monkeypatch):
 RUN = ["--model", "dummy", "--tasks", "flowbench"]
 
 
-def result(task: str = "flowbench_object_count", **metrics: object) -> tuple[dict, None]:
+def result(task: str = "flowbench_object_count", **metrics: object) -> tuple[dict[str, Any], None]:
     named = {f"{name},none": value for name, value in metrics.items()}
     return {"configs": {task: {}}, "results": {task: {"alias": task, **named}}}, None
 
 
-def scored(**changes: object) -> tuple[dict, None]:
+def scored(**changes: object) -> tuple[dict[str, Any], None]:
     return result(**{"accuracy": 0.5, "errors": 0, "unreadable": 0, **changes})
 
 
-def said(capfd) -> str:
+def said(capfd: pytest.CaptureFixture[str]) -> str:
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("lmms-flow eval: ")]
     return "\n".join(lines)
 
 
-def test_a_run_that_worked_is_status_0(evaluation, capfd):
+def test_a_run_that_worked_is_status_0(evaluation: Evaluation, capfd: pytest.CaptureFixture[str]) -> None:
     evaluation(lambda args: scored())
     assert main(RUN) == 0
     assert said(capfd) == ""
 
 
-def test_the_word_eval_may_be_repeated(evaluation):
+def test_the_word_eval_may_be_repeated(evaluation: Evaluation) -> None:
     evaluation(lambda args: scored())
     assert main(["eval", *RUN]) == 0
 
 
-def test_everything_else_goes_to_the_host(evaluation):
+def test_everything_else_goes_to_the_host(evaluation: Evaluation) -> None:
     seen = []
     evaluation(lambda args: (seen.append(args), scored())[1])
     argv = list(sys.argv)
@@ -80,8 +85,10 @@ def test_everything_else_goes_to_the_host(evaluation):
     assert sys.argv == argv
 
 
-def test_an_exception_is_status_1_and_one_line(evaluation, capfd):
-    def fails(args):
+def test_an_exception_is_status_1_and_one_line(
+    evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(args: Any) -> None:
         raise OSError("the data set is gone\nfor good")
 
     evaluation(fails)
@@ -89,11 +96,13 @@ def test_an_exception_is_status_1_and_one_line(evaluation, capfd):
     assert said(capfd) == "lmms-flow eval: OSError: the data set is gone for good"
 
 
-def test_the_exception_behind_retries_is_told(evaluation, capfd):
+def test_the_exception_behind_retries_is_told(
+    evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
+) -> None:
     from tenacity import retry, stop_after_attempt
 
     @retry(stop=stop_after_attempt(1))
-    def fails(args):
+    def fails(args: Any) -> None:
         raise FileNotFoundError("flowbench is not installed")
 
     evaluation(fails)
@@ -101,8 +110,10 @@ def test_the_exception_behind_retries_is_told(evaluation, capfd):
     assert said(capfd) == "lmms-flow eval: FileNotFoundError: flowbench is not installed"
 
 
-def test_an_exception_under_debug_is_the_same(evaluation, capfd):
-    def fails(args):
+def test_an_exception_under_debug_is_the_same(
+    evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(args: Any) -> None:
         raise KeyError("question")
 
     evaluation(fails)
@@ -110,8 +121,10 @@ def test_an_exception_under_debug_is_the_same(evaluation, capfd):
     assert said(capfd) == "lmms-flow eval: KeyError: 'question'"
 
 
-def test_a_sample_that_ends_the_run_is_status_1(evaluation, capfd):
-    def fails(args):
+def test_a_sample_that_ends_the_run_is_status_1(
+    evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(args: Any) -> None:
         raise RunError("task x, document 3: the video is missing: /clip.mp4")
 
     evaluation(fails)
@@ -120,33 +133,39 @@ def test_a_sample_that_ends_the_run_is_status_1(evaluation, capfd):
 
 
 @pytest.mark.parametrize("status", [1, 3])
-def test_an_exit_status_passes_through(evaluation, status):
+def test_an_exit_status_passes_through(evaluation: Evaluation, status: Any) -> None:
     evaluation(lambda args: sys.exit(status))
     assert main(RUN) == status
 
 
-def test_results_without_a_score_are_status_1(evaluation, capfd):
+def test_results_without_a_score_are_status_1(
+    evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
+) -> None:
     for metrics in ({}, {"accuracy": []}, {"score": float("nan")}, {"errors": 0, "unreadable": 0}):
         evaluation(lambda args, metrics=metrics: result(**metrics))
         assert main(RUN) == 1, metrics
         assert said(capfd) == "lmms-flow eval: task flowbench_object_count has no scored sample"
 
 
-def test_no_results_are_status_1(evaluation, capfd):
+def test_no_results_are_status_1(evaluation: Evaluation, capfd: pytest.CaptureFixture[str]) -> None:
     evaluation(lambda args: (None, None))
     assert main(RUN) == 1
     assert "no results" in said(capfd)
 
 
-def test_failed_samples_are_status_1_unless_allowed(evaluation, capfd):
+def test_failed_samples_are_status_1_unless_allowed(
+    evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
+) -> None:
     evaluation(lambda args: scored(errors=2))
     assert main(RUN) == 1
     assert "2 of the samples failed (flowbench_object_count: 2)" in said(capfd)
     assert main([*RUN, "--allow-errors"]) == 0
 
 
-def test_failed_samples_of_stock_tasks_are_counted_too(evaluation, capfd):
-    def stock(args):
+def test_failed_samples_of_stock_tasks_are_counted_too(
+    evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stock(args: Any) -> Any:
         loop.failures["tvbench_object_count"] += 3
         return result("tvbench_object_count", score=0.25)
 
@@ -158,8 +177,10 @@ def test_failed_samples_of_stock_tasks_are_counted_too(evaluation, capfd):
     loop.failures.clear()
 
 
-def test_results_that_could_not_be_written_are_status_1(evaluation, tmp_path, capfd):
-    def writes(args):
+def test_results_that_could_not_be_written_are_status_1(
+    evaluation: Evaluation, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def writes(args: Any) -> Any:
         (Path(args.output_path) / "1_results.json").write_text("{}")
         return scored()
 
@@ -170,31 +191,33 @@ def test_results_that_could_not_be_written_are_status_1(evaluation, tmp_path, ca
     assert f"could not be written to {tmp_path}" in said(capfd)
 
 
-def test_a_command_line_without_a_task_is_status_1(host, capfd):
+def test_a_command_line_without_a_task_is_status_1(host: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "dummy"]) == 1
     assert "--tasks is missing" in said(capfd)
 
 
-def test_a_wrong_command_line_is_status_2(capfd):
+def test_a_wrong_command_line_is_status_2(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert main(["--no-such-argument"]) == 2
     assert main(["--help"]) == 0
     assert "--allow-errors" in capfd.readouterr().out
 
 
-def test_a_task_that_there_is_not(host, capfd):
+def test_a_task_that_there_is_not(host: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "dummy", "--tasks", "flowbench_object_cuont"]) == 1
     assert said(capfd) == (
         "lmms-flow eval: there is no task 'flowbench_object_cuont'; did you mean 'flowbench_object_count'?"
     )
 
 
-def test_a_model_that_there_is_not(host, capfd):
+def test_a_model_that_there_is_not(host: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "llava_vid_flwo", "--tasks", "flowbench_object_count"]) == 1
     assert said(capfd) == "lmms-flow eval: there is no model 'llava_vid_flwo'; did you mean 'llava_vid_flow'?"
 
 
-def test_a_stock_model_runs_our_tasks(host, tmp_path, monkeypatch, capfd):
+def test_a_stock_model_runs_our_tasks(
+    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     from lmms_eval.api import task
 
     made_flowbench(tmp_path / "flowbench", rows=2)
@@ -212,18 +235,18 @@ def test_a_stock_model_runs_our_tasks(host, tmp_path, monkeypatch, capfd):
     assert all("1.0" in line or " 1" in line for line in accuracy)
 
 
-def fake_flow_class():
+def fake_flow_class() -> type[Any]:
     """A chat model of ours without weights: it reads the frames and answers B."""
     from lmms_eval.api.model import lmms
 
     class FakeFlow(lmms):
         is_simple = False
 
-        def __init__(self, on_error="raise", records=None, **_):
+        def __init__(self, on_error: str = "raise", records: Any = None, **_: Any) -> None:
             super().__init__()
             self.on_error, self.records = on_error, records
 
-        def generate_until(self, requests):
+        def generate_until(self, requests: list[Any]) -> list[Any]:
             journal = Journal(self.records)
             answer_loop = RequestLoop(
                 key=lambda s: f"{s.task}-{s.doc_id}",
@@ -234,21 +257,21 @@ def fake_flow_class():
             )
             return answer_loop.run(requests, self.task_dict)
 
-        def answer(self, samples):
+        def answer(self, samples: Sequence[Sample]) -> list[Outcome]:
             frames = read_frames(samples[0].videos()[0]["url"], 8)
             return [Outcome.ok("B", frames=frames.indices, options={"A": 0.1, "B": 0.9})]
 
-        def loglikelihood(self, requests):
+        def loglikelihood(self, requests: list[Any]) -> None:
             raise NotImplementedError
 
-        def generate_until_multi_round(self, requests):
+        def generate_until_multi_round(self, requests: list[Any]) -> None:
             raise NotImplementedError
 
     return FakeFlow
 
 
 @pytest.fixture
-def fake_flow(host, tmp_path, monkeypatch):
+def fake_flow(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
     """Runs `main` with that model on a made flowbench of which one clip is missing."""
     from lmms_eval import models
     from lmms_eval.api import task
@@ -265,14 +288,18 @@ def fake_flow(host, tmp_path, monkeypatch):
     task._resolve_hf_datasets_cache_dir.cache_clear()
 
 
-def test_a_missing_video_ends_the_run_with_its_name(fake_flow, tmp_path, capfd):
+def test_a_missing_video_ends_the_run_with_its_name(
+    fake_flow: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert fake_flow("on_error=raise") == 1
     line = capfd.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("lmms_flow: task flowbench_object_count, document 1: the video is missing: ")
     assert str(tmp_path / "flowbench/clips/object_count-1.mp4") in line
 
 
-def test_a_missing_video_is_recorded_and_no_wrong_answer(fake_flow, tmp_path, capfd):
+def test_a_missing_video_is_recorded_and_no_wrong_answer(
+    fake_flow: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert fake_flow("on_error=record") == 1
     assert "1 of the samples failed (flowbench_object_count: 1)" in said(capfd)
     (result_file,) = (tmp_path / "out").rglob("*_results.json")
@@ -289,7 +316,9 @@ def test_a_missing_video_is_recorded_and_no_wrong_answer(fake_flow, tmp_path, ca
     assert "the video is missing" in samples[1]["record"]["reason"]
 
 
-def test_errors_may_be_allowed_and_the_journal_serves_the_rest(fake_flow, tmp_path, capfd):
+def test_errors_may_be_allowed_and_the_journal_serves_the_rest(
+    fake_flow: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert fake_flow("on_error=record", "--allow-errors") == 0
     assert fake_flow("on_error=record", "--allow-errors") == 0
     assert "2 of 3 answers are from the journal" in capfd.readouterr().out

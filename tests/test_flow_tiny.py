@@ -108,7 +108,7 @@ def test_the_prompt_letter_for_letter(processor: ProcessorMixin) -> None:
         ),
     ],
 )
-def test_other_conversations(processor: ProcessorMixin, messages: list, expected: str) -> None:
+def test_other_conversations(processor: ProcessorMixin, messages: list[Any], expected: str) -> None:
     assert processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected
 
 
@@ -252,7 +252,7 @@ def test_it_generates_a_letter_and_stops() -> None:
     assert said[1:] == ")</s>"
 
 
-def some_of_every_family() -> list[dict]:
+def some_of_every_family() -> list[dict[str, Any]]:
     """Pairs of every family; the whole is in the model card."""
     return [d for d in documents(flowbench_dir()) if d["id"].split("-")[1] in ("05", "14", "23")]
 
@@ -312,7 +312,7 @@ def test_the_planted_way_is_the_only_one() -> None:
 RUN = TEMPLATE.with_name("run")
 
 
-def read(name: str) -> dict:
+def read(name: str) -> dict[str, Any]:
     """What a script wrote of the shipped weights."""
     return json.loads((RUN / f"{name}.json").read_text())
 

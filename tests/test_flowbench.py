@@ -8,6 +8,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import av
 import numpy as np
@@ -28,23 +29,23 @@ MEGABYTE = 2**20
 
 
 @cache
-def load(family: str) -> tuple[dict, ...]:
+def load(family: str) -> tuple[dict[str, Any], ...]:
     text = (flowbench_dir() / f"{family}.jsonl").read_text(encoding="utf-8")
     return tuple(json.loads(line) for line in text.splitlines())
 
 
-def group_of(row: dict) -> str:
+def group_of(row: dict[str, Any]) -> str:
     return row["id"].rpartition("-")[0]
 
 
-def groups(family: str) -> list[list[dict]]:
+def groups(family: str) -> list[list[dict[str, Any]]]:
     found = defaultdict(list)
     for row in load(family):
         found[group_of(row)].append(row)
     return list(found.values())
 
 
-def read(row: dict, frames: list[int] | range = range(NUM_FRAMES)) -> np.ndarray:
+def read(row: dict[str, Any], frames: list[int] | range = range(NUM_FRAMES)) -> np.ndarray:
     """Decoded frames: int [frame, height, width, channel]."""
     with av.open(str(flowbench_dir() / row["video"])) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -149,7 +150,7 @@ def test_growing_and_shrinking_are_told_as_the_pixels_have_it() -> None:
     assert checked > 10
 
 
-def colours_shown(row: dict) -> list[str]:
+def colours_shown(row: dict[str, Any]) -> list[str]:
     """The colours of a parade in their order, read off the decoded frames, one at a time."""
     seen = []
     for frame in read(row, range(2, NUM_FRAMES, 4)):

@@ -46,7 +46,7 @@ GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         ),
     ],
 )
-def test_arguments(given: dict, expected: dict) -> None:
+def test_arguments(given: dict[str, Any], expected: dict[str, Any]) -> None:
     before = copy.deepcopy(given)
     assert generation_arguments(given) == expected | ALWAYS
     assert given == before  # the host computes the key of its cache from it
@@ -109,7 +109,9 @@ GREEDY_TASK = {"max_new_tokens": 4, "temperature": 0, "do_sample": False, "num_b
         (GREEDY_TASK, {"repetition_penalty": 0}, "write a number above 0"),
     ],
 )
-def test_what_would_do_nothing_is_refused_in_one_line(task: dict, given: dict, says: str) -> None:
+def test_what_would_do_nothing_is_refused_in_one_line(
+    task: dict[str, Any], given: dict[str, Any], says: str
+) -> None:
     with pytest.raises(RunError) as error:
         check(task, given)
     assert says in str(error.value)
@@ -135,7 +137,7 @@ def test_what_would_do_nothing_is_refused_in_one_line(task: dict, given: dict, s
         ({"do_sample": True}, {"top_p": 0.5}),
     ],
 )
-def test_what_does_something_is_taken(task: dict, given: dict) -> None:
+def test_what_does_something_is_taken(task: dict[str, Any], given: dict[str, Any]) -> None:
     check(task, given)
     arguments = generation_arguments({**task, **given})
     for name, value in given.items():

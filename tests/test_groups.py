@@ -232,7 +232,7 @@ def test_options_with_the_same_words_and_words_of_the_stem_are_told_apart() -> N
         ({}, None),
     ],
 )
-def test_the_true_option_by_the_documents_own_fields(doc: dict, letter: str | None) -> None:
+def test_the_true_option_by_the_documents_own_fields(doc: dict[str, Any], letter: str | None) -> None:
     text = "What?\n(A) up\n(B) down"
     assert true_letter(text, find_options(text), doc) == letter
 
@@ -261,7 +261,9 @@ def test_a_letter_that_is_also_anothers_words_is_not_clear() -> None:
         ),
     ],
 )
-def test_what_a_flow_names_must_be_there(user_text: str, flow: str, doc: dict, message: str) -> None:
+def test_what_a_flow_names_must_be_there(
+    user_text: str, flow: str, doc: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SampleError, match=message) as failed:
         groups_of(user_text, flow=Flow.load(flow), **doc)
     assert "\n" not in str(failed.value)

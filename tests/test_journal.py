@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,24 +43,24 @@ def record(doc_id: int = 0, task: str = "t", **fields: object) -> SampleRecord:
     return SampleRecord.from_dict(values)
 
 
-def lines(folder: Path) -> list[dict]:
+def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
 
 
 @pytest.mark.smoke
-def test_a_record_survives_json():
+def test_a_record_survives_json() -> None:
     assert SampleRecord.from_json(FULL.to_json()) == FULL
     assert "\n" not in FULL.to_json()
 
 
-def test_a_records_json_has_nothing_that_the_host_strips():
+def test_a_records_json_has_nothing_that_the_host_strips() -> None:
     """lmms-eval removes <think> blocks from whatever a model returns, a record included."""
     thoughtful = record(answer="<think>left</think>A")
     assert "<" not in thoughtful.to_json()
     assert SampleRecord.from_json(thoughtful.to_json()) == thoughtful
 
 
-def test_a_record_of_a_later_version_is_read_and_rubbish_is_not():
+def test_a_record_of_a_later_version_is_read_and_rubbish_is_not() -> None:
     assert SampleRecord.from_json(json.dumps({**record().to_dict(), "new": 1})) == record()
     for rubbish in ("[]", "{}", "", '{"status": "fine", "id": "", "task": "", "doc_id": 0}'):
         with pytest.raises(ValueError):  # noqa: PT011
@@ -67,7 +68,7 @@ def test_a_record_of_a_later_version_is_read_and_rubbish_is_not():
 
 
 @pytest.mark.smoke
-def test_answers_are_found_again(tmp_path):
+def test_answers_are_found_again(tmp_path: Path) -> None:
     with Journal(tmp_path / "new" / "folder") as journal:
         journal.write("k", FULL)
         assert journal.find("k") == FULL
@@ -76,14 +77,14 @@ def test_answers_are_found_again(tmp_path):
     assert again.find("other") is None
 
 
-def test_a_line_is_on_disk_when_write_returns(tmp_path):
+def test_a_line_is_on_disk_when_write_returns(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for i in range(3):
         journal.write(f"k{i}", record(i))
         assert [line["key"] for line in lines(tmp_path)] == [f"k{j}" for j in range(i + 1)]
 
 
-def test_errors_are_kept_but_tried_again(tmp_path):
+def test_errors_are_kept_but_tried_again(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.write("k", record(status="error", reason="the video is missing"))
     assert Journal(tmp_path).find("k") is None
@@ -91,7 +92,7 @@ def test_errors_are_kept_but_tried_again(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 20, -1])
-def test_a_line_torn_by_a_kill_is_cut_off(tmp_path, kept):
+def test_a_line_torn_by_a_kill_is_cut_off(tmp_path: Path, kept: int) -> None:
     with Journal(tmp_path) as journal:
         journal.write("first", record(0))
         journal.write("torn", record(1))
@@ -105,7 +106,7 @@ def test_a_line_torn_by_a_kill_is_cut_off(tmp_path, kept):
     assert [line["key"] for line in lines(tmp_path)] == ["first", "torn"]
 
 
-def test_a_torn_line_longer_than_a_block_is_cut_off(tmp_path):
+def test_a_torn_line_longer_than_a_block_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "t.rank0.jsonl"
     path.write_bytes(b'{"key": "' + b"x" * 200_000)
     with Journal(tmp_path) as journal:
@@ -113,7 +114,7 @@ def test_a_torn_line_longer_than_a_block_is_cut_off(tmp_path):
     assert [line["key"] for line in lines(tmp_path)] == ["k"]
 
 
-def test_a_damaged_line_costs_only_itself(tmp_path):
+def test_a_damaged_line_costs_only_itself(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.write("a", record(0))
         journal.write("b", record(1))
@@ -124,7 +125,7 @@ def test_a_damaged_line_costs_only_itself(tmp_path):
     assert journal.find("b") == record(1)
 
 
-def test_ranks_and_runs_write_apart_and_read_all(tmp_path):
+def test_ranks_and_runs_write_apart_and_read_all(tmp_path: Path) -> None:
     ranks = [Journal(tmp_path, rank=rank) for rank in (0, 1, 0)]  # the last is a second run at the same time
     for i, journal in enumerate(ranks):
         journal.write(f"k{i}", record(i))
@@ -138,7 +139,7 @@ def test_ranks_and_runs_write_apart_and_read_all(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["../../etc/passwd", "a/b", "..", "", "ä ö", "x" * 300, ".hidden"])
-def test_no_task_name_leaves_the_folder(tmp_path, task):
+def test_no_task_name_leaves_the_folder(tmp_path: Path, task: str) -> None:
     folder = tmp_path / "journal"
     with Journal(folder) as journal:
         journal.write("k", record(task=task))
@@ -147,7 +148,9 @@ def test_no_task_name_leaves_the_folder(tmp_path, task):
     assert not slug(task).startswith(".")
 
 
-def test_a_full_disk_ends_the_run_and_keeps_what_was_written(tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_and_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = Journal(tmp_path)
     journal.write("kept", record(0))
     real = os.write
@@ -170,7 +173,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_written(tmp_path, monkeypat
     assert [line["key"] for line in lines(tmp_path)] == ["kept", "lost"]
 
 
-def test_a_folder_that_is_none_ends_the_run(tmp_path):
+def test_a_folder_that_is_none_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"can't keep a journal in .*file"):
         Journal(tmp_path / "file")
@@ -178,7 +181,7 @@ def test_a_folder_that_is_none_ends_the_run(tmp_path):
         Journal("/proc/no/such/folder")
 
 
-def test_answers_under_another_flow_are_told(tmp_path):
+def test_answers_under_another_flow_are_told(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.write("k", record(7, flow="path.yaml", flow_digest="d1"))
         assert journal.other_flows("t", 7, "d1") == {}
@@ -199,7 +202,7 @@ PARTS = {
 }
 
 
-def test_a_key_changes_with_everything_that_the_answer_depends_on():
+def test_a_key_changes_with_everything_that_the_answer_depends_on() -> None:
     changes = {
         "task": "u",
         "document": {**PARTS["document"], "candidates": ["right", "left"]},
@@ -215,12 +218,12 @@ def test_a_key_changes_with_everything_that_the_answer_depends_on():
     assert len(keys | {sample_key(**PARTS)}) == len(PARTS) + 1
 
 
-def test_a_key_does_not_depend_on_the_order_of_a_documents_columns():
+def test_a_key_does_not_depend_on_the_order_of_a_documents_columns() -> None:
     reordered = dict(reversed(PARTS["document"].items()))
     assert sample_key(**{**PARTS, "document": reordered}) == sample_key(**PARTS)
 
 
-def test_values_that_are_no_json_have_digests():
+def test_values_that_are_no_json_have_digests() -> None:
     import numpy as np
     from PIL import Image
 
@@ -232,7 +235,7 @@ def test_values_that_are_no_json_have_digests():
     assert digest(object()) != digest(object()), "an unknown value must never match"
 
 
-def test_a_videos_identity_changes_with_the_file(tmp_path):
+def test_a_videos_identity_changes_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"one")
     before = file_identity(path)

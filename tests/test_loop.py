@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def make_loop(model: Model, **arguments: object) -> RequestLoop:
 
 
 @pytest.mark.smoke
-def test_answers_come_back_in_the_order_of_the_requests():
+def test_answers_come_back_in_the_order_of_the_requests() -> None:
     model = Model()
     requests = [request(i, task) for task in "yx" for i in (3, 1, 2)]
     answers = make_loop(model, batch_size=2).run(requests, DOCS)
@@ -66,14 +67,14 @@ def test_answers_come_back_in_the_order_of_the_requests():
     assert model.batches == [["y-3", "y-1"], ["y-2"], ["x-3", "x-1"], ["x-2"]], "a batch is of one task"
 
 
-def test_a_batch_shares_its_generation_settings():
+def test_a_batch_shares_its_generation_settings() -> None:
     model = Model()
     requests = [request(0), request(1, gen_kwargs={"max_new_tokens": 9}), request(2)]
     make_loop(model, batch_size=4).run(requests, DOCS)
     assert model.batches == [["x-0"], ["x-1"], ["x-2"]]
 
 
-def test_a_sample_is_what_the_request_says():
+def test_a_sample_is_what_the_request_says() -> None:
     seen: list[Sample] = []
     RequestLoop(key=lambda s: "", answer=lambda batch: (seen.extend(batch), [Outcome.ok("A")])[1]).run(
         [request(4, metadata={"version": 1})], DOCS
@@ -89,7 +90,7 @@ def test_a_sample_is_what_the_request_says():
     }
 
 
-def test_the_hosts_settings_are_never_changed():
+def test_the_hosts_settings_are_never_changed() -> None:
     def greedy(samples: list[Sample]) -> list[Outcome]:
         samples[0].gen_kwargs["until"].append("x")
         samples[0].gen_kwargs.pop("max_new_tokens")
@@ -101,7 +102,7 @@ def test_the_hosts_settings_are_never_changed():
 
 
 @pytest.mark.smoke
-def test_our_tasks_take_a_record_beside_the_answer(tmp_path):
+def test_our_tasks_take_a_record_beside_the_answer(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         runs = [
             make_loop(Model(), journal=journal, fields=said(flow="video:last", engine="dense")).run(
@@ -118,14 +119,14 @@ def test_our_tasks_take_a_record_beside_the_answer(tmp_path):
     assert record.milliseconds is not None
 
 
-def test_padding_requests_are_answered_and_never_run():
+def test_padding_requests_are_answered_and_never_run() -> None:
     model = Model()
     padding = request(1, metadata={"__padding_only__": True}, ours=True)
     assert make_loop(model).run([request(1), padding, padding], DOCS) == ["X 1?", "", ""]
     assert model.asked == ["x-1"]
 
 
-def test_nothing_is_answered_twice(tmp_path):
+def test_nothing_is_answered_twice(tmp_path: Path) -> None:
     requests = [request(i) for i in range(4)]
     for run, asked in enumerate([["x-0", "x-1", "x-2", "x-3"], []]):
         model = Model()
@@ -135,7 +136,7 @@ def test_nothing_is_answered_twice(tmp_path):
         assert model.asked == asked
 
 
-def test_repeats_of_a_request_are_samples_of_their_own(tmp_path):
+def test_repeats_of_a_request_are_samples_of_their_own(tmp_path: Path) -> None:
     model = Model()
     with Journal(tmp_path) as journal:
         make_loop(model, journal=journal).run([request(0), request(0), request(1)], DOCS)
@@ -143,7 +144,7 @@ def test_repeats_of_a_request_are_samples_of_their_own(tmp_path):
     assert len(read_journal(tmp_path)) == 3
 
 
-def test_one_failed_sample_costs_only_itself(tmp_path):
+def test_one_failed_sample_costs_only_itself(tmp_path: Path) -> None:
     loop.failures.clear()
     model = Model(x_1=SampleError("the video is missing", path="/data/clip.mp4"))
     with Journal(tmp_path) as journal:
@@ -158,7 +159,7 @@ def test_one_failed_sample_costs_only_itself(tmp_path):
     assert loop.failures == Counter(x=1)
 
 
-def test_a_failed_sample_ends_the_run_and_the_others_of_its_batch_are_kept(tmp_path):
+def test_a_failed_sample_ends_the_run_and_the_others_of_its_batch_are_kept(tmp_path: Path) -> None:
     model = Model(x_1=SampleError("the video is missing", path="/data/clip.mp4"))
     with Journal(tmp_path) as journal, pytest.raises(RunError) as error:
         make_loop(model, journal=journal, batch_size=3).run([request(i) for i in range(6)], DOCS)
@@ -173,20 +174,20 @@ def test_a_failed_sample_ends_the_run_and_the_others_of_its_batch_are_kept(tmp_p
     ]
 
 
-def test_a_failed_sample_is_tried_again_in_the_next_run(tmp_path):
+def test_a_failed_sample_is_tried_again_in_the_next_run(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         make_loop(Model(x_1=SampleError("busy")), journal=journal, on_error="record").run([request(1)], DOCS)
     with Journal(tmp_path) as journal:
         assert make_loop(Model(), journal=journal).run([request(1)], DOCS) == ["X 1?"]
 
 
-def test_a_flow_that_does_not_fit_one_prompt_is_that_samples_error():
+def test_a_flow_that_does_not_fit_one_prompt_is_that_samples_error() -> None:
     model = Model(x_0=FlowError("the prompt has no options"))
     with pytest.raises(RunError, match="document 0: the prompt has no options"):
         make_loop(model).run([request(0)], DOCS)
 
 
-def test_a_model_may_report_failures_beside_answers():
+def test_a_model_may_report_failures_beside_answers() -> None:
     def answer(samples: list[Sample]) -> list[Outcome]:
         return [
             Outcome.ok("A"),
@@ -202,7 +203,7 @@ def test_a_model_may_report_failures_beside_answers():
     assert records[1].frames == (1,)
 
 
-def test_arms_of_one_question_are_answered_together():
+def test_arms_of_one_question_are_answered_together() -> None:
     """Whatever the order of the host's tasks; a batch is of questions."""
     model = Model()
     requests = [request(i, task, metadata={"base": "x"}) for task in "yx" for i in (0, 1, 2)]
@@ -211,7 +212,7 @@ def test_arms_of_one_question_are_answered_together():
     assert model.batches == [["y-0", "x-0", "y-1", "x-1"], ["y-2", "x-2"]]
 
 
-def test_a_killed_run_asks_only_for_the_arms_that_are_missing(tmp_path):
+def test_a_killed_run_asks_only_for_the_arms_that_are_missing(tmp_path: Path) -> None:
     both = [request(i, task, metadata={"base": "x"}) for task in "yx" for i in (0, 1)]
     with Journal(tmp_path) as journal:
         make_loop(Model(), journal=journal).run([both[0], both[2]], DOCS)
@@ -222,11 +223,11 @@ def test_a_killed_run_asks_only_for_the_arms_that_are_missing(tmp_path):
     assert answers == ["Y 0?", "Y 1?", "X 0?", "X 1?"]
 
 
-def test_videos_are_announced_before_they_are_asked_for():
+def test_videos_are_announced_before_they_are_asked_for() -> None:
     model, told = Model(), []
     told_before: list[int] = []
 
-    def answer(samples):
+    def answer(samples: Sequence[Sample]) -> list[Outcome]:
         told_before.append(len(told))
         return model.answer(samples)
 
@@ -237,7 +238,7 @@ def test_videos_are_announced_before_they_are_asked_for():
     assert model.asked == [f"x-{i}" for i in range(8)]
 
 
-def test_a_clip_that_the_data_set_does_not_hand_out_is_skipped(tmp_path, log):
+def test_a_clip_that_the_data_set_does_not_hand_out_is_skipped(tmp_path: Path, log: list[str]) -> None:
     def key(sample: Sample) -> str:
         if sample.doc_id == 1:
             raise MissingVideoError("the video is missing", path="/clips/1.mp4")
@@ -255,18 +256,20 @@ def test_a_clip_that_the_data_set_does_not_hand_out_is_skipped(tmp_path, log):
     RequestLoop(key=key, answer=Model().answer).run([request(1, metadata={"missing_clips": "skip"})], DOCS)
 
 
-def stops(doc: dict) -> list[dict]:
+def stops(doc: dict[str, Any]) -> list[dict[str, Any]]:
     sys.exit("video path: clip.mp4 does not exist")
 
 
-def breaks(doc: dict) -> list[dict]:
+def breaks(doc: dict[str, Any]) -> list[dict[str, Any]]:
     return doc["messages"]
 
 
 @pytest.mark.parametrize(
     ("messages", "says"), [(stops, "clip.mp4 does not exist"), (breaks, "KeyError: 'messages'")]
 )
-def test_a_task_that_can_not_make_its_prompt_fails_that_sample(messages, says, tmp_path):
+def test_a_task_that_can_not_make_its_prompt_fails_that_sample(
+    messages: Any, says: str, tmp_path: Path
+) -> None:
     with Journal(tmp_path) as journal:
         answers = make_loop(Model(), journal=journal, on_error="record").run(
             [request(0, messages=messages), request(1)], DOCS
@@ -275,24 +278,24 @@ def test_a_task_that_can_not_make_its_prompt_fails_that_sample(messages, says, t
     assert says in read_journal(tmp_path)[0].reason
 
 
-def test_a_bug_ends_the_run_with_one_line_and_a_traceback(capfd):
+def test_a_bug_ends_the_run_with_one_line_and_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunError, match="task x, document 0: ZeroDivisionError: a bug"):
         make_loop(Model(x_0=ZeroDivisionError("a bug")), on_error="record").run([request(0)], DOCS)
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_a_wrong_number_of_outcomes_ends_the_run():
+def test_a_wrong_number_of_outcomes_ends_the_run() -> None:
     with pytest.raises(RunError, match="0 outcomes for 1 samples"):
         RequestLoop(key=lambda s: "", answer=lambda batch: []).run([request(0)], DOCS)
 
 
-def test_a_field_that_a_record_has_not_ends_the_run():
+def test_a_field_that_a_record_has_not_ends_the_run() -> None:
     wrong = RequestLoop(key=lambda s: "", answer=lambda batch: [Outcome.ok("A", colour="red")])
     with pytest.raises(RunError, match="colour"):
         wrong.run([request(0)], DOCS)
 
 
-def test_an_interrupt_passes_through():
+def test_an_interrupt_passes_through() -> None:
     with pytest.raises(KeyboardInterrupt):
         make_loop(Model(x_0=KeyboardInterrupt())).run([request(0)], DOCS)
 
@@ -313,20 +316,20 @@ class Crowded(Model):
         return outcomes
 
 
-def test_out_of_memory_is_tried_once_more_one_by_one():
+def test_out_of_memory_is_tried_once_more_one_by_one() -> None:
     model = Crowded(room=1)
     assert make_loop(model, batch_size=2).run([request(0), request(1)], DOCS) == ["X 0?", "X 1?"]
     assert model.batches == [["x-0", "x-1"], ["x-0"], ["x-1"]]
 
 
-def test_out_of_memory_for_a_single_sample_is_its_error():
+def test_out_of_memory_for_a_single_sample_is_its_error() -> None:
     model = Crowded(room=0)
     with pytest.raises(RunError, match="document 0: out of memory"):
         make_loop(model).run([request(0)], DOCS)
     assert model.batches == [["x-0"], ["x-0"]], "tried twice and no more"
 
 
-def test_a_flow_file_edited_in_between_is_told_and_not_served(tmp_path, log):
+def test_a_flow_file_edited_in_between_is_told_and_not_served(tmp_path: Path, log: list[str]) -> None:
     for digest, asked in (("d1", ["x-0"]), ("d2", ["x-0"]), ("d2", [])):
         model = Model()
         model.key = lambda sample, digest=digest: f"{sample.doc_id}-{digest}"  # type: ignore[method-assign]
@@ -337,7 +340,7 @@ def test_a_flow_file_edited_in_between_is_told_and_not_served(tmp_path, log):
     assert sum("'late.yaml' changed since" in line for line in log) == 1
 
 
-def test_a_served_answer_carries_the_labels_of_this_run(tmp_path):
+def test_a_served_answer_carries_the_labels_of_this_run(tmp_path: Path) -> None:
     """The same meaning, written otherwise since: the key is the same, and the record says what is written now."""
     for flow, asked in (("video:last+video:tail", ["x-0"]), ("video:tail+video:last", [])):
         model = Model()
@@ -350,7 +353,7 @@ def test_a_served_answer_carries_the_labels_of_this_run(tmp_path):
         assert SampleRecord.from_json(record).flow == flow
 
 
-def test_the_log_tells_what_came_from_the_journal(tmp_path, log):
+def test_the_log_tells_what_came_from_the_journal(tmp_path: Path, log: list[str]) -> None:
     for _ in range(2):
         with Journal(tmp_path) as journal:
             make_loop(Model(), journal=journal).run([request(i) for i in range(3)], DOCS)
@@ -359,13 +362,13 @@ def test_the_log_tells_what_came_from_the_journal(tmp_path, log):
 
 
 @pytest.mark.parametrize(("argument", "value"), [("on_error", "ignore"), ("batch_size", 0)])
-def test_arguments_are_checked(argument, value):
+def test_arguments_are_checked(argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=argument):
         make_loop(Model(), **{argument: value})
 
 
 @pytest.fixture
-def log():
+def log() -> Iterator[list[str]]:
     from loguru import logger
 
     lines: list[str] = []
@@ -395,7 +398,7 @@ print(loop.run([request(i, task) for task in "xy" for i in range(10)], DOCS))
 """
 
 
-def test_a_run_killed_at_any_moment_goes_on_where_it_was(tmp_path):
+def test_a_run_killed_at_any_moment_goes_on_where_it_was(tmp_path: Path) -> None:
     """Killed again and again by SIGKILL, it answers no sample twice and ends with the same answers."""
     asked = tmp_path / "asked"
     command = [sys.executable, "-c", VICTIM, str(tmp_path / "journal"), str(asked)]

@@ -139,7 +139,9 @@ def test_a_letter_by_its_field_is_a_letter() -> None:
     st.sampled_from(["\n", " "]),
     st.sampled_from(ENDINGS),
 )
-def test_known_words_are_found_whatever_stands_around_them(form, options, stem, between, ending) -> None:
+def test_known_words_are_found_whatever_stands_around_them(
+    form: str, options: list[str], stem: str, between: str, ending: str
+) -> None:
     shown = listed(form, options, between)
     text = f"Question: {stem}\nOptions:\n{shown}{ending}"
     assume(text.count(shown) == 1)
@@ -155,7 +157,7 @@ def test_known_words_are_found_whatever_stands_around_them(form, options, stem, 
     LINES,
     st.sampled_from(ENDINGS),
 )
-def test_marks_alone_give_plain_options(form, options, stem, ending) -> None:
+def test_marks_alone_give_plain_options(form: str, options: list[str], stem: str, ending: str) -> None:
     text = f"{stem}\n{listed(form, options)}{ending}"
     assert texts(text) == options
 
@@ -177,7 +179,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(("frame", "doc"), CASES)
-def test_tokens_of_the_options_read_as_the_options(frame, doc, ending, form, kind) -> None:
+def test_tokens_of_the_options_read_as_the_options(
+    frame: str, doc: dict[str, Any], ending: str, form: str, kind: str
+) -> None:
     user_text = frame.format(listed(form, doc["candidates"])) + ending
     prompt = encode(prompt_of(user_text), kind)
     groups = find_groups(prompt, user_text, doc, Flow.load("true_option:last+false_options:last+stem:last"))

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,12 @@ def python(code: str) -> str:
     return run.stdout.strip()
 
 
-def test_loading_the_entry_point_imports_nothing_heavy():
+def test_loading_the_entry_point_imports_nothing_heavy() -> None:
     code = f"import sys, lmms_flow.harness.plugin; print([n for n in {HEAVY!r} if n in sys.modules])"
     assert python(code) == "[]"
 
 
-def test_without_lmms_eval_it_gives_nothing_and_never_raises():
+def test_without_lmms_eval_it_gives_nothing_and_never_raises() -> None:
     code = (
         "import sys; sys.modules['lmms_eval'] = None\n"
         "from lmms_flow.harness.plugin import model_manifests; print(model_manifests())"
@@ -46,7 +47,7 @@ def test_without_lmms_eval_it_gives_nothing_and_never_raises():
     assert python(code) == "[]"
 
 
-def test_a_host_built_otherwise_is_left_alone():
+def test_a_host_built_otherwise_is_left_alone() -> None:
     """A later lmms-eval may have no TaskManager: then there is no seam, and no error."""
     code = (
         "import sys, types; sys.modules['lmms_eval.tasks'] = types.ModuleType('lmms_eval.tasks')\n"
@@ -55,7 +56,7 @@ def test_a_host_built_otherwise_is_left_alone():
     assert "llava_vid_flow" in python(code)
 
 
-def test_the_task_module_is_patched_when_it_is_imported_and_stays_itself():
+def test_the_task_module_is_patched_when_it_is_imported_and_stays_itself() -> None:
     code = """
 import sys
 from lmms_flow.harness import plugin
@@ -74,11 +75,11 @@ print(first.__module__, tasks.TaskManager.initialize_tasks.__doc__ is not None)
     assert python(code) == "lmms_flow.harness.plugin True"
 
 
-def test_the_folder_holds_the_tasks():
+def test_the_folder_holds_the_tasks() -> None:
     assert (plugin.tasks_folder() / "flowbench" / "flowbench.yaml").is_file()
 
 
-def test_the_manifests_name_our_models():
+def test_the_manifests_name_our_models() -> None:
     registry = pytest.importorskip("lmms_eval.models").MODEL_REGISTRY_V2
     for model in plugin.MODELS:
         resolved = registry.resolve(model)
@@ -90,17 +91,19 @@ class Host:
     """lmms-eval's task module, without its thousand files."""
 
     class TaskManager:
-        def __init__(self, include_path=None, include_defaults=True, model_name=None):
+        def __init__(
+            self, include_path: Any = None, include_defaults: bool = True, model_name: str | None = None
+        ) -> None:
             self.model_name = model_name
             self.searched = self.initialize_tasks(include_path, include_defaults)
 
-        def initialize_tasks(self, include_path=None, include_defaults=True):
+        def initialize_tasks(self, include_path: Any = None, include_defaults: bool = True) -> Any:
             """Finds tasks."""
             return [] if include_path is None else include_path
 
 
 @pytest.fixture
-def manager_class(monkeypatch: pytest.MonkeyPatch):
+def manager_class(monkeypatch: pytest.MonkeyPatch) -> type[Any]:
     class Manager(Host.TaskManager):
         initialize_tasks = Host.TaskManager.initialize_tasks
 
@@ -115,27 +118,27 @@ def manager_class(monkeypatch: pytest.MonkeyPatch):
 OURS = str(plugin.tasks_folder())
 
 
-def test_only_our_models_see_our_tasks(manager_class):
+def test_only_our_models_see_our_tasks(manager_class: type[Any]) -> None:
     assert manager_class(model_name="llava_vid_flow").searched == [OURS]
     assert manager_class(model_name="qwen2_5_vl").searched == []
     assert manager_class(model_name=None).searched == []
     assert manager_class(model_name=object()).searched == []
 
 
-def test_the_users_own_tasks_come_first(manager_class):
+def test_the_users_own_tasks_come_first(manager_class: type[Any]) -> None:
     assert manager_class("mine", model_name="llava_vid_flow").searched == ["mine", OURS]
     assert manager_class(["a", "b"], model_name="llava_vid_flow").searched == ["a", "b", OURS]
     assert manager_class("mine", model_name="other").searched == "mine"
 
 
-def test_within_our_own_command_every_model_sees_them(manager_class):
+def test_within_our_own_command_every_model_sees_them(manager_class: type[Any]) -> None:
     plugin.seam_errors.clear()
     with plugin.tasks_for_all_models():
         assert manager_class(model_name="qwen2_5_vl").searched == [OURS]
     assert manager_class(model_name="qwen2_5_vl").searched == []
 
 
-def test_the_task_manager_is_known_and_not_kept_alive(manager_class):
+def test_the_task_manager_is_known_and_not_kept_alive(manager_class: type[Any]) -> None:
     manager = manager_class(model_name="llava_vid_flow")
     assert task_manager() is manager
     del manager
@@ -144,7 +147,7 @@ def test_the_task_manager_is_known_and_not_kept_alive(manager_class):
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory):
+def index(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Names of the real host's tasks for one of our models, with a user's folder that clashes with ours."""
     from lmms_eval.tasks import TaskManager
 
@@ -156,7 +159,7 @@ def index(tmp_path_factory: pytest.TempPathFactory):
     ).task_index
 
 
-def test_the_real_host_finds_them(index):
+def test_the_real_host_finds_them(index: Any) -> None:
     assert index["flowbench"]["type"] == "group"
     assert index["flowbench_moving_direction"]["type"] == "task"
     assert Path(index["flowbench_object_count"]["yaml_path"]).name == "mine.yaml"

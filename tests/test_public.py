@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from lmms_flow.runner.loaded import LoadedModel
 FLOW = "video:question@5-6"
 
 
-def document(family: str = "moving_direction") -> dict:
+def document(family: str = "moving_direction") -> dict[str, Any]:
     doc = json.loads((flowbench_dir() / f"{family}.jsonl").read_text(encoding="utf-8").splitlines()[0])
     return doc | {
         "video": str(flowbench_dir() / doc["video"]),
@@ -112,7 +113,7 @@ def test_an_open_question_and_a_part_of_a_video(loaded: LoadedModel) -> None:
         ({"question": " "}, "the question is empty"),
     ],
 )
-def test_what_can_t_be_asked_is_one_line(given: dict, says: str, loaded: LoadedModel) -> None:
+def test_what_can_t_be_asked_is_one_line(given: dict[str, Any], says: str, loaded: LoadedModel) -> None:
     doc = document()
     asked = {"video": doc["video"], "question": doc["question"], "options": doc["candidates"]} | given
     with pytest.raises(SampleError, match=says) as error:

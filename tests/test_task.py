@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -38,7 +40,7 @@ def record(status: str = "ok", **fields: object) -> str:
     return SampleRecord(id="q1", task="t", doc_id=0, status=status, **fields).to_json()  # type: ignore[arg-type]
 
 
-def test_the_papers_prompt():
+def test_the_papers_prompt() -> None:
     text = (
         "Question: What does the person do?\nOptions:\n(A) Sits down.\n(B) Stands up. \n"
         "Only give the best option."
@@ -53,14 +55,14 @@ def test_the_papers_prompt():
     ]
 
 
-def test_four_options_and_a_clip_in_a_longer_video():
+def test_four_options_and_a_clip_in_a_longer_video() -> None:
     doc = question(candidates=list("wxyz"), answer_letter="D", start=1.5, end=4.0)
     assert "(A) w\n(B) x\n(C) y\n(D) z \nOnly" in questions.doc_to_text(doc)
     video = questions.doc_to_messages(doc)[0]["content"][0]
     assert video == {"type": "video", "url": "/clips/a.mp4", "start_time": 1.5, "end_time": 4.0}
 
 
-def test_the_host_understands_the_messages():
+def test_the_host_understands_the_messages() -> None:
     from lmms_eval.protocol import ChatMessages
 
     messages = ChatMessages(messages=questions.doc_to_messages(question(start=1.0, end=2.0)))
@@ -88,11 +90,11 @@ def test_the_host_understands_the_messages():
         ("(", None),
     ],
 )
-def test_the_letter_that_an_answer_begins_with(answer, letter):
+def test_the_letter_that_an_answer_begins_with(answer: str, letter: str | None) -> None:
     assert answered_letter(answer, options=2) == letter
 
 
-def test_any_models_text_is_scored():
+def test_any_models_text_is_scored() -> None:
     assert process_results(question(), ["(B)"]) == {
         "errors": 0,
         "skipped": 0,
@@ -104,7 +106,7 @@ def test_any_models_text_is_scored():
     assert (talk["accuracy"], talk["unreadable"]) == (0.0, 1)
 
 
-def test_our_models_record_is_logged():
+def test_our_models_record_is_logged() -> None:
     scores = process_results(
         question(), ["B", record(answer="B", flow="video:last", options={"A": 0.2, "B": 0.8})]
     )
@@ -128,7 +130,7 @@ def test_our_models_record_is_logged():
         ("", "none", 0.0),
     ],
 )
-def test_ours_are_scored_by_the_first_token_alone(token, flow, right):
+def test_ours_are_scored_by_the_first_token_alone(token: str, flow: str, right: bool) -> None:
     """The paper's rule: what the likeliest token decodes to equals the letter."""
     scores = process_results(
         question(), ["B", record(answer="B", flow=flow, first_token=token, protocol="paper")]
@@ -140,7 +142,7 @@ def test_ours_are_scored_by_the_first_token_alone(token, flow, right):
 
 
 @pytest.mark.parametrize(("status", "counted"), [("error", "errors"), ("skipped", "skipped")])
-def test_a_sample_without_an_answer_is_no_wrong_answer(status, counted):
+def test_a_sample_without_an_answer_is_no_wrong_answer(status: Any, counted: Any) -> None:
     scores = process_results(question(), ["", record(status, reason="the video is missing")])
     assert scores[counted] == 1
     assert "accuracy" not in scores
@@ -148,7 +150,7 @@ def test_a_sample_without_an_answer_is_no_wrong_answer(status, counted):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"status": "fine"}', ""])
-def test_a_record_that_can_not_be_read_is_an_error(text):
+def test_a_record_that_can_not_be_read_is_an_error(text: str) -> None:
     scores = process_results(question(), ["B", text])
     assert scores["errors"] == 1
     assert "accuracy" not in scores
@@ -166,13 +168,13 @@ def test_a_record_that_can_not_be_read_is_an_error(text):
         ({"id": 7}, "its id is 7, not text"),
     ],
 )
-def test_a_row_without_a_valid_answer_is_a_question_that_says_so(changes, says):
+def test_a_row_without_a_valid_answer_is_a_question_that_says_so(changes: dict[str, Any], says: str) -> None:
     (doc,) = questions.dataset([{"id": "q1"}], lambda row: question(**changes))
     assert doc["problem"] == f"the document can't be asked about ({says})"
     assert doc["id"] == "q1"
 
 
-def test_every_family_has_a_task_in_the_group():
+def test_every_family_has_a_task_in_the_group() -> None:
     group = yaml.load((TASKS / "flowbench/flowbench.yaml").read_text(), Loader=_AnyTag)
     assert group["task"] == [f"flowbench_{family}" for family in flowbench.FAMILIES]
     for family in flowbench.FAMILIES:
@@ -180,7 +182,7 @@ def test_every_family_has_a_task_in_the_group():
         assert config["task"] == f"flowbench_{family}"
 
 
-def test_each_of_our_models_answers_with_one_token():
+def test_each_of_our_models_answers_with_one_token() -> None:
     shared = yaml.load((TASKS / "_paper_protocol.yaml").read_text(), Loader=_AnyTag)
     kwargs = shared["model_specific_generation_kwargs"]
     assert {model: kwargs[model]["max_new_tokens"] for model in plugin.MODELS} == dict.fromkeys(
@@ -188,12 +190,12 @@ def test_each_of_our_models_answers_with_one_token():
     )
 
 
-def test_a_family_that_there_is_not_is_named():
+def test_a_family_that_there_is_not_is_named() -> None:
     with pytest.raises(AttributeError, match="no family 'colour'"):
         flowbench.colour  # noqa: B018
 
 
-def test_the_bundled_rows_are_valid_and_their_clips_exist():
+def test_the_bundled_rows_are_valid_and_their_clips_exist() -> None:
     folder = flowbench.assets.flowbench_dir()
     if not (folder / "clips").is_dir():
         pytest.skip("flowbench has no clips yet")
@@ -215,7 +217,7 @@ _AnyTag.add_constructor("!function", lambda loader, node: loader.construct_scala
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory):
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The task of one family, over a made file, as the host builds it for a chat and for a simple model."""
     from lmms_eval.api import task as host
     from lmms_eval.tasks import TaskManager
@@ -235,7 +237,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory):
     host._resolve_hf_datasets_cache_dir.cache_clear()
 
 
-def test_the_host_builds_chat_requests(loaded):
+def test_the_host_builds_chat_requests(loaded: dict[str, Any]) -> None:
     task = loaded["chat"]
     task.build_all_requests()
     request = task.instances[1]
@@ -249,7 +251,7 @@ def test_the_host_builds_chat_requests(loaded):
     assert request.metadata["lmms_flow"] is True
 
 
-def test_each_model_is_asked_in_its_own_form(loaded):
+def test_each_model_is_asked_in_its_own_form(loaded: dict[str, Any]) -> None:
     """The form follows the model's name, which the host hands to the task."""
     from lmms_eval.tasks import TaskManager
 
@@ -271,7 +273,7 @@ def test_each_model_is_asked_in_its_own_form(loaded):
         assert [message["content"][0]["text"] for message in assistant] == begun
 
 
-def test_the_host_builds_simple_requests(loaded):
+def test_the_host_builds_simple_requests(loaded: dict[str, Any]) -> None:
     task = loaded["simple"]
     task.build_all_requests()
     context, _, doc_to_visual, doc_id, _, split = task.instances[0].args
@@ -282,7 +284,7 @@ def test_the_host_builds_simple_requests(loaded):
 @pytest.mark.parametrize(
     "answers", [["B", "A", "(B)"], [["B", record(answer="B")], ["A", record()], ["B", record()]]]
 )
-def test_the_host_scores_both_kinds_of_answers(loaded, answers):
+def test_the_host_scores_both_kinds_of_answers(loaded: dict[str, Any], answers: Any) -> None:
     task = loaded["chat"]
     doc = task.dataset["test"][0]
     scores = [task.process_results(doc, [answer])["accuracy"] for answer in answers]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -26,17 +28,17 @@ def numbers(pixels: np.ndarray) -> list[int]:
 
 
 @pytest.mark.smoke
-def test_the_papers_eight_frames_of_a_hundred():
+def test_the_papers_eight_frames_of_a_hundred() -> None:
     # int(start + seg / 2 + round(seg * i)) with seg = 99 / 8
     assert midpoints(0, 99, 8) == (6, 18, 31, 43, 56, 68, 80, 93)
 
 
-def test_one_frame_is_the_middle_one():
+def test_one_frame_is_the_middle_one() -> None:
     assert midpoints(0, 100, 1) == (50,)
     assert midpoints(10, 20, 1) == (15,)
 
 
-def test_starts_of_segments_one_a_second_at_most():
+def test_starts_of_segments_one_a_second_at_most() -> None:
     """The paper's frames of LLaVA on LongVideoBench: i * int(total / num)."""
     assert segment_starts(0, 99, 8, fps=10) == (0, 12, 24, 36, 48, 60, 72, 84)
     assert segment_starts(0, 29, 8, fps=10) == (
@@ -56,7 +58,7 @@ def test_starts_of_segments_one_a_second_at_most():
     assert len(set(ten_seconds)) == 10
 
 
-def test_evenly_spaced_from_end_to_end():
+def test_evenly_spaced_from_end_to_end() -> None:
     """VideoLLaMA3's."""
     assert linspace(0, 99, 8) == (0, 14, 28, 42, 56, 70, 84, 99)
     assert linspace(10, 20, 3) == (10, 15, 20)
@@ -67,7 +69,7 @@ def test_evenly_spaced_from_end_to_end():
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9, 1000])
 @pytest.mark.parametrize("num_frames", [1, 2, 8, 16])
 @pytest.mark.parametrize("take", [midpoints, linspace, lambda *clip: segment_starts(*clip, fps=2.5)])
-def test_indices_are_in_order_and_in_the_clip(take, length, num_frames):
+def test_indices_are_in_order_and_in_the_clip(take: Callable[..., Any], length: int, num_frames: int) -> None:
     indices = take(5, 5 + length - 1, num_frames)
     assert len(indices) == num_frames
     assert list(indices) == sorted(indices)
@@ -75,7 +77,7 @@ def test_indices_are_in_order_and_in_the_clip(take, length, num_frames):
 
 
 @pytest.mark.smoke
-def test_pixels_are_of_the_frames_that_the_indices_name(tmp_path):
+def test_pixels_are_of_the_frames_that_the_indices_name(tmp_path: Path) -> None:
     frames = read_frames(write_clip(tmp_path / "clip.mp4", frames=24), 8)
     assert frames.pixels.shape == (8, 64, 96, 3)
     assert frames.pixels.dtype == np.uint8
@@ -85,7 +87,7 @@ def test_pixels_are_of_the_frames_that_the_indices_name(tmp_path):
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_each_sampling_reads_its_own_frames(sampling, tmp_path):
+def test_each_sampling_reads_its_own_frames(sampling: str, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", frames=24, fps=12)
     expected = {
         "midpoints": midpoints(0, 23, 3),
@@ -97,11 +99,11 @@ def test_each_sampling_reads_its_own_frames(sampling, tmp_path):
     assert read_frames(path, 1, sampling=sampling).indices == (11,)  # a single frame is the middle one
 
 
-def test_reading_twice_is_the_same(clip):
+def test_reading_twice_is_the_same(clip: str) -> None:
     assert np.array_equal(read_frames(clip, 8).pixels, read_frames(clip, 8).pixels)
 
 
-def test_bounds_in_seconds(clip):
+def test_bounds_in_seconds(clip: str) -> None:
     assert clip_bounds(48, 12, 1.0, 3.0) == (12, 36)
     assert clip_bounds(48, 12, None, 3.0) == (0, 36)
     assert clip_bounds(48, 12, 1.0, None) == (12, 47)
@@ -119,19 +121,19 @@ def test_bounds_in_seconds(clip):
         (float("nan"), 2.0, "has a bound that is no time"),
     ],
 )
-def test_bounds_that_are_no_clip(clip, start, end, says):
+def test_bounds_that_are_no_clip(clip: str, start: Any, end: Any, says: str) -> None:
     with pytest.raises(SampleError, match=says) as error:
         read_frames(clip, 8, start=start, end=end)
     assert error.value.path == clip
 
 
-def test_bounds_without_a_frame_rate():
+def test_bounds_without_a_frame_rate() -> None:
     with pytest.raises(SampleError, match="no frame rate"):
         clip_bounds(48, float("nan"), 1.0, 2.0)
     assert clip_bounds(48, float("nan"), None, None) == (0, 47)
 
 
-def test_a_clip_shorter_than_the_frames_repeats_them(tmp_path):
+def test_a_clip_shorter_than_the_frames_repeats_them(tmp_path: Path) -> None:
     one = read_frames(write_clip(tmp_path / "one.mp4", frames=1), 8)
     assert one.indices == (0,) * 8
     assert read_frames(write_clip(tmp_path / "three.mp4", frames=3), 8).indices == (0, 0, 0, 1, 1, 1, 2, 2)
@@ -186,7 +188,9 @@ def no_frames(folder: Path) -> Path:
         (no_frames, "has no frames"),
     ],
 )
-def test_a_file_without_frames_is_one_line_with_its_path(make, says, tmp_path):
+def test_a_file_without_frames_is_one_line_with_its_path(
+    make: Callable[..., Any], says: str, tmp_path: Path
+) -> None:
     path = make(tmp_path)
     with pytest.raises(SampleError, match=says) as error:
         read_frames(path, 8)
@@ -197,7 +201,7 @@ def test_a_file_without_frames_is_one_line_with_its_path(make, says, tmp_path):
 
 @pytest.mark.parametrize("percent", [1, 10, 30, 50, 70, 80])
 @pytest.mark.parametrize("name", ["index last.mp4", "index first.mp4", "clip.mkv", "clip.avi"])
-def test_a_truncated_file_is_no_shorter_video(name, percent, tmp_path):
+def test_a_truncated_file_is_no_shorter_video(name: str, percent: int, tmp_path: Path) -> None:
     """decord reads Matroska and AVI as far as they go; a model must not be asked about half a video."""
     options = {"movflags": "faststart"} if "first" in name else {}
     codec = "mpeg4" if name.endswith("avi") else "libx264"
@@ -210,7 +214,7 @@ def test_a_truncated_file_is_no_shorter_video(name, percent, tmp_path):
     assert error.value.path == str(cut)
 
 
-def test_damaged_data_is_an_error_or_frames_but_never_a_crash(tmp_path):
+def test_damaged_data_is_an_error_or_frames_but_never_a_crash(tmp_path: Path) -> None:
     whole = Path(write_clip(tmp_path / "whole.mp4", frames=60)).read_bytes()
     random = np.random.default_rng(0)
     errors = 0
@@ -226,12 +230,12 @@ def test_damaged_data_is_an_error_or_frames_but_never_a_crash(tmp_path):
     assert errors > 0
 
 
-def test_what_is_no_path_is_named():
+def test_what_is_no_path_is_named() -> None:
     with pytest.raises(SampleError, match="gives the video as a dict"):
         read_frames({"bytes": b""}, 8)  # type: ignore[arg-type]
 
 
-def test_a_programmers_mistake_is_no_sample_error(clip):
+def test_a_programmers_mistake_is_no_sample_error(clip: str) -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         read_frames(clip, 0)
     with pytest.raises(ValueError, match="by midpoints, segment_starts, linspace, not by 'random'"):

@@ -72,7 +72,7 @@ def pairs_table(pairs: dict[str, dict]) -> str:
     return table(["%", "pairs right forwards", "right backwards too"], rows)
 
 
-def curve_table(log: list[dict]) -> str:
+def curve_table(log: list[dict[str, Any]]) -> str:
     picked = [log[max(0, round(share * len(log)) - 1)] for share in MILESTONES]
     rows = [
         [str(row["step"]), *(f"{100 * row[f'letter/{family}']:.0f}" for family in FAMILIES)] for row in picked
@@ -214,7 +214,7 @@ def machine() -> str:
 
 
 def card(
-    log: list[dict],
+    log: list[dict[str, Any]],
     scores: dict[str, dict],
     needs: Arms,
     pathway: dict[str, Any],

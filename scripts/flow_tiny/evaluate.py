@@ -10,6 +10,7 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class Answer:
         return self.said == self.right
 
 
-def documents(folder: Path, families: tuple[str, ...] = FAMILIES) -> list[dict]:
+def documents(folder: Path, families: tuple[str, ...] = FAMILIES) -> list[dict[str, Any]]:
     return [
         json.loads(line)
         for family in families
@@ -54,7 +55,7 @@ def read_frames(path: Path, count: int) -> np.ndarray:
     return videos.read_frames(path, count).pixels
 
 
-def prompt(processor: ProcessorMixin, document: dict, video: bool) -> str:
+def prompt(processor: ProcessorMixin, document: dict[str, Any], video: bool) -> str:
     options = zip(LETTERS, document["candidates"], strict=False)
     lines = [f"Question: {document['question']}", "Options:", *(f"({a}) {b}" for a, b in options)]
     text = "\n".join(lines) + " \nOnly give the best option."
@@ -77,14 +78,14 @@ class Scorer:
         self.bench = bench
 
     @torch.inference_mode()
-    def say(self, document: dict, arm: str) -> str:
+    def say(self, document: dict[str, Any], arm: str) -> str:
         inputs = self.inputs(document, arm)
         if arm == "blind":
             inputs["attention_mask"] = self._blind_mask(inputs["input_ids"])
         logits = self.model(**inputs, logits_to_keep=1).logits[0, -1]
         return self.processor.tokenizer.decode([int(logits.argmax())])
 
-    def inputs(self, document: dict, arm: str) -> dict[str, torch.Tensor]:
+    def inputs(self, document: dict[str, Any], arm: str) -> dict[str, torch.Tensor]:
         """What the model is called with, apart from the blind arm's mask."""
         text = prompt(self.processor, document, video=arm != "text")
         if arm == "text":
@@ -98,7 +99,7 @@ class Scorer:
         allowed = torch.ones(len(video), len(video), dtype=torch.bool).tril()
         return (allowed & (video[:, None] | ~video[None, :]))[None, None]
 
-    def answer(self, document: dict, arm: str) -> Answer:
+    def answer(self, document: dict[str, Any], arm: str) -> Answer:
         return Answer(
             document["id"], document["family"], arm, self.say(document, arm), document["answer_letter"],
             len(document["candidates"]), document["pair"],

@@ -53,15 +53,15 @@ def action_sequence(rng: Random, number: int) -> Group:
     """Two to four options, all of them shown, each of them first (last) in equally many clips."""
     size = 2 + number % 3
     colours = rng.sample(COLOURS, size)
-    orders = {
+    orders: dict[int, list[tuple[int, ...]]] = {
         2: [(0, 1)],
         3: [(0, 1, 2), (1, 2, 0), (2, 0, 1)],
         4: [(0, 2, 3, 1), (2, 1, 0, 3)],
-    }[size]
+    }
     question = ask(rng, ("first", "last")[number // 3 % 2], colours)
     places, background = specs.spread(rng, size), rng.randrange(len(specs.BACKGROUNDS))
     clips: list[Clip] = [
-        specs.parade(rng, [colours[i] for i in order], places, background) for order in orders
+        specs.parade(rng, [colours[i] for i in order], places, background) for order in orders[size]
     ]
     return _paired(question, clips)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,12 @@ _Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64)  # each [height, width]
 
 def render(clip: Clip, frames: Sequence[int] = ALL_FRAMES) -> np.ndarray:
     """The clip's frames of these numbers: uint8 [frame, height, width, 3]."""
-    drawers = {Motion: _motion, Change: _change, Parade: _parade, Scenery: _scenery}
+    drawers: dict[type[Clip], Callable[[Any, np.ndarray], np.ndarray]] = {
+        Motion: _motion,
+        Change: _change,
+        Parade: _parade,
+        Scenery: _scenery,
+    }
     return drawers[type(clip)](clip, np.asarray(frames))
 
 
@@ -34,15 +40,19 @@ def progress(frames: np.ndarray) -> np.ndarray:
     """From -1 to 1 over the clip, 0 during the rest, odd under reversal."""
     before = np.minimum(frames - REST.start, 0)
     after = np.maximum(frames - (REST.stop - 1), 0)
-    return (before + after) / REST.start
+    moved: np.ndarray = (before + after) / REST.start
+    return moved
 
 
 def inside(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
+    covered: np.ndarray
     if shape == "disc":
-        return x * x + y * y <= radius * radius
-    if shape == "square":
-        return np.maximum(abs(x), abs(y)) <= 0.88 * radius
-    return abs(x) + abs(y) <= 1.25 * radius
+        covered = x * x + y * y <= radius * radius
+    elif shape == "square":
+        covered = np.maximum(abs(x), abs(y)) <= 0.88 * radius
+    else:
+        covered = abs(x) + abs(y) <= 1.25 * radius
+    return covered
 
 
 def _canvas(frames: np.ndarray, background: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def wait_until(
     while process.poll() is None and not condition():
         if time.monotonic() > deadline:
             process.kill()
-            raise TimeoutError(f"{process.args}: nothing for {timeout} s")
+            raise TimeoutError(f"{process.args!r}: nothing for {timeout} s")
         time.sleep(every)
 
 

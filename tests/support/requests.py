@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 GEN_KWARGS = {"max_new_tokens": 1, "until": ["\n\n"]}
 DOCS = {
@@ -10,7 +11,7 @@ DOCS = {
 }
 
 
-def to_messages(doc: dict) -> list[dict]:
+def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
     video = {"type": "video", "url": "clip.mp4", "end_time": 2.0}
     return [
         {"role": "user", "content": [video, {"type": "text", "text": doc["question"]}]},
@@ -20,7 +21,7 @@ def to_messages(doc: dict) -> list[dict]:
 
 def request(doc_id: int, task: str = "x", *, ours: bool = False, **changes: object) -> SimpleNamespace:
     """As lmms-eval makes it for a chat model."""
-    fields = {"messages": to_messages, "gen_kwargs": GEN_KWARGS, "metadata": {}, **changes}
+    fields: dict[str, Any] = {"messages": to_messages, "gen_kwargs": GEN_KWARGS, "metadata": {}, **changes}
     args = ("", fields["messages"], fields["gen_kwargs"], doc_id, task, "test")
     return SimpleNamespace(
         args=args, metadata={**fields["metadata"], **({"lmms_flow": True} if ours else {})}

@@ -36,8 +36,10 @@ RECORDS = "lmms_flow_records"  # where they are by default
 
 # What differs between two undisturbed runs. Of lmms-eval's results: when it ran, the revision of the sources that lie
 # around it, and where Python put a function in memory. Of our records: how long it took.
-RESULT_KEYS = ("date", "start_time", "end_time", "total_evaluation_time_seconds")
-RESULT_KEYS += ("git_hash", "git_branch", "lmms_eval_version")
+RESULT_KEYS = (
+    *("date", "start_time", "end_time", "total_evaluation_time_seconds"),
+    *("git_hash", "git_branch", "lmms_eval_version"),
+)
 RECORD_KEYS = ("milliseconds", "shared_milliseconds")
 ADDRESS = re.compile(rb" at 0x[0-9a-f]+")
 
