@@ -72,7 +72,7 @@ def test_stops(until: object, expected: str) -> None:
 
 def check(task: dict[str, Any], given: dict[str, Any]) -> None:
     """As lmms-eval does it: the command line's settings replace the task's."""
-    args = ("", lambda doc: [], {**task, **given}, 0, "some_task", "test")
+    args: tuple[Any, ...] = ("", lambda doc: [], {**task, **given}, 0, "some_task", "test")
     check_generation([SimpleNamespace(args=args)], given)
 
 
