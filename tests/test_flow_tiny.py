@@ -277,7 +277,8 @@ def wrapper() -> LlavaVidFlow:
 @cache
 def asked() -> list[tuple[dict[str, Any], Layout, str]]:
     """Inputs, groups and the right letter of some of every family, through the wrapper's prompts."""
-    chat, named, found = wrapper().chat, Flow.load("+".join(KINDS)), []
+    chat, named = wrapper().chat, Flow.load("+".join(KINDS))
+    found: list[tuple[dict[str, Any], Layout, str]] = []
     for row in some_of_every_family():
         document = {**row, "start": None, "end": None}
         frames = read_frames(str(flowbench_dir() / document["video"]), NUM_FRAMES)

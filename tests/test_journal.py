@@ -190,7 +190,7 @@ def test_answers_under_another_flow_are_told(tmp_path: Path) -> None:
     assert again.other_flows("t", 8, "d2") == {}
 
 
-PARTS = {
+PARTS: dict[str, Any] = {
     "task": "t",
     "document": {"question": "Which way?", "candidates": ["left", "right"]},
     "prompt": "USER: Which way?",
@@ -203,7 +203,7 @@ PARTS = {
 
 
 def test_a_key_changes_with_everything_that_the_answer_depends_on() -> None:
-    changes = {
+    changes: dict[str, Any] = {
         "task": "u",
         "document": {**PARTS["document"], "candidates": ["right", "left"]},
         "prompt": "USER:  Which way?",
@@ -268,4 +268,6 @@ def test_half_a_surrogate_pair_in_an_answer_is_kept(tmp_path: Path) -> None:
     record = SampleRecord(id="1", task="t", doc_id=0, status="ok", answer="\ud83d")
     with Journal(tmp_path) as journal:
         journal.write("key", record)
-    assert Journal(tmp_path).find("key").answer == "\ud83d"
+    found = Journal(tmp_path).find("key")
+    assert found is not None
+    assert found.answer == "\ud83d"
