@@ -72,6 +72,13 @@ def _records(model: FlowModel, requests: list[Instance]) -> list[SampleRecord]:
     return [SampleRecord.from_json(answer[1]) for answer in model.generate_until(requests)]
 
 
+def edges(record: SampleRecord) -> tuple[int, int]:
+    """How many (query, key) pairs a record's flow kept, and of how many."""
+    assert record.edges_kept is not None
+    assert record.edges_total is not None
+    return record.edges_kept, record.edges_total
+
+
 def refusal(action: Callable[[], Any]) -> str:
     """The one line in which `action` ends the run."""
     with pytest.raises(RunError) as ended:
