@@ -34,6 +34,10 @@ class ReportError(UserError, ValueError):
     """Results that can't be compared."""
 
 
+class RecordError(UserError, ValueError):
+    """A record or a line of a journal that this version can't read: file, line, what was found, what was expected."""
+
+
 class SampleError(UserError, Exception):
     """One sample can't be answered; the others can.
 

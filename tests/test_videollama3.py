@@ -27,7 +27,7 @@ from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.sampling import linspace
 from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow, timestamps
-from lmms_flow.report.records import arm_key
+from lmms_flow.report.joining import arm_key
 from tests.checkpoints_videollama3 import HIDDEN, PATCH_SIZE, VISION_HEADS, VISION_LAYERS, videollama3
 from tests.clips import write_clip
 from tests.wrapped import GREEDY, ONE_TOKEN, answers, greedy_tokens, question, refusal
@@ -356,8 +356,8 @@ def test_the_released_vision_is_marked(paper: Path, clips: list[str], tmp_path: 
     )
     assert (plain.vision, released.vision) == ("", "released")
     assert plain.options != pytest.approx(released.options, rel=1e-3)
-    assert arm_key(plain.to_dict())[0] == str(paper)
-    assert arm_key(released.to_dict())[0] == f"{paper} (released vision)"
+    assert arm_key(plain)[0] == str(paper)
+    assert arm_key(released)[0] == f"{paper} (released vision)"
     together = answers(load(paper, released_vision=True, batch_size=2), conversations)
     assert [one.options for one in together] == [
         pytest.approx(one.options, rel=1e-4) for one in (released, other)

@@ -178,11 +178,9 @@ class RequestLoop:
             self._raise_if_failed([step.record])
             yield step.index, _host_answer(step.record, step.ours)
         else:
+            outcomes = self._outcomes(step.samples)
             records = [
-                outcome.record(
-                    sample.task, sample.doc_id, sample.id, self.fields(sample.task, sample.metadata, sample)
-                )
-                for sample, outcome in zip(step.samples, self._outcomes(step.samples), strict=True)
+                self._record(sample, outcome) for sample, outcome in zip(step.samples, outcomes, strict=True)
             ]
             for (key, _), record in zip(step.keyed, records, strict=True):
                 self._keep(key, record)
@@ -213,6 +211,10 @@ class RequestLoop:
             logger.warning(f"out of memory at {_name(samples)}: trying once more, one by one")
         return [outcome for sample in samples for outcome in self._outcomes([sample], again=False)]
 
+    def _record(self, sample: Sample, outcome: Outcome) -> SampleRecord:
+        fields = self.fields(sample.task, sample.metadata, sample)
+        return outcome.record(sample.task, sample.doc_id, sample.id, fields)
+
     def _keep(self, key: str, record: SampleRecord) -> None:
         if self.journal is not None:
             self.journal.write(key, record)
@@ -238,13 +240,12 @@ class RequestLoop:
         """Says once that answers in the journal belong to a flow of the same text and another meaning."""
         if self.journal is None:
             return
-        own = self.fields(sample.task, sample.metadata, sample)
-        flow, now = own.get("flow", ""), own.get("flow_digest", "")
-        for digest, text in self.journal.other_flows(sample.task, sample.doc_id, now).items():
-            if text == flow and not self._stale[digest]:
+        own = self._record(sample, Outcome.ok(""))
+        for digest, text in self.journal.other_flows(sample.task, sample.doc_id, own.flow_digest).items():
+            if text == own.flow and not self._stale[digest]:
                 logger.warning(
-                    f"the flow {flow!r} changed since it was journaled (it was {digest[:12]}, "
-                    f"now it is {now[:12]}): those answers are not used"
+                    f"the flow {own.flow!r} changed since it was journaled (it was {digest[:12]}, "
+                    f"now it is {own.flow_digest[:12]}): those answers are not used"
                 )
             self._stale[digest] += 1
 

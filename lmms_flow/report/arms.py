@@ -18,7 +18,7 @@ class ScoredSample:
     """One question under one arm. `correct` is None where it was not answered (an error or a skipped sample).
 
     `status` is that of its record, or "unreadable" where there is none that can be read. What is empty or None was
-    not written down, as in the logs of earlier versions and of models that are not ours.
+    not written down, as in the logs of models that are not ours.
     """
 
     task: str  # whose document it is; arms of one task share it
@@ -157,7 +157,7 @@ def baseline_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
         and other.checkpoint == arm.checkpoint
         and (
             other.protocol == arm.protocol or not other.protocol or not arm.protocol
-        )  # old logs don't say it
+        )  # models that are not ours don't say it
         and not other.samples.keys().isdisjoint(arm.samples)
     ]
     if arm.is_baseline:
