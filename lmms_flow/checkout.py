@@ -1,7 +1,7 @@
 """A checkout is whole: `lmms_flow` and the folders that are installed into it come from one place.
 
-In a checkout `model_wrappers/` and `tasks/` lie beside `lmms_flow/`. With one checkout installed (editable) and another as
-the current folder or on PYTHONPATH, Python finds `lmms_flow` in the one and the two folders in the other.
+In a checkout `model_wrappers/` and `tasks/` lie beside `lmms_flow/`. With one checkout installed (editable) and
+another as the current folder or on PYTHONPATH, Python finds `lmms_flow` in the one and the two folders in the other.
 """
 
 from __future__ import annotations

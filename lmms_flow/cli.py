@@ -48,20 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return evaluate(arguments[1:])
     args = _parser().parse_args(arguments)
-    from .errors import ReportError
+    from .errors import UserError
 
     try:
         return int(args.run(args))
-    except (FlowError, ReportError) as error:
-        print(f"lmms-flow {args.command}: {error}", file=sys.stderr)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"lmms-flow {args.command}: {where}{error.strerror or error}", file=sys.stderr)
-    except SystemExit as stop:  # a model that could not be loaded says so in its own line
+    except (
+        SystemExit
+    ) as stop:  # a RunError, such as of a model that could not be loaded, says so in its own line
         if not isinstance(stop.code, str):
             raise
         print(f"lmms-flow {args.command}: {stop.code.removeprefix('lmms_flow: ')}", file=sys.stderr)
         return 1
+    except UserError as error:
+        print(f"lmms-flow {args.command}: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"lmms-flow {args.command}: {where}{error.strerror or error}", file=sys.stderr)
     return 2
 
 

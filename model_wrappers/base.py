@@ -22,7 +22,14 @@ from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
-from lmms_flow.errors import CheckpointError, FlowError, RunError, SampleError
+from lmms_flow.errors import (
+    SAMPLE_FAILURES,
+    CheckpointError,
+    FlowError,
+    RunError,
+    UnsupportedModelError,
+    UserError,
+)
 from lmms_flow.flow import Flow
 from lmms_flow.harness import host
 from lmms_flow.harness.broken_documents import fail_one_by_one
@@ -100,7 +107,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             self._check_digest(flows.own.bound.digest)
             self._check()
         except Exception as error:  # the host would end with exit status 0
-            expected = isinstance(error, (FlowError, OSError, ValueError, ImportError))
+            expected = isinstance(error, (UserError, OSError, ValueError, ImportError))
             if not expected:
                 traceback.print_exception(error)
             what = str(error) if expected else describe(error)
@@ -184,7 +191,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         for index, request in enumerate(requests):
             try:
                 key = asking.key(unpack(request, index, self.task_dict))
-            except (SampleError, FlowError):
+            except SAMPLE_FAILURES:
                 key = uuid.uuid4().hex  # equals nothing: the model is asked, and says what is wrong
             keys[request.task_name, request.doc_id, request.idx] = key
         return keys
@@ -197,7 +204,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         try:
             with torch.no_grad():
                 require_self_check(self.model, engine=self.args.engine)
-        except FlowError as error:
+        except (FlowError, UnsupportedModelError) as error:
             raise RunError(f"{type(self).__name__}, {self.checkpoint}: {error}") from error
         self._is_checked = True
 

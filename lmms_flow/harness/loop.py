@@ -16,7 +16,7 @@ from typing import Any, Literal
 from loguru import logger
 from tqdm import tqdm
 
-from lmms_flow.errors import FlowError, MissingVideoError, RunError, SampleError, SkippedSampleError
+from lmms_flow.errors import SAMPLE_FAILURES, MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness import host
 from lmms_flow.harness.sample import Outcome, Sample, describe, id_of, takes_records, unpack
 from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
@@ -60,7 +60,7 @@ class RequestLoop:
             sample itself where the task could make one.
         ahead: told of the samples that will soon be asked for, so that their videos can be read meanwhile.
 
-    Either of the first two may raise :class:`SampleError` or :class:`FlowError` for a sample that can't be answered.
+    Either of the first two may raise one of `SAMPLE_FAILURES` for a sample that can't be answered.
     """
 
     key: Callable[[Sample], str]
@@ -151,7 +151,7 @@ class RequestLoop:
         try:
             sample = unpack(request, index, docs, repeat)
             key = self.key(sample) + (f"-{repeat}" if repeat else "")
-        except (SampleError, FlowError) as error:
+        except SAMPLE_FAILURES as error:
             failure = _as_sample_error(error, metadata)
             self.missing_clips += failure.is_skip and isinstance(error, MissingVideoError)
             failed = Outcome.failed(failure)
@@ -195,7 +195,7 @@ class RequestLoop:
             outcomes = list(self.answer(samples))
         except Exception as error:
             out_of_memory = _is_out_of_memory(error)
-            if not (out_of_memory or isinstance(error, (SampleError, FlowError))):
+            if not (out_of_memory or isinstance(error, SAMPLE_FAILURES)):
                 raise self._crash(_name(samples), error) from error
             failure = SampleError("out of memory") if out_of_memory else _as_sample_error(error, {})
         else:
