@@ -208,7 +208,7 @@ def _verify(args: argparse.Namespace) -> int:
 
     if args.model not in MODELS:
         raise FlowError(
-            f"--model {args.model!r} is no model of ours{nearest(args.model, MODELS)} ({', '.join(MODELS)})"
+            f"--model {args.model!r}: there is no such model{nearest(args.model, MODELS)} (models: {', '.join(MODELS)})"
         )
     model = host.GET_MODEL.take()(args.model).create_from_arg_string(args.model_args)
     checks = self_check(model.model, engine=model.args.engine)

@@ -1,4 +1,4 @@
-"""`videollama3_flow`: the released layout in transformers' own class computes what the released code does.
+"""`videollama3_flow`: the original form in transformers' own class computes what the model's own code does.
 
 The forward passes that it must equal are written out here, from the tensors as they lie in the files.
 """
@@ -68,7 +68,7 @@ def made_frames(indices: tuple[int, ...], fps: float, size: tuple[int, int] = (2
     return Frames(pixels, indices, fps, tuple(index / fps for index in indices))
 
 
-# The released forward, written out
+# The original forward, written out
 
 
 def video_features(weights: dict[str, Tensor], patches: Tensor, grid: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def test_the_size_of_600_frames(paper: Path) -> None:
 
 @pytest.mark.parametrize(("count", "fps", "num_frames"), [(240, 30.0, 8), (24, 12.0, 8), (1000, 23.976, 24)])
 def test_times_are_spread_over_the_whole_clip(count: int, fps: float, num_frames: int) -> None:
-    """The released loader gives the first frame the clip's start and the last one its end."""
+    """The original loader gives the first frame the clip's start and the last one its end."""
     taken = linspace(0, count - 1, num_frames)
     expected = np.linspace(0, count / fps, count)[list(taken)]
     assert timestamps(made_frames(taken, fps)) == pytest.approx(expected.tolist(), abs=1e-9)

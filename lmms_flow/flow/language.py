@@ -47,7 +47,7 @@ def _terms(text: str, checkpoint: str | None) -> FlowSpec:
             raise FlowError(f"flow {text!r}: a rule is missing beside a '+'")
         word, at, _ = term.partition("@")
         if control_of(word):
-            raise FlowError(f"flow {text!r}: {word!r} stands alone, without '+' and '@'")
+            raise FlowError(f"flow {text!r}: {word!r} must stand alone: it takes no '+' and no '@'")
         if at and (word in ALIASES or find_preset(word)):
             raise FlowError(f"rule {term!r}: a preset takes no layers, they are part of it")
         preset = find_preset(resolve_alias(word, checkpoint))

@@ -94,7 +94,9 @@ def read_lines(file: Path) -> Iterator[Mapping[str, Any]]:
             except (ValueError, RecursionError):  # not UTF-8 is a ValueError as well
                 raise ReportError(f"{file}, line {number}: not JSON, the log is damaged") from None
             if not isinstance(values, dict):
-                raise ReportError(f"{file}, line {number}: not a JSON object, this is no log of lmms-eval's")
+                raise ReportError(
+                    f"{file}, line {number}: not a JSON object, so this is no sample log of lmms-eval"
+                )
             yield values
 
 
