@@ -42,7 +42,7 @@ def load(checkpoint: Any, processor: Any = None, **arguments: Any) -> LoadedMode
         )
     if arguments:
         raise CheckpointError(
-            f"lmms_flow.load: {', '.join(arguments)} can only be given with a checkpoint, and this model is already loaded"
+            f"lmms_flow.load: {', '.join(arguments)} need a checkpoint, and this model is already loaded"
         )
     return _loaded(checkpoint, processor)
 

@@ -209,12 +209,15 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         self._is_checked = True
 
     def loglikelihood(self, requests: list[Any]) -> NoReturn:
+        """Refused: flows are for generated answers."""
         self._refuse("loglikelihood")
 
     def generate_until_multi_round(self, requests: list[Any]) -> NoReturn:
+        """Refused: a flow's groups are those of one question."""
         self._refuse("multi-round generation")
 
     def generate_visual_cot(self, requests: list[Any]) -> NoReturn:
+        """Refused: these models draw no pictures."""
         self._refuse("pictures that the model draws (visual_cot)")
 
     def _refuse(self, what: str) -> NoReturn:
@@ -222,18 +225,22 @@ class FlowModel(_HostModel):  # type: ignore[misc]
 
     @property
     def batch_size(self) -> int:
+        """How many questions are answered together."""
         return self.args.batch_size
 
     @property
     def device(self) -> torch.device:
+        """Where the model runs."""
         return self._device
 
     @property
     def rank(self) -> int:
+        """Of this process among lmms-eval's."""
         return int(self._rank)
 
     @property
     def world_size(self) -> int:
+        """How many processes lmms-eval runs."""
         return int(self._world_size)
 
     # Loading
@@ -274,6 +281,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of the weights: what was asked for, else float32 on a CPU and bfloat16 on a GPU."""
         if self.args.dtype != "auto":
             return getattr(torch, self.args.dtype)  # type: ignore[no-any-return]
         return torch.float32 if self._device.type == "cpu" else torch.bfloat16

@@ -30,6 +30,7 @@ class InternvlFlow(FlowModel):
     model_types = ("internvl_chat", "internvl")
 
     def load(self, source: str) -> VideoChat:
+        """The model and its chat, from the native form or converted from the original one."""
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)
         kind = values.get("model_type")
         if kind == "internvl":
@@ -46,6 +47,7 @@ class NativeInternvlChat(VideoChat):
     """Transformers' own layout, whose processor writes "Frame1: <img>…</img>" and a line break for each frame."""
 
     def frame_spans(self, input_ids: Sequence[int], video: range, num_frames: int) -> tuple[range, ...]:
+        """The tokens of each frame, up to and including its closing tag."""
         return self.spans_ending_with("</img>", input_ids, video, num_frames)
 
 
@@ -84,6 +86,7 @@ class InternvlChat(ImageChat):
         )
 
     def render(self, messages: Messages) -> str:
+        """The prompt as text, with one placeholder for the whole video."""
         if not self.knows_video and "image" not in self.template:
             return self.apply_template(self.tokenizer, _as_text(messages), self.template)
         text = super().render(messages)

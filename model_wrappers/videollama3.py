@@ -47,6 +47,7 @@ class VideoLlama3Flow(FlowModel):
     has_released_vision: ClassVar[bool] = True
 
     def load(self, source: str) -> VideoChat:
+        """The model and its chat, from the native form or converted from the original one."""
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)
         chat = VideoLlama3Chat(source, values, self.hub_arguments, self.loading_arguments)
         if self.args.released_vision:
@@ -78,9 +79,11 @@ class VideoLlama3Chat(VideoChat):
         )
 
     def render(self, messages: Messages) -> str:
+        """The prompt as text, with one placeholder for the whole video."""
         return self.apply_template(self.tokenizer, messages, self.template)
 
     def encode(self, text: str, frames: Frames | None) -> tuple[list[int], dict[str, Tensor]]:
+        """Token ids, and for the vision tower `pixel_values_videos` [patch, value] and its grid [video, axis]."""
         if frames is None:
             return list(self.tokenize(text)["input_ids"]), {}
         video = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)

@@ -87,6 +87,7 @@ def _refuse_broken(doc: Question) -> None:
 
 
 def doc_to_visual(doc: Question) -> list[str]:
+    """The video's path, for simple models."""
     _refuse_broken(doc)
     return [doc["video"]]
 
@@ -123,6 +124,7 @@ def doc_to_messages(
 
 
 def doc_to_target(doc: Question) -> str:
+    """The letter of the right option."""
     return doc["answer_letter"]
 
 

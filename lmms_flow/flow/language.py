@@ -90,6 +90,7 @@ def _mirrored(text: str, checkpoint: str | None) -> FlowSpec:
 
 
 def parse_random(text: str, checkpoint: str | None) -> RandomCut:
+    """Reads `random:0.58:seed1` or `random:effective`. Raises FlowError that quotes the flow."""
     amount, colon, seed = text.removeprefix("random:").partition(":")
     if colon and not re.fullmatch(r"seed[0-9]{1,18}", seed):
         raise FlowError(f"flow {text!r}: {seed!r} is no seed: write random:{amount}:seed1")

@@ -107,6 +107,7 @@ class Journal:
         self._remember(key, record)
 
     def close(self) -> None:
+        """Closes the files and gives up their locks."""
         for file in self._files.values():
             file.close()
         self._files.clear()

@@ -115,7 +115,7 @@ def load_original(
 
 
 def native_config(values: Mapping[str, Any], image_token: int) -> InternVLConfig:
-    """transformers' configuration for an `internvl_chat` config.json."""
+    """The configuration of transformers for an `internvl_chat` config.json."""
     text = _text_config(values["llm_config"])
     vision = {**VISION_DEFAULTS, **values["vision_config"]}
     names = (*VISION_DEFAULTS, "num_channels")

@@ -110,7 +110,7 @@ def is_original(values: Mapping[str, Any]) -> bool:
 
 
 def native_config(values: Mapping[str, Any]) -> PreTrainedConfig:
-    """transformers' configuration for a `videollama3_qwen2` config.json."""
+    """The configuration of transformers for a `videollama3_qwen2` config.json."""
     projector = values.get("mm_projector_type")
     vision = values.get("vision_encoder_config")
     if projector != "mlp2x_gelu" or not vision:
