@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import FlowError, nearest
+from .flow.controls import CONTROLS
 from .harness.ground import MODELS
 
 RAW = argparse.RawDescriptionHelpFormatter
 Commands: TypeAlias = Any  # argparse has no public name for what add_subparsers returns
 
-LANGUAGE = """\
+_CONTROLS = "\n".join(f"  {one.written:<24} {one.meaning}" for one in CONTROLS if one.is_flow)
+LANGUAGE = f"""\
 a flow in one line (docs/language.md has it whole):
   video:question@6-20      cut the edges by which the question reads the video, in layers 6 to 20
   cross_frame@first_half   cut what frames read of earlier frames
   video:last+last:last     several cuts, in all layers
   effective-llava-next-7b  the pathway that the paper found (lmms-flow flows lists them)
-  random:0.58:seed1        a control: that share of all edges, drawn at random
-  none, sham, blind, mirrored:PRESET, path/to/flow.yaml
+  path/to/flow.yaml        a flow in a file
+controls, each alone:
+{_CONTROLS}
 groups: system, video (frame.0, frame.1, ...), gap, question (stem, options, true_option, false_options), tail, last
 """
 

@@ -31,6 +31,7 @@ from lmms_flow.errors import (
     UserError,
 )
 from lmms_flow.flow import Flow
+from lmms_flow.flow.controls import NONE
 from lmms_flow.harness import host
 from lmms_flow.harness.broken_documents import fail_one_by_one
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
@@ -199,7 +200,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     def _check(self, requests: Sequence[Any] = ()) -> None:
         """Shows once, before the first flow is run, that cuts reach this model."""
         texts = {self.flow.text, *((request.metadata or {}).get("flow") for request in requests)}
-        if self._is_checked or texts <= {"none", None}:
+        if self._is_checked or texts <= {NONE.name, None}:
             return
         try:
             with torch.no_grad():

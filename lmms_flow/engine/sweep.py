@@ -96,7 +96,7 @@ def sweep(
         layout: of the prompt.
         knockouts: rules without layers, such as "video:question".
         window: how many layers are cut at once.
-        style: where a window lies by its layer: around it, from it on, or up to it.
+        style: which layers are cut for a layer: a window around it, all but that window, from it on, or up to it.
         layers: limits the windows' layers, from 1; all by default.
         candidates: token ids whose probabilities are kept, such as the answer letters.
         max_memory: bytes for the forks' states; more forks than fit take more walks.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReportError
+from ..flow.controls import NONE
 from ..records.journal import read_lines
 from ..records.record import SampleRecord
 from .logs import Run, first_answer, task_of
@@ -97,7 +98,7 @@ def _may_be(record: SampleRecord, task: str, run: Run) -> bool:
     of_its_own = record.base not in ("", task)
     frames = frames_of(record)
     return (
-        (of_its_own or record.flow == args.get("flow", "none"))
+        (of_its_own or record.flow == args.get("flow", NONE.name))
         and args.get("pretrained", record.checkpoint) == record.checkpoint
         and args.get("engine", record.engine) == record.engine
         and (of_its_own or not frames or args.get("num_frames", str(frames)) == str(frames))

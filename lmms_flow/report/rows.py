@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReportError
+from ..flow.controls import NONE
 from ..records.record import SampleRecord
 from .arms import ScoredSample
 from .joining import Key, arm_key, frames_of
@@ -96,7 +97,7 @@ def _made_up(run: Run, log: Path, line: Mapping[str, Any]) -> SampleRecord:
         doc_id=doc_id,
         status="ok",
         answer=first_answer(line),
-        flow="none",
+        flow=NONE.name,
         checkpoint=args.get("pretrained") or args.get("model") or run.model or "unnamed model",
         engine=run.model,
     )
