@@ -4,6 +4,7 @@
 # make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
 # make lint         ruff and mypy
 # make lock         resolves setup.cfg anew into requirements.lock
+# make test-gpu     the engine's tests with the models on a GPU (CUDA)
 # make test-oldest, make test-newest   the quick tests with the oldest versions that are promised, with today's newest
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +20,7 @@ UV = VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: quickstart leaderboard test test-host soak lint format clean lock lock-platforms test-oldest test-newest
+.PHONY: quickstart leaderboard test test-gpu test-host soak lint format clean lock lock-platforms test-oldest test-newest
 
 quickstart: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
@@ -33,6 +34,9 @@ leaderboard: quickstart
 
 test: $(VENV)/.installed
 	$(TEST) -n $(JOBS) --dist loadfile -m "not host" $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/.installed
+	LMMS_FLOW_TEST_DEVICE=cuda $(TEST) -n $(JOBS) $(addprefix tests/test_,gpu.py engine.py sparse.py sweep.py baseline.py strips.py flex.py) $(PYTEST_ARGS)
 
 test-host: $(VENV)/.installed
 	$(TEST) -m host $(PYTEST_ARGS)

@@ -200,11 +200,13 @@ def main() -> None:
     dtype = getattr(torch, args.dtype)
     small = args.shape == "small"
     layout_7b = PRESETS[0].layout(args.tokens)
+    num_tokens = layout_7b.num_tokens
     seven, thirteen = ("small-1024", "small-1024-40") if small else ("7b", "13b")
     rows: list[dict[str, Any]] = []
 
     def row(what: str, shape: str, taken: float, ratio: float, **more: float) -> None:
-        rows.append({"what": what, "shape": shape, "seconds": taken, "times faster": ratio, **more})
+        figure = {"seconds": taken, "times faster": ratio, **more, "load": os.getloadavg()[0]}
+        rows.append({"what": what, "shape": shape, "tokens": num_tokens, **figure})
 
     def prefill(model: Any, name: str, shape: str, layout: Layout) -> None:
         taken, ratio = prefill_ratio(model, name, layout, args.device, args.repeats)
@@ -246,28 +248,30 @@ def main() -> None:
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Writes the figures beside those that the file holds of this machine, and prints them."""
     machine = {
         "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
         "dtype": args.dtype,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "tokens": args.tokens or PRESETS[0].layout().num_tokens,
-        "edges kept, 7B closed": Flow.load("effective-llava-next-7b-closed").kept_edges(
-            PRESETS[0].layout(), 32
-        ),
     }
+    earlier = json.loads(args.json.read_text()) if args.json.exists() else {}
+    held = {_place(row): row for row in earlier["figures"]} if earlier.get("machine") == machine else {}
+    held |= {_place(row): row for row in rows}
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"machine": machine, "figures": rows}, indent=1) + "\n")
-    table = Table(
-        "what", "shape", "seconds", "times faster", title=f"{machine['device']}, load {machine['load']:.1f}"
-    )
+    args.json.write_text(json.dumps({"machine": machine, "figures": list(held.values())}, indent=1) + "\n")
+    table = Table("what", "shape", "tokens", "seconds", "times faster", title=machine["device"])
     for one in rows:
-        table.add_row(one["what"], one["shape"], f"{one['seconds']:.2f}", f"{one['times faster']:.2f}")
+        numbers = f"{one['tokens']:,}", f"{one['seconds']:.3f}", f"{one['times faster']:.2f}"
+        table.add_row(one["what"], one["shape"], *numbers)
     Console().print(table)
     print(f"written to {args.json}")
+
+
+def _place(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["what"], row["shape"], row["tokens"]
 
 
 if __name__ == "__main__":

@@ -70,6 +70,28 @@ def test_the_docs_give_the_benchmarks_figures() -> None:
     assert sorted(printed) == pytest.approx(sorted(measured.values()), rel=0.01)
 
 
+def test_the_gpu_page_gives_the_benchmarks_figures() -> None:
+    page = (ROOT / "docs/gpu.md").read_text()
+    results = ROOT / "benchmarks/results"
+    rows = json.loads((results / "speed-h200.json").read_text())["figures"]
+    printed = re.findall(r"^\| .* \| ([\d,]+) \| .* \| (\d+) \| .* \| ([0-9.]+) \|$", page, re.MULTILINE)
+    measured = [
+        (f"{row['tokens']:,}", f"{1000 * row['seconds']:.0f}", f"{row['times faster']:.2f}") for row in rows
+    ]
+    assert sorted(printed) == sorted(measured)
+    for row in (row for row in rows if "logits, sparse from dense" in row):
+        off, noise = row["logits, sparse from dense"], row["logits, sham from none"]
+        assert f"| {off:.3f} ({noise:.3f}) |" in page
+    ways = ("masked", "strips", "flex")
+    alone: dict[int, list[dict[str, float]]] = {}
+    for one in json.loads((results / "long-h200.json").read_text())["figures"]:
+        alone.setdefault(one["tokens"], []).append(one["times faster"])
+    assert len(alone) == 4
+    for tokens, (released, closed) in alone.items():
+        cells = (f"{released[way]:.2f} / {closed[way]:.2f}" for way in ways)
+        assert f"| {tokens:,} | {' | '.join(cells)} |" in page
+
+
 def test_edge_counts_in_the_papers_table() -> None:
     page = (ROOT / "docs/paper.md").read_text()
     for preset in (preset for preset in PRESETS if preset.from_paper):

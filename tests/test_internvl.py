@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmms_flow.engine.sparse import has_windows
+from lmms_flow.engine.windows import has_windows
 from lmms_flow.flow import Flow
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames

@@ -7,8 +7,10 @@ One sparse prefill, from the outside in:
    a made-up prompt. What does not fit is refused here.
 3. `plan` walks the layers backwards from the last token: a row lives in a layer if a later layer reads it.
 4. The model is called. `contract` checks the call against the layout, `layer_call` reads its parts by their names.
-5. Before each layer, `sparse` takes out the rows that nobody reads any more: states, rotary embeddings, positions.
-6. In the layer, a mask made of rectangles runs as `strips`, plain attention over slices; any other as masked attention.
+5. Each forward is a step. In `prefill`, before each layer, the rows that nobody reads any more are taken out: states,
+   rotary embeddings, positions. Rows are told by numbers on the host (`columns`): nothing is read back from a GPU.
+6. In the layer, a mask made of rectangles runs as `strips` says: slices of plain attention, one masked
+   kernel, or `flex`.
 7. The cache keeps the rows that generated tokens may read (`pruned`). With a `Baseline` the first layers are not run at
    all: its states go in where the flow leaves full attention (`departure`, `fork`).
 8. Decoding goes on from that cache, each generated token under the cuts of the last prompt token.
@@ -26,8 +28,7 @@ from .masks import keep_masks
 from .plan import RowPlan
 from .selfcheck import Check, require_self_check, self_check
 from .sweep import SweepResult, sweep
-from .vision import VisionPasses, one_vision_pass
-from .vision_count import VisionCount, counting_vision
+from .vision import VisionPasses, counting_vision, one_vision_pass
 
 __all__ = [
     "ENGINES",
@@ -38,7 +39,6 @@ __all__ = [
     "RowPlan",
     "SweepResult",
     "UnsupportedModelError",
-    "VisionCount",
     "VisionPasses",
     "counting_vision",
     "decoder_layers",

@@ -13,6 +13,7 @@ from ..errors import FlowError, UnsupportedModelError
 from ..flow import ResolvedFlow
 from .columns import send
 from .contract import Contract
+from .course import Course, Setting
 from .decoder import attention_implementation, decoder_layers
 from .hooks import Handles, MaskWatch
 from .layer_call import LayerCall, ModelCall
@@ -40,6 +41,7 @@ class DenseStep:
     def __init__(self, masks: PromptMasks, positions: Positions, additive: bool) -> None:
         self._masks, self._resolved = masks, masks.resolved
         self._positions, self._additive = positions, additive
+        self._course = Course(self._resolved, Setting(), sparse=False)
         longest = max(each.layout.num_tokens for each in self._resolved)
         self._decoding = bool((positions.queries.amin(-1) >= longest).all())
         self.kept: dict[tuple[object, torch.device], Tensor] = {}
@@ -56,7 +58,7 @@ class DenseStep:
 
     def changes(self, layer: int) -> bool:
         """Whether a layer is given a mask of the flow's at all."""
-        return any(r.bound.flow.kind == "sham" or not r.is_causal(layer) for r in self._resolved)
+        return self._course.is_masked(layer)
 
     def _mask(self, layer: int, call: LayerCall) -> Tensor:
         """What this layer is given; layers with the same cuts and the same mask of their own share it."""

@@ -17,11 +17,12 @@ from torch import nn
 from ..errors import FlowError, nearest
 from ..flow import BoundFlow, Flow, Layout
 from ..flow.shapes import DecoderShape
+from .course import Course, Setting
 from .decoder import decoder_layers, find_decoder, module_of
 from .measured import Measured
 from .model_state import adapters_of
 from .plan import RowPlan
-from .workload import Setting, Workload
+from .workload import Workload
 
 AGREES = 0.005  # a measured size this close to the one by weights is that one
 
@@ -215,7 +216,8 @@ def _linear_weights(module: nn.Module) -> int:
 @lru_cache(maxsize=256)  # benchmarks repeat prompt lengths, and several arms ask for the same full attention
 def _cost(shape: DecoderShape, setting: Setting, bound: BoundFlow, layout: Layout, engine: str) -> Cost:
     resolved = bound.resolve(layout)
-    run = Workload(resolved, RowPlan(resolved, setting.undropped), setting, engine == "sparse")
+    course = Course((resolved,), setting, engine == "sparse")
+    run = Workload(resolved, RowPlan(resolved, setting.undropped), course)
     layers = tuple(
         LayerCost(
             rows,

@@ -52,8 +52,7 @@ class SparsePrefill:
         self._undropped = plans[0].undropped
         self._branch, self._block = branch, block
         self._draws = any(plan.resolved.draws for plan in plans)
-        one_layout = len({plan.resolved.layout for plan in plans}) == 1
-        self._in_strips = takes_strips and not self._draws and one_layout
+        self._in_strips = takes_strips
         # the model's own mask, whether it is plain causal, and whether it adds something to the scores
         self._own: tuple[Tensor, bool, bool] | None = None
         self._entered: Columns | None = None  # the rows that entered the layer before

@@ -16,14 +16,14 @@ from transformers.cache_utils import DynamicLayer
 from ..errors import UnsupportedModelError
 from ..flow import ResolvedFlow
 from .baseline import Baseline, branch_of
-from .decoder import decoder_layers, find_decoder, rows_keep_their_places, with_base
+from .course import Course, Setting
+from .decoder import decoder_layers, find_decoder, with_base
 from .dense import DenseHooks, DenseStep, Step
 from .hooks import has_foreign_hooks, open_blocks
 from .layer_call import LayerCall, ModelCall, can_keep_one
 from .plan import RowPlan
 from .positions import Positions
 from .prefill import CachedKeys, PrunedDecoding, SparsePrefill
-from .windows import has_windows
 
 # What asks for more than the last position: a loss, or something of every layer (`output_hidden_states`,
 # `output_attentions`, `output_router_logits`).
@@ -48,10 +48,11 @@ class SparseHooks(DenseHooks):
         self._takes_strips = takes_strips
         # The host reads the prompt's length off the first layer's cache, and some models add visual features
         # between the first layers: no row may be missing there.
-        self._whole = max(1, layers_with_visual_features(model))
+        setting = Setting.of(model)
+        self._whole = setting.undropped
+        self._course = Course(resolved, setting, sparse=True)
         self._plans = [RowPlan(each, self._whole) for each in resolved]
         self._branch = branch_of(baseline, resolved, self._whole, decoder)
-        self._stays_whole = has_windows(decoder) or rows_keep_their_places(decoder)
         self._model, self._decoder = model, decoder
         self._last_only = False  # whether the forward that is running asks for the last position alone
         self.is_open = True  # its pruned caches are of no use to anybody else
@@ -100,7 +101,7 @@ class SparseHooks(DenseHooks):
             whole,
             positions,
             additive=self._additive,
-            takes_strips=self._takes_strips,
+            takes_strips=self._takes_strips and self._course.in_strips,
             branch=self._branch if cache is not None and alone else None,
             block=self,
         )
@@ -109,8 +110,7 @@ class SparseHooks(DenseHooks):
         """Whether nobody needs, or looks at, the rows that would be dropped."""
         return (
             self._contract.is_plain_prefill
-            and not self._stays_whole
-            and not self._masks_everywhere()  # nothing dies under `sham`, and the reference shares its masks
+            and self._course.may_drop
             and _can_hold_rows(cache)
             and len(open_blocks(self._decoder)) == 1
             and not has_foreign_hooks(self._model)
@@ -137,15 +137,6 @@ class SparseHooks(DenseHooks):
                 self._pruned.setdefault(cache, step.cached)
 
         return after_layer
-
-    def _masks_everywhere(self) -> bool:
-        return any(each.bound.flow.kind == "sham" for each in self._resolved)
-
-
-def layers_with_visual_features(model: nn.Module) -> int:
-    """How many of the first decoder layers a model adds visual features to (Qwen3-VL's deepstack)."""
-    vision = getattr(getattr(model, "config", None), "vision_config", None)
-    return len(getattr(vision, "deepstack_visual_indexes", None) or ())
 
 
 def _outputs_states(model: nn.Module) -> bool:

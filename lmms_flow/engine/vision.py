@@ -1,4 +1,4 @@
-"""One vision pass for all arms of a question: inside a block, the same pixels are encoded once."""
+"""The vision passes of a model: counted, timed, and shared by all arms of a question."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .model_state import ModelState
+from .vision_flops import with_flops
 
 ENCODERS = (
     "get_image_features",
@@ -23,61 +24,93 @@ ENCODERS = (
 
 @dataclass
 class VisionPasses:
-    """What happened inside the block: passes that were run, passes that were saved, seconds of those that were run."""
+    """What happened inside the block: passes that were run and passes that were saved; of those that were run, seconds.
+
+    `flops` of those that were run, projector included, where the block counts them.
+    """
 
     run: int = 0
     saved: int = 0
     seconds: float = 0.0
-    _depth: int = 0
-    # encoder -> its last arguments and result, and the model as it was
-    _kept: dict[str, tuple[Any, Any, ModelState]] = field(default_factory=dict)
+    flops: int = 0
+    _depth: int = field(
+        default=0, repr=False
+    )  # some models' get_video_features asks get_image_features: one pass
+    # (module, encoder) -> its last arguments and result, and the module as it was
+    _kept: dict[tuple[int, str], tuple[Any, Any, ModelState]] = field(default_factory=dict, repr=False)
 
-    def once(self, name: str, encode: Callable[..., Any], owner: nn.Module) -> Callable[..., Any]:
-        """`encode`, whose last result is given again for equal arguments."""
+    def around(self, owner: nn.Module, name: str, share: bool, count: bool) -> Callable[..., Any]:
+        """The owner's encoder of this name as the block runs it."""
+        encode = getattr(owner, name)
 
         @functools.wraps(encode)  # `generate` reads off its signature what it takes
-        def encode_once(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._depth:
+                return encode(*args, **kwargs)
+            if not share:
+                return self._run(owner, encode, args, kwargs, count)
             given = (args, {key: value for key, value in kwargs.items() if value is not None})
-            kept, state = self._kept.get(name), ModelState.of(owner)
+            kept, state = self._kept.get((id(owner), name)), ModelState.of(owner)
             if kept is not None and _same(kept[0], given) and kept[2].equals(state):
                 self.saved += 1
                 return copy.copy(kept[1])  # beams are spread in place
-            start = _now(args, kwargs)
-            self._depth += 1  # some models' get_video_features asks get_image_features: that is one pass
-            try:
-                result = encode(*args, **kwargs)
-            finally:
-                self._depth -= 1
-            if not self._depth:
-                self.seconds += _now(args, kwargs) - start
-                self.run += 1
+            result = self._run(owner, encode, args, kwargs, count)
             # A copy of the pixels: a caller may write the next ones into the same tensor.
-            self._kept[name] = _copied(given), copy.copy(result), state
+            self._kept[id(owner), name] = _copied(given), copy.copy(result), state
             return result
 
-        return encode_once
+        return call
+
+    def _run(self, owner: nn.Module, encode: Callable[..., Any], args: Any, kwargs: Any, count: bool) -> Any:
+        start = _now(args, kwargs)
+        self._depth += 1
+        try:
+            result, flops = with_flops(owner, encode, args, kwargs) if count else (encode(*args, **kwargs), 0)
+        finally:
+            self._depth -= 1
+        self.seconds += _now(args, kwargs) - start
+        self.run += 1
+        self.flops += flops
+        return result
 
 
 @contextmanager
-def one_vision_pass(model: nn.Module) -> Iterator[VisionPasses]:
+def one_vision_pass(model: nn.Module, count: bool = False) -> Iterator[VisionPasses]:
     """Inside the block, a model that is given the same pixels again takes the features that it made of them.
 
-    Works for the models whose forward asks `get_image_features` or `get_video_features` of the module that holds the
-    vision tower, as transformers' do; any other model encodes as it always does.
+    Works for the models that ask `get_image_features` or `get_video_features` of a module of theirs, as transformers'
+    do; any other model encodes as it always does. With `count` the FLOPs are counted too (see `counting_vision`).
     """
+    with _watched(model, share=True, count=count) as passes:
+        yield passes
+
+
+@contextmanager
+def counting_vision(model: nn.Module) -> Iterator[VisionPasses]:
+    """Inside the block, the FLOPs of the model's vision passes are added up; their results stay the same, bit by bit.
+
+    The first pass of each input shape runs under torch's FLOP counter, later ones cost nothing. A text model counts 0.
+    """
+    with _watched(model, share=False, count=True) as passes:
+        yield passes
+
+
+@contextmanager
+def _watched(model: nn.Module, share: bool, count: bool) -> Iterator[VisionPasses]:
     passes = VisionPasses()
-    inner = getattr(model, "model", model)
-    found = [name for name in ENCODERS if callable(getattr(type(inner), name, None))]
-    before = {name: vars(inner).get(name) for name in found}  # another block's, around this one
-    for name in found:
-        setattr(inner, name, passes.once(name, getattr(inner, name), inner))
+    found = [
+        (part, name) for part in model.modules() for name in ENCODERS if callable(getattr(part, name, None))
+    ]
+    before = [vars(part).get(name) for part, name in found]  # another block's, around this one
     try:
+        for part, name in found:
+            setattr(part, name, passes.around(part, name, share, count))
         yield passes
     finally:
-        for name in found:
-            delattr(inner, name)  # the class's own method is behind it
-            if before[name] is not None:
-                setattr(inner, name, before[name])
+        for (part, name), own in reversed(list(zip(found, before, strict=True))):
+            vars(part).pop(name, None)  # the class's own method is behind it
+            if own is not None:
+                setattr(part, name, own)
 
 
 def _copied(value: Any) -> Any:

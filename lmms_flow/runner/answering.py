@@ -14,9 +14,7 @@ from torch import Tensor
 
 from lmms_flow.engine import (
     Baseline,
-    VisionCount,
     VisionPasses,
-    counting_vision,
     find_decoder,
     intervene,
     ledger,
@@ -74,19 +72,19 @@ class _Encoding:
 class _Vision:
     """The vision passes of one answer: an arm that is served from another's pass has the same cost in its record."""
 
-    def __init__(self, passes: VisionPasses, counted: VisionCount) -> None:
-        self.passes, self._counted = passes, counted
+    def __init__(self, passes: VisionPasses) -> None:
+        self.passes = passes
         self._known: dict[tuple[int, ...], _Encoding] = {}
 
     @contextmanager
     def of(self, questions: Sequence[Prepared]) -> Iterator[_Encoding]:
         """Inside the block a batch of these questions runs; what is yielded is right after it."""
         encoding = self._known.setdefault(tuple(map(id, questions)), _Encoding())
-        seconds, flops = self.passes.seconds, self._counted.flops
+        seconds, flops = self.passes.seconds, self.passes.flops
         yield encoding
         encoding.seconds += self.passes.seconds - seconds
         if not encoding.flops:  # a pass that runs again costs the same
-            encoding.flops = self._counted.flops - flops
+            encoding.flops = self.passes.flops - flops
 
 
 class Answerer:
@@ -118,8 +116,8 @@ class Answerer:
             except SAMPLE_FAILURES as error:
                 failure = error if isinstance(error, SampleError) else SampleError(str(error))
                 outcomes[place] = Outcome.failed(failure)
-        with counting_vision(self.model) as counted, one_vision_pass(self.model) as passes:
-            vision = _Vision(passes, counted)
+        with one_vision_pass(self.model, count=True) as passes:
+            vision = _Vision(passes)
             baselines = self._baselines(asked)
             for batch in _batches(asked, one_by_one=self.loaded.args.batch_size == 1):
                 for one, outcome in zip(batch, self._generate(batch, baselines, vision), strict=True):
