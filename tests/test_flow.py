@@ -419,7 +419,7 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
         ("video:last@999999999", "are not a range"),
         ("frame.01:last", "no group 'frame.01'"),
         ("video:last@٣", "can't stand in a flow"),
-        ("none@3", "'none' stands alone"),
+        ("none@3", "'none' must stand alone"),
         ("effective@1-3", "a preset takes no layers"),
         ("video:last@none", "layers 'none' are not a range"),
         ("system:system+video:video", "leaves token 0 \\(system\\) without any key in layer 1"),
