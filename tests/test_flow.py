@@ -446,7 +446,7 @@ def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
         ("{pathway: {cross_frame: 1-2}}", "video:question is missing"),
         (
             "{pathway: {cross_frame: 1.5, 'video:question': 1-2, 'question:last': 1-2}}",
-            "not a range such as 6-20",
+            "the layers 1.5 are no range: write one such as 6-20",
         ),
         (
             "{pathway: {cross_frame: 1-2, 'video:question': , 'question:last': 1-2}}",
