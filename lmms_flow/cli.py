@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import FlowError, nearest
+from .flow.controls import CONTROLS
 from .harness.ground import MODELS
 
 RAW = argparse.RawDescriptionHelpFormatter
 Commands: TypeAlias = Any  # argparse has no public name for what add_subparsers returns
 
-LANGUAGE = """\
+_CONTROLS = "\n".join(f"  {one.written:<24} {one.meaning}" for one in CONTROLS if one.is_flow)
+LANGUAGE = f"""\
 a flow in one line (docs/language.md has it whole):
   video:question@6-20      cut the edges by which the question reads the video, in layers 6 to 20
   cross_frame@first_half   cut what frames read of earlier frames
   video:last+last:last     several cuts, in all layers
   effective-llava-next-7b  the pathway that the paper found (lmms-flow flows lists them)
-  random:0.58:seed1        a control: that share of all edges, drawn at random
-  none, sham, blind, mirrored:PRESET, path/to/flow.yaml
+  path/to/flow.yaml        a flow in a file
+controls, each alone:
+{_CONTROLS}
 groups: system, video (frame.0, frame.1, ...), gap, question (stem, options, true_option, false_options), tail, last
 """
 
@@ -48,20 +51,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return evaluate(arguments[1:])
     args = _parser().parse_args(arguments)
-    from .errors import ReportError
+    from .errors import UserError
 
     try:
         return int(args.run(args))
-    except (FlowError, ReportError) as error:
-        print(f"lmms-flow {args.command}: {error}", file=sys.stderr)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"lmms-flow {args.command}: {where}{error.strerror or error}", file=sys.stderr)
-    except SystemExit as stop:  # a model that could not be loaded says so in its own line
+    except (
+        SystemExit
+    ) as stop:  # a RunError, such as of a model that could not be loaded, says so in its own line
         if not isinstance(stop.code, str):
             raise
         print(f"lmms-flow {args.command}: {stop.code.removeprefix('lmms_flow: ')}", file=sys.stderr)
         return 1
+    except UserError as error:
+        print(f"lmms-flow {args.command}: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"lmms-flow {args.command}: {where}{error.strerror or error}", file=sys.stderr)
     return 2
 
 
@@ -206,7 +211,7 @@ def _verify(args: argparse.Namespace) -> int:
 
     if args.model not in MODELS:
         raise FlowError(
-            f"--model {args.model!r} is no model of ours{nearest(args.model, MODELS)} ({', '.join(MODELS)})"
+            f"--model {args.model!r}: there is no such model{nearest(args.model, MODELS)} (models: {', '.join(MODELS)})"
         )
     model = host.GET_MODEL.take()(args.model).create_from_arg_string(args.model_args)
     checks = self_check(model.model, engine=model.args.engine)

@@ -22,7 +22,7 @@ class FlowError(UserError, ValueError):
     """A flow, layer range or layout that cannot mean anything; one line that says what to write instead."""
 
 
-class UnsupportedModelError(FlowError):
+class UnsupportedModelError(UserError, ValueError):
     """A model or an attention implementation in which a cut would not be applied, named in the message."""
 
 
@@ -32,6 +32,10 @@ class CheckpointError(UserError, ValueError):
 
 class ReportError(UserError, ValueError):
     """Results that can't be compared."""
+
+
+class RecordError(UserError, ValueError):
+    """A record or a line of a journal that this version can't read: file, line, what was found, what was expected."""
 
 
 class SampleError(UserError, Exception):
@@ -59,6 +63,10 @@ class SkippedSampleError(SampleError):
 
 class MissingVideoError(SampleError):
     """The video's file is not there."""
+
+
+# What keeps a sample from being answered and says so in its own line; the other samples go on.
+SAMPLE_FAILURES = (SampleError, FlowError, UnsupportedModelError)
 
 
 def _printed(path: str) -> str:

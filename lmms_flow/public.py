@@ -38,11 +38,11 @@ def load(checkpoint: Any, processor: Any = None, **arguments: Any) -> LoadedMode
         return loaded
     if processor is None:
         raise CheckpointError(
-            "lmms_flow.load(model, processor): a model that is loaded already needs its processor"
+            "lmms_flow.load: a model that is already loaded needs its processor, write load(model, processor)"
         )
     if arguments:
         raise CheckpointError(
-            f"lmms_flow.load: {', '.join(arguments)} belong to a checkpoint, this model is loaded already"
+            f"lmms_flow.load: {', '.join(arguments)} need a checkpoint, and this model is already loaded"
         )
     return _loaded(checkpoint, processor)
 
@@ -67,9 +67,7 @@ def _wrapper_of(checkpoint: str, revision: str) -> Any:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"lmms_flow.load({checkpoint!r}): {error}") from None
     if not values.get("model_type"):
-        raise CheckpointError(
-            f"lmms_flow.load({checkpoint!r}): there is no config.json that names a model_type"
-        )
+        raise CheckpointError(f"lmms_flow.load({checkpoint!r}): it has no config.json with a model_type")
     return next((one for one in wrappers if values.get("model_type") in one.model_types), base)
 
 

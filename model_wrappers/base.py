@@ -22,8 +22,16 @@ from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
-from lmms_flow.errors import CheckpointError, FlowError, RunError, SampleError
+from lmms_flow.errors import (
+    SAMPLE_FAILURES,
+    CheckpointError,
+    FlowError,
+    RunError,
+    UnsupportedModelError,
+    UserError,
+)
 from lmms_flow.flow import Flow
+from lmms_flow.flow.controls import NONE
 from lmms_flow.harness import host
 from lmms_flow.harness.broken_documents import fail_one_by_one
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
@@ -100,7 +108,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             self._check_digest(flows.own.bound.digest)
             self._check()
         except Exception as error:  # the host would end with exit status 0
-            expected = isinstance(error, (FlowError, OSError, ValueError, ImportError))
+            expected = isinstance(error, (UserError, OSError, ValueError, ImportError))
             if not expected:
                 traceback.print_exception(error)
             what = str(error) if expected else describe(error)
@@ -184,7 +192,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         for index, request in enumerate(requests):
             try:
                 key = asking.key(unpack(request, index, self.task_dict))
-            except (SampleError, FlowError):
+            except SAMPLE_FAILURES:
                 key = uuid.uuid4().hex  # equals nothing: the model is asked, and says what is wrong
             keys[request.task_name, request.doc_id, request.idx] = key
         return keys
@@ -192,22 +200,25 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     def _check(self, requests: Sequence[Any] = ()) -> None:
         """Shows once, before the first flow is run, that cuts reach this model."""
         texts = {self.flow.text, *((request.metadata or {}).get("flow") for request in requests)}
-        if self._is_checked or texts <= {"none", None}:
+        if self._is_checked or texts <= {NONE.name, None}:
             return
         try:
             with torch.no_grad():
                 require_self_check(self.model, engine=self.args.engine)
-        except FlowError as error:
+        except (FlowError, UnsupportedModelError) as error:
             raise RunError(f"{type(self).__name__}, {self.checkpoint}: {error}") from error
         self._is_checked = True
 
     def loglikelihood(self, requests: list[Any]) -> NoReturn:
+        """Refused: flows are for generated answers."""
         self._refuse("loglikelihood")
 
     def generate_until_multi_round(self, requests: list[Any]) -> NoReturn:
+        """Refused: a flow's groups are those of one question."""
         self._refuse("multi-round generation")
 
     def generate_visual_cot(self, requests: list[Any]) -> NoReturn:
+        """Refused: these models draw no pictures."""
         self._refuse("pictures that the model draws (visual_cot)")
 
     def _refuse(self, what: str) -> NoReturn:
@@ -215,18 +226,22 @@ class FlowModel(_HostModel):  # type: ignore[misc]
 
     @property
     def batch_size(self) -> int:
+        """How many questions are answered together."""
         return self.args.batch_size
 
     @property
     def device(self) -> torch.device:
+        """Where the model runs."""
         return self._device
 
     @property
     def rank(self) -> int:
+        """Of this process among lmms-eval's."""
         return int(self._rank)
 
     @property
     def world_size(self) -> int:
+        """How many processes lmms-eval runs."""
         return int(self._world_size)
 
     # Loading
@@ -267,6 +282,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of the weights: what was asked for, else float32 on a CPU and bfloat16 on a GPU."""
         if self.args.dtype != "auto":
             return getattr(torch, self.args.dtype)  # type: ignore[no-any-return]
         return torch.float32 if self._device.type == "cpu" else torch.bfloat16

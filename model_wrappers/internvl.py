@@ -14,7 +14,7 @@ from lmms_flow.inputs.paper_prompt import paper_template
 from lmms_flow.inputs.tokenizer import load_tokenizer
 
 from .base import FlowModel
-from .conversion.internvl import image_size, load_released, tokens_per_frame
+from .conversion.internvl import image_size, load_original, tokens_per_frame
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"
 IMAGE = f"<img>{IMAGE_TOKEN}</img>"  # what frames stand in: the marks are no part of the video
@@ -30,6 +30,7 @@ class InternvlFlow(FlowModel):
     model_types = ("internvl_chat", "internvl")
 
     def load(self, source: str) -> VideoChat:
+        """The model and its chat, from the native form or converted from the original one."""
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)
         kind = values.get("model_type")
         if kind == "internvl":
@@ -46,11 +47,12 @@ class NativeInternvlChat(VideoChat):
     """Transformers' own layout, whose processor writes "Frame1: <img>…</img>" and a line break for each frame."""
 
     def frame_spans(self, input_ids: Sequence[int], video: range, num_frames: int) -> tuple[range, ...]:
+        """The tokens of each frame, up to and including its closing tag."""
         return self.spans_ending_with("</img>", input_ids, video, num_frames)
 
 
 class InternvlChat(ImageChat):
-    """InternVL's released layout: one picture of 448 x 448 pixels and 256 tokens for each frame.
+    """InternVL's original form: one picture of 448 x 448 pixels and 256 tokens for each frame.
 
     `values` is the checkpoint's config.json; `hub` and `loading` are what `from_pretrained` takes for the tokenizer's
     files and for the model. The prompt is the paper's where the language model is Phi-3 and the checkpoint has no
@@ -64,7 +66,7 @@ class InternvlChat(ImageChat):
         vocabulary = tokenizer.get_vocab()
         if IMAGE_TOKEN not in vocabulary:
             raise CheckpointError(f"the checkpoint's tokenizer has no token {IMAGE_TOKEN}")
-        model = load_released(source, values, vocabulary[IMAGE_TOKEN], loading)
+        model = load_original(source, values, vocabulary[IMAGE_TOKEN], loading)
         own = own_template(source, tokenizer, hub["revision"])
         is_phi = model.config.text_config.model_type == "phi3"
         template = own if own and ("image" in own or not is_phi) else PAPER_TEMPLATE if is_phi else None
@@ -84,6 +86,7 @@ class InternvlChat(ImageChat):
         )
 
     def render(self, messages: Messages) -> str:
+        """The prompt as text, with one placeholder for the whole video."""
         if not self.knows_video and "image" not in self.template:
             return self.apply_template(self.tokenizer, _as_text(messages), self.template)
         text = super().render(messages)
@@ -91,7 +94,7 @@ class InternvlChat(ImageChat):
 
 
 def _as_text(messages: Messages) -> list[dict[str, str]]:
-    """For templates of language models: what InternVL's released code writes into a message for a picture."""
+    """For templates of language models: what InternVL's own code writes into a message for a picture."""
 
     def text(part: Any) -> str:
         return f"{IMAGE}\n" if part.get("type") == "video" else str(part.get("text", ""))

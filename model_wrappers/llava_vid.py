@@ -75,6 +75,7 @@ class LlavaVidFlow(FlowModel):
     model_types = ("llava", "llava_next", "llava_next_video")
 
     def load(self, source: str) -> VideoChat:
+        """The model and its chat, by the type of the checkpoint; `flow-tiny` is the bundled one."""
         if source == "flow-tiny":
             source = str(assets.flow_tiny_dir())
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)

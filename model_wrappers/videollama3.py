@@ -1,4 +1,4 @@
-"""`videollama3_flow`: VideoLLaMA3, in its released layout or transformers' own."""
+"""`videollama3_flow`: VideoLLaMA3, in its original form or transformers' own."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lmms_flow.inputs.tokenizer import load_tokenizer
 from lmms_flow.inputs.video import Frames
 
 from .base import FlowModel
-from .conversion.videollama3 import MERGED, NATIVE, RELEASED, is_released, load_videollama3
-from .conversion.videollama3_vision import run_as_released
+from .conversion.videollama3 import MERGED, NATIVE, ORIGINAL, is_original, load_videollama3
+from .conversion.videollama3_vision import run_as_the_scripts_did
 
 TOKENS_PER_FRAME = 144  # at most, 28 x 28 pixels each: the paper's budget of 8 x 144 for 8 frames
 MIN_TOKENS = 16  # of a frame
-# What the released template writes, with one placeholder for the whole video.
+# What the original template writes, with one placeholder for the whole video.
 TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
@@ -41,16 +41,17 @@ class VideoLlama3Flow(FlowModel):
     """VideoLLaMA3-7B (the default, the paper's) and its kin."""
 
     default_checkpoint = "DAMO-NLP-SG/VideoLLaMA3-7B"
-    model_types = (RELEASED, NATIVE)
+    model_types = (ORIGINAL, NATIVE)
     form = "videollama3"
     sampling: ClassVar[str] = "linspace"  # from the first frame to the last one, as its own loader does
     has_released_vision: ClassVar[bool] = True
 
     def load(self, source: str) -> VideoChat:
+        """The model and its chat, from the native form or converted from the original one."""
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)
         chat = VideoLlama3Chat(source, values, self.hub_arguments, self.loading_arguments)
         if self.args.released_vision:
-            run_as_released(chat.model)
+            run_as_the_scripts_did(chat.model)
         return chat
 
 
@@ -71,16 +72,18 @@ class VideoLlama3Chat(VideoChat):
         tokenizer = load_tokenizer(source, hub, by_files=True)
         token = str(tokenizer.convert_ids_to_tokens(model.config.video_token_id))
         super().__init__(model, tokenizer, video_token=token)
-        own = None if is_released(values) else own_template(source, tokenizer, hub["revision"])
+        own = None if is_original(values) else own_template(source, tokenizer, hub["revision"])
         self.template = own or TEMPLATE.replace("<image>", token)
         self.video_processor = _video_processor(
             source, hub["revision"], model.config.vision_config.patch_size
         )
 
     def render(self, messages: Messages) -> str:
+        """The prompt as text, with one placeholder for the whole video."""
         return self.apply_template(self.tokenizer, messages, self.template)
 
     def encode(self, text: str, frames: Frames | None) -> tuple[list[int], dict[str, Tensor]]:
+        """Token ids, and for the vision tower `pixel_values_videos` [patch, value] and its grid [video, axis]."""
         if frames is None:
             return list(self.tokenize(text)["input_ids"]), {}
         video = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
@@ -99,7 +102,7 @@ class VideoLlama3Chat(VideoChat):
 
 
 def timestamps(frames: Frames) -> list[float]:
-    """The seconds that the prompt names, as the released loader has them (`shown_times`).
+    """The seconds that the prompt names, as the original loader has them (`shown_times`).
 
     Where the file states no duration, that of the frames from the first to the last one counts: by the frame rate alone
     the last one would start a frame earlier. Raises SampleError where there is no frame rate either.

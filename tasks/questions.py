@@ -10,10 +10,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, TypeVar
 
-from lmms_flow.errors import SampleError, nearest, one_line
+from loguru import logger
+
+from lmms_flow.errors import RecordError, SampleError, nearest, one_line
 from lmms_flow.flow.controls import UNCUT
 from lmms_flow.inputs.forms import FORMS, LETTERS, Form, question_text
-from lmms_flow.records.record import read_record
+from lmms_flow.records.record import UNREADABLE, SampleRecord, read_record
 
 Row = TypeVar("Row")
 
@@ -85,6 +87,7 @@ def _refuse_broken(doc: Question) -> None:
 
 
 def doc_to_visual(doc: Question) -> list[str]:
+    """The video's path, for simple models."""
     _refuse_broken(doc)
     return [doc["video"]]
 
@@ -121,6 +124,7 @@ def doc_to_messages(
 
 
 def doc_to_target(doc: Question) -> str:
+    """The letter of the right option."""
     return doc["answer_letter"]
 
 
@@ -152,9 +156,13 @@ def process_results(doc: Question, results: Sequence[str]) -> dict[str, Any]:
     out of the mean. ``accuracy`` comes last: the host takes a task's size, by which it weighs the task in a group, from
     the last metric.
     """
-    record = read_record(results)
-    status = record.get("status", "ok")
-    scores: dict[str, Any] = {"record": record} if record else {}
+    try:
+        record = read_record(results)
+    except RecordError as error:
+        logger.warning(str(error))
+        return dict(UNREADABLE)
+    status = record.status if record else "ok"
+    scores: dict[str, Any] = {"record": record.to_dict()} if record else {}
     scores |= {"errors": int(status == "error"), "skipped": int(status == "skipped")}
     if status == "ok":
         letter = _letter(results[0], record, len(doc["candidates"]))
@@ -162,11 +170,10 @@ def process_results(doc: Question, results: Sequence[str]) -> dict[str, Any]:
     return scores
 
 
-def _letter(answer: str, record: Mapping[str, Any], options: int) -> str | None:
-    token = record.get("first_token")
-    if record.get("protocol") != "paper" or not isinstance(token, str):
+def _letter(answer: str, record: SampleRecord | None, options: int) -> str | None:
+    if record is None or record.protocol != "paper" or record.first_token is None:
         return answered_letter(answer, options)
-    return decoded_letter(token, options, any_case=record.get("flow") in UNCUT)
+    return decoded_letter(record.first_token, options, any_case=record.flow in UNCUT)
 
 
 def _form(given: Mapping[str, Any] | None) -> Form:

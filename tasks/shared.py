@@ -65,4 +65,5 @@ def letter_of(answer: str, candidates: Sequence[str]) -> str:
 
 
 def letter_at(place: int, candidates: Sequence[str]) -> str:
+    """The letter of the option at a place; a place that no option has is left as it is, and the document refused."""
     return LETTERS[place] if 0 <= place < len(candidates) else str(place)

@@ -181,7 +181,7 @@ def test_an_adapter_of_another_model(wrong: str, beside: bool, base: Path, tmp_p
     assert "adapter" in line.replace(str(tmp_path / "adapter"), "")
 
 
-def test_a_released_layout_takes_no_adapter_of_the_released_code(tmp_path: Path) -> None:
+def test_an_original_checkpoint_takes_no_adapter_of_its_own_code(tmp_path: Path) -> None:
     internvl_chat(tmp_path / "base", layers=LAYERS)
 
     def name(layer: int, part: str) -> str:

@@ -410,7 +410,7 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
         ("video:last@fist_half", "did you mean 'first_half'"),
         ("video:last,video:tail", "',' can't stand in a flow"),
         ("video:last+", "a rule is missing beside a '\\+'"),
-        ("none+video:last", "'none' stands alone, without '\\+' and '@'"),
+        ("none+video:last", "'none' must stand alone: it takes no '\\+' and no '@'"),
         ("effective-llava-next-7b@1-3", "a preset takes no layers"),
         ("effective-llava-next-13b", "is for 40 layers, the model has 32"),
         ("effective-llava-nxt-7b", "did you mean 'effective-llava-next-7b'"),
@@ -423,7 +423,7 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
         ("video:last@999999999", "are not a range"),
         ("frame.01:last", "no group 'frame.01'"),
         ("video:last@٣", "can't stand in a flow"),
-        ("none@3", "'none' stands alone"),
+        ("none@3", "'none' must stand alone"),
         ("effective@1-3", "a preset takes no layers"),
         ("video:last@none", "layers 'none' are not a range"),
         ("system:system+video:video", "leaves token 0 \\(system\\) without any key in layer 1"),
@@ -441,7 +441,7 @@ def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
         ("", "the file is empty"),
         ("[1, 2]", "expected keys such as name: and cut:"),
         ("{cut: [video:last", "not valid YAML"),
-        ("{name: x}", "needs exactly one of pathway, cut and random"),
+        ("{name: x}", "write exactly one of pathway:, cut: and random:, this file has none"),
         ("{cut: [a:b], random: {share: 0.1}}", "has cut and random"),
         ("{cuts: ['video:last']}", "unknown key 'cuts'; did you mean 'cut'"),
         ("{cut: []}", "needs a list of rules"),
@@ -450,11 +450,11 @@ def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
         ("{pathway: {cross_frame: 1-2}}", "video:question is missing"),
         (
             "{pathway: {cross_frame: 1.5, 'video:question': 1-2, 'question:last': 1-2}}",
-            "not a range such as 6-20",
+            "the layers 1.5 are no range: write one such as 6-20",
         ),
         (
             "{pathway: {cross_frame: 1-2, 'video:question': , 'question:last': 1-2}}",
-            "video:question: layers None are not a range such as 6-20 \\(in no layer: none\\)",
+            "video:question: the layers None are no range: write one such as 6-20, or none for no layer",
         ),
         (
             "{pathway: {cross_frame: 1-2, 'video:question': None, 'question:last': 1-2}}",
@@ -462,7 +462,7 @@ def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
         ),
         (
             "{pathway: {cross_frame: none, 'video:question': none, 'question:last': none}}",
-            "a pathway keeps something; to cut the video off write the flow blind",
+            "a pathway must keep one of them; to cut the video off write the flow blind",
         ),
         (
             "{pathway: {cross_frame: 1-2, 'video:question': 1-2, 'question:last': 1-2}, closed: maybe}",
@@ -618,5 +618,5 @@ def test_the_share_of_the_papers_random_row(checkpoint: str, share: float) -> No
     flow = Flow.load("random:paper:seed1", checkpoint=checkpoint)
     written = Flow.load(f"random:{share}:seed1")
     assert flow.bind(32).digest == written.bind(32).digest
-    with pytest.raises(FlowError, match="the paper has no share for checkpoint 'flow-tiny'"):
+    with pytest.raises(FlowError, match="the paper gives no share for checkpoint 'flow-tiny'"):
         Flow.load("random:paper", checkpoint="flow-tiny")

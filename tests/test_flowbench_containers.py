@@ -45,7 +45,8 @@ def test_the_accuracy_is_that_of_the_mp4s(container: str, tmp_path: Path) -> Non
     plain = score(None, FAMILY, limit=4)
     found = score(convert(tmp_path / "bench", container, FAMILY, limit=4), FAMILY, limit=4)
     assert accuracy(found) == accuracy(plain)
-    assert [record["answer"] for record in found] == [record["answer"] for record in plain]
-    assert all(record["reader"].startswith("pyav") for record in found), "decord would seek"
+    records = [one.record for one in found]
+    assert [record.answer for record in records] == [one.record.answer for one in plain]
+    assert all(record.reader.startswith("pyav") for record in records), "decord would seek"
     hidden = "packets of the video are not shown"
-    assert all((hidden in " ".join(record["notes"])) == (container == "cut MP4") for record in found)
+    assert all((hidden in " ".join(record.notes)) == (container == "cut MP4") for record in records)

@@ -1,4 +1,4 @@
-"""`internvl_flow`: the released layout in transformers' own class computes what the released code does.
+"""`internvl_flow`: the original form in transformers' own class computes what the model's own code does.
 
 The forward passes that it must equal are written out here, from the tensors as they lie in the files.
 """
@@ -60,7 +60,7 @@ def pixels(model: InternvlFlow, clip: str) -> Tensor:
     return model.chat.encode(prompt, read_frames(clip, 8))[1]["pixel_values"]
 
 
-# The released forward, written out
+# The original forward, written out
 
 
 def vision_states(weights: dict[str, Tensor], pixels: Tensor, layers: int) -> Tensor:
@@ -355,7 +355,7 @@ def test_weights_that_do_not_fit_are_named(change: Any, parts: list[str], tmp_pa
     internvl_chat(tmp_path, layers=2)
     change_weights(tmp_path, change)
     line = refusal(lambda: load(tmp_path))
-    assert "the weights don't fit ReleasedInternVL" in line
+    assert "the weights don't fit ConvertedInternVL" in line
     assert all(part in line for part in parts), line
 
 

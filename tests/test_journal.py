@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from lmms_flow.errors import RunError, SampleError
+from lmms_flow.errors import RecordError, RunError, SampleError
 from lmms_flow.records.journal import Journal, read_journal, slug
 from lmms_flow.records.key import digest, file_identity, sample_key
-from lmms_flow.records.record import SampleRecord
+from lmms_flow.records.record import FORMAT, SampleRecord
 
 FULL = SampleRecord(
     id="clip-3",
@@ -40,7 +41,7 @@ FULL = SampleRecord(
 
 def record(doc_id: int = 0, task: str = "t", **fields: object) -> SampleRecord:
     values = {"id": str(doc_id), "task": task, "doc_id": doc_id, "status": "ok", "answer": "A", **fields}
-    return SampleRecord.from_dict(values)
+    return SampleRecord(**values)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -60,11 +61,70 @@ def test_a_records_json_has_nothing_that_the_host_strips() -> None:
     assert SampleRecord.from_json(thoughtful.to_json()) == thoughtful
 
 
-def test_a_record_of_a_later_version_is_read_and_rubbish_is_not() -> None:
-    assert SampleRecord.from_json(json.dumps({**record().to_dict(), "new": 1})) == record()
-    for rubbish in ("[]", "{}", "", '{"status": "fine", "id": "", "task": "", "doc_id": 0}'):
-        with pytest.raises(ValueError):  # noqa: PT011
-            SampleRecord.from_json(rubbish)
+WITHOUT_ENGINE = {name: value for name, value in FULL.to_dict().items() if name != "engine"}
+OTHERS = {
+    "the record has no format number, and this version reads format 1": {
+        name: value for name, value in FULL.to_dict().items() if name != "format"
+    },
+    "the record has format 2, and this version reads format 1": FULL.to_dict() | {"format": 2},
+    "the record has format '1', and": FULL.to_dict() | {"format": "1"},
+    "the record has format True, and": FULL.to_dict() | {"format": True},
+    "the record lacks the field 'engine' of format 1": WITHOUT_ENGINE,
+    "the record is list, not a JSON object": [FULL.to_dict()],
+    "the record's status is 'fine', not 'ok' or 'error' or 'skipped'": FULL.to_dict() | {"status": "fine"},
+    "the record's doc_id is '3', not a whole number": FULL.to_dict() | {"doc_id": "3"},
+    "the record's edges_kept is True, not a whole number or null": FULL.to_dict() | {"edges_kept": True},
+    "the record's options is {'A': 'x'}, not an object of numbers": FULL.to_dict() | {"options": {"A": "x"}},
+    "the record's frames is [1, None], not a list, each of it a whole number": FULL.to_dict()
+    | {"frames": [1, None]},
+}
+
+
+@pytest.mark.parametrize("says", OTHERS)
+def test_a_record_of_another_format_is_refused_by_name(tmp_path, says):
+    """In a journal with its file and line; a run and a report refuse it alike."""
+    with Journal(tmp_path) as journal:
+        journal.write("a", record(0))
+    (path,) = tmp_path.glob("*.jsonl")
+    line = {"format": FORMAT, "key": "b", "time": 1.0, "record": OTHERS[says]}
+    path.write_text(path.read_text() + json.dumps(line) + "\n")
+    expected = re.escape(f"{path}, line 2: {says}") + ".*; delete the file and run again"
+    with pytest.raises(RecordError, match="^" + expected):
+        read_journal(tmp_path)
+    with pytest.raises(RunError, match=expected + ", or name another folder with records=FOLDER"):
+        Journal(tmp_path)
+    with pytest.raises(RecordError, match=re.escape(says)):
+        SampleRecord.from_json(json.dumps(OTHERS[says]))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"key": "b", "time": 1.0, "record": FULL.to_dict()}, "the line of the journal has no format number"),
+        ({"format": FORMAT, "time": 1.0, "record": FULL.to_dict()}, "its key is None, not text"),
+        ({"format": FORMAT, "key": "b", "record": FULL.to_dict()}, "its time is None, not a number"),
+        ({"format": FORMAT, "key": "b", "time": 1.0}, "the record is NoneType, not a JSON object"),
+        ({"doc_id": 0, "target": "A"}, "the line of the journal has no format number"),
+        ([], "the line of the journal is list, not a JSON object"),
+    ],
+)
+def test_a_line_that_is_none_of_a_journal_is_refused(tmp_path, line, says):
+    (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(RecordError, match=re.escape(f"{tmp_path / 't.jsonl'}, line 1: {says}")):
+        read_journal(tmp_path)
+
+
+@pytest.mark.parametrize("rubbish", ["", "{", "\udce9", "[" * 100_000])
+def test_what_is_not_json_is_no_record(rubbish):
+    with pytest.raises(RecordError, match="a record: not JSON, so it is no record"):
+        SampleRecord.from_json(rubbish)
+
+
+def test_records_and_lines_say_their_format(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.write("a", FULL)
+    (line,) = lines(tmp_path)
+    assert (line["format"], line["record"]["format"]) == (FORMAT, FORMAT)
 
 
 @pytest.mark.smoke

@@ -108,7 +108,7 @@ def test_an_open_question_and_a_part_of_a_video(loaded: LoadedModel) -> None:
     [
         ({"options": ["one"]}, "a question has 2 to 10 options or none, this one has 1"),
         ({"options": ["a"] * 11}, "this one has 11"),
-        ({"options": ["left", "right"], "answer": 2}, "answer=2 is not the place of one of 2 options"),
+        ({"options": ["left", "right"], "answer": 2}, "answer=2 names none of the 2 options"),
         ({"video": "missing.mp4"}, "missing"),
         ({"question": " "}, "the question is empty"),
     ],

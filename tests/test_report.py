@@ -10,10 +10,13 @@ import pytest
 
 from lmms_flow.cli import main
 from lmms_flow.errors import ReportError
+from lmms_flow.records.record import UNREADABLE
 from lmms_flow.report.arms import arm_names, baseline_of, benchmark_of, sham_of
 from lmms_flow.report.runs import read_arms, read_runs
 from lmms_flow.report.statistics import accuracy, paired
-from tests.support.lmms_logs import write_log
+from tests.support.lmms_logs import record, write_log
+
+MADE = record(1, True, "none")
 
 
 @pytest.mark.smoke
@@ -150,18 +153,13 @@ def test_pathways_stand_beside_their_controls(tmp_path: Path) -> None:
     ]
 
 
-def test_old_logs_tell_frames_by_those_that_were_read(tmp_path: Path) -> None:
-    new = ("num_frames", "protocol", "prompt_digest", "data_digest")
-    file = write_log(tmp_path, "none", [True, None])
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    for row in rows:
-        for name in new:
-            del row["record"][name]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_what_a_record_leaves_empty_is_no_difference(tmp_path: Path) -> None:
+    empty = {"protocol": "", "prompt_digest": "", "data_digest": ""}
+    write_log(tmp_path, "none", [True, None], num_frames=0, frames=range(8), **empty)
     write_log(tmp_path / "b", "blind", [True, False])
-    old, blind = read_arms([tmp_path])
-    assert (old.frames, old.protocol, len(old.samples)) == (8, "", 2)
-    assert baseline_of(blind, [old, blind]) is old  # what is not written down is no difference
+    baseline, blind = read_arms([tmp_path])
+    assert (baseline.frames, baseline.protocol, len(baseline.samples)) == (8, "", 2)
+    assert baseline_of(blind, [baseline, blind]) is baseline
 
 
 def test_names_say_what_tells_arms_apart_and_nothing_else(tmp_path: Path) -> None:
@@ -218,7 +216,7 @@ def test_a_record_that_cannot_be_read_costs_itself_and_is_counted(
 ) -> None:
     file = write_log(tmp_path, "none", [True] * 4)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    rows[0]["record"] = {"status": "error", "reason": "the sample's record can't be read"}
+    rows[0] |= UNREADABLE
     del rows[2]["record"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (arm,) = read_arms([tmp_path])
@@ -233,7 +231,7 @@ def test_what_is_unreadable_in_an_arms_log_is_of_that_arm(tmp_path: Path) -> Non
         tmp_path, "blind", [True, True, True], "flowbench_flow_blind_count", base="flowbench_count"
     )
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    rows[0]["record"] = {"status": "error", "reason": "the sample's record can't be read"}
+    rows[0] |= UNREADABLE
     del rows[1]["accuracy"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     baseline, blind = read_arms([tmp_path])
@@ -248,10 +246,16 @@ def test_what_is_unreadable_in_an_arms_log_is_of_that_arm(tmp_path: Path) -> Non
         (b"[1, 2]", "line 2: not a JSON object"),
         (b"\xff\xfe", "line 2: not JSON"),
         (b"[" * 100_000, "line 2: not JSON"),
-        (b'{"doc_id": 1, "record": {"flow_digest": "x"}}', "line 2: no sample of this package's"),
-        (b'{"record": {"status": "error"}}', "line 2: no sample of this package's"),
+        (b'{"doc_id": 1, "record": {"flow_digest": "x"}}', "line 2: the record has no format number"),
         (
-            b'{"doc_id": 1, "accuracy": [], "record": {"flow_digest": "x", "task": "t", "status": "ok"}}',
+            b'{"doc_id": 1, "record": {"format": 9}}',
+            "line 2: the record has format 9, and this version reads",
+        ),
+        (b'{"doc_id": 1, "record": {"format": 1}}', "line 2: the record lacks the field 'id' of format 1"),
+        (b'{"doc_id": 1, "record": "{}"}', "line 2: the record is str, not a JSON object"),
+        (json.dumps({"record": MADE}).encode(), "line 2: no sample of this package's"),
+        (
+            json.dumps({"doc_id": 1, "accuracy": [], "record": MADE}).encode(),
             "line 2: no sample of this package's",
         ),
     ],
@@ -268,6 +272,6 @@ def test_a_damaged_log_is_one_line_with_its_place(
 
 
 def test_a_run_without_any_readable_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x_samples_t.jsonl").write_text('{"doc_id": 0, "record": {"status": "error"}}\n')
+    (tmp_path / "x_samples_t.jsonl").write_text(json.dumps({"doc_id": 0, **UNREADABLE}) + "\n")
     with pytest.raises(ReportError, match=r"x_samples_t.jsonl: none of this run's records can be read"):
         read_arms([tmp_path])

@@ -1,4 +1,4 @@
-"""`videollama3_flow`: the released layout in transformers' own class computes what the released code does.
+"""`videollama3_flow`: the original form in transformers' own class computes what the model's own code does.
 
 The forward passes that it must equal are written out here, from the tensors as they lie in the files.
 """
@@ -27,7 +27,7 @@ from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.sampling import linspace
 from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow, timestamps
-from lmms_flow.report.records import arm_key
+from lmms_flow.report.joining import arm_key
 from tests.support.checkpoints_videollama3 import HIDDEN, PATCH_SIZE, VISION_HEADS, VISION_LAYERS, videollama3
 from tests.support.clips import write_clip
 from tests.support.wrapped import GREEDY, answers, greedy_tokens, question, refusal
@@ -68,7 +68,7 @@ def made_frames(indices: tuple[int, ...], fps: float, size: tuple[int, int] = (2
     return Frames(pixels, indices, fps, tuple(index / fps for index in indices))
 
 
-# The released forward, written out
+# The original forward, written out
 
 
 def video_features(weights: dict[str, Tensor], patches: Tensor, grid: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def test_the_size_of_600_frames(paper: Path) -> None:
 
 @pytest.mark.parametrize(("count", "fps", "num_frames"), [(240, 30.0, 8), (24, 12.0, 8), (1000, 23.976, 24)])
 def test_times_are_spread_over_the_whole_clip(count: int, fps: float, num_frames: int) -> None:
-    """The released loader gives the first frame the clip's start and the last one its end."""
+    """The original loader gives the first frame the clip's start and the last one its end."""
     taken = linspace(0, count - 1, num_frames)
     expected = np.linspace(0, count / fps, count)[list(taken)]
     assert timestamps(made_frames(taken, fps)) == pytest.approx(expected.tolist(), abs=1e-9)
@@ -356,8 +356,8 @@ def test_the_released_vision_is_marked(paper: Path, clips: list[str], tmp_path: 
     )
     assert (plain.vision, released.vision) == ("", "released")
     assert plain.options != pytest.approx(released.options, rel=1e-3)
-    assert arm_key(plain.to_dict())[0] == str(paper)
-    assert arm_key(released.to_dict())[0] == f"{paper} (released vision)"
+    assert arm_key(plain)[0] == str(paper)
+    assert arm_key(released)[0] == f"{paper} (released vision)"
     together = answers(load(paper, released_vision=True, batch_size=2), conversations)
     assert [one.options for one in together] == [
         pytest.approx(one.options, rel=1e-4) for one in (released, other)

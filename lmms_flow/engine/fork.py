@@ -40,6 +40,7 @@ class Fork:
 
     @property
     def num_rows(self) -> int:
+        """How many rows it has: those from the first changed one to the prompt's end."""
         return self.resolved.layout.num_tokens - self.first_row
 
     @property

@@ -24,9 +24,11 @@ class Hook:
         self._call = call
 
     def __call__(self, *args: Any) -> Any:
+        """What the hook says, as torch calls it."""
         return self._call(*args)
 
     def __deepcopy__(self, memo: Any) -> NoReturn:
+        """Refused, since torch copies hooks with their module."""
         raise FlowError(
             "a model can't be copied inside a block of intervene: copy it before or after the block"
         )

@@ -27,21 +27,30 @@ def intervene(
     baseline: Baseline | None = None,
     continuation: int | Sequence[int] = 0,
 ) -> Iterator[Any]:
-    """Runs a model under `flow` inside the block: a decoder or VideoLLM of transformers, or what `lmms_flow.load` gave.
+    """Runs a model under `flow` inside the block.
 
-    `layout` is that of the prompt, or a list for a batch; layouts leave padding out, the attention mask says where
-    it is. Both prefill and decoding are covered: generated tokens take the cuts of the last prompt token. The hooks
-    always come off, also when the body raises. `baseline` is what full attention left of the same prompt: the sparse
-    engine goes on from it where the flow leaves it (see `Baseline`). Blocks inside one another join their cuts.
+    Both prefill and decoding are covered: generated tokens take the cuts of the last prompt token. The hooks always
+    come off, also when the body raises. Blocks inside one another join their cuts.
 
     A call that is not what the layout describes is refused (see `contract.py`), and so is a model whose layers move
     information past the mask (see `mechanisms.py`); the first block on a model shows on a made-up prompt that a cut
     cuts (see `proof.py`).
 
-    `continuation` is for training (teacher forcing): so many tokens of the answer follow each prompt in the same
-    forward, one number or one a layout. They take the cuts that generated tokens take. Dense engine only: it computes
-    every position, and gradients flow through it. Raises FlowError where the flow does not fit, and
-    UnsupportedModelError where a cut would not be applied.
+    Args:
+        model: a decoder or VideoLLM of transformers, or what `lmms_flow.load` gave.
+        flow: a flow, or its text.
+        layout: of the prompt, or a list for a batch; layouts leave padding out, the attention mask [batch, token] says
+            where it is.
+        engine: "sparse" computes what `last` depends on, "dense" every position.
+        baseline: what full attention left of the same prompt; the sparse engine goes on from it where the flow leaves
+            it (see `Baseline`).
+        continuation: for training (teacher forcing): so many tokens of the answer follow each prompt in the same
+            forward, one number or one a layout. They take the cuts that generated tokens take. Dense engine only: it
+            computes every position, and gradients flow through it.
+
+    Raises:
+        FlowError: the flow or the call does not fit.
+        UnsupportedModelError: a cut would not be applied.
     """
     if engine not in ENGINES:
         raise FlowError(

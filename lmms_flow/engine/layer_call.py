@@ -67,7 +67,7 @@ class Call:
 
     @property
     def parts(self) -> Mapping[str, tuple[str, ...]]:
-        """transformers' names of each part of such a call."""
+        """The names that transformers gives each part of such a call."""
         return _PARTS[self.kind]
 
     def get(self, part: str) -> Any:
@@ -107,7 +107,7 @@ class Call:
 
 @lru_cache(maxsize=1024)  # a handful: calls of one kind give the same names each time
 def _spelling(kind: str, given: tuple[str, ...]) -> Mapping[str, str]:
-    """transformers' name of each part that a call gives."""
+    """The name that transformers gives each part of a call."""
     found = ((part, [name for name in names if name in given]) for part, names in _PARTS[kind].items())
     return MappingProxyType({part: names[0] for part, names in found if names})
 

@@ -102,10 +102,18 @@ def ledger(
 ) -> Ledger:
     """Counts one prompt's prefill on a loaded model of transformers, the head asked for the last position alone.
 
-    `layout` may be a number of tokens under `none`, which needs no groups. `vision` are the FLOPs of the vision tower,
-    from `counting_vision`. A prompt is counted on its own: padding in a batch and work that arms share are not in it.
-    The first call reads the model's sizes, a new layout takes milliseconds, and one that was seen about one.
-    Raises FlowError where the flow does not fit, and where a layer's FLOPs can't be told.
+    A prompt is counted on its own: padding in a batch and work that arms share are not in it. The first call reads the
+    model's sizes, a new layout takes milliseconds, and one that was seen about one.
+
+    Args:
+        model: a decoder or VideoLLM of transformers, or what `lmms_flow.load` gave.
+        flow: a flow, or its text.
+        layout: of the prompt; under `none`, which needs no groups, a number of tokens will do.
+        engine: "sparse" or "dense".
+        vision: the FLOPs of the vision tower, from `counting_vision`.
+
+    Raises:
+        FlowError: the flow does not fit, or a layer's FLOPs can't be told.
     """
     model = module_of(model)
     return ledger_of(_shape_now(model), flow, layout, engine, vision=vision, setting=Setting.of(model))

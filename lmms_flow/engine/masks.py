@@ -14,7 +14,13 @@ from .columns import send
 def keep_masks(flow: Flow | str, layout: Layout, num_layers: int) -> Tensor:
     """The kept edges of every layer, bool [layer, query, key]; what lies above the diagonal is never kept.
 
-    Raises FlowError where the flow does not fit the layout or the depth.
+    Args:
+        flow: a flow, or its text.
+        layout: of the prompt.
+        num_layers: of the model.
+
+    Raises:
+        FlowError: the flow does not fit the layout or the depth.
     """
     flow = Flow.load(flow) if isinstance(flow, str) else flow
     resolved = flow.bind(num_layers).resolve(layout)

@@ -70,6 +70,7 @@ class SparseHooks(DenseHooks):
             raise
 
     def remove(self) -> None:
+        """Takes the hooks off; what the block pruned can't be gone on from any more."""
         super().remove()
         self.is_open = False
 

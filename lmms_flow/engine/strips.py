@@ -145,7 +145,7 @@ def strips_of(blocks: Blocks, entering: Iterable[int]) -> Strips:
 def strip_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA attention, which also takes `Strips` for a mask. [batch, head, row, width] each.
+    """SDPA attention as transformers has it, which also takes `Strips` for a mask. [batch, head, row, width] each.
 
     The rows of `query` are the last ones of `key`, all but the first `skipped`.
     """
@@ -263,7 +263,7 @@ def _triangle_by_shape(rows: int, keys: int) -> Tensor:
 
 
 def _triangle(rows: int, keys: int, device: torch.device) -> Tensor:
-    """bool [1, 1, row, key]: each row reads the keys up to its own, which are the last ones."""
+    """Each row reads the keys up to its own, which are the last ones: bool [1, 1, row, key]."""
     staircase = _staircase(1 << (keys - 1).bit_length(), device)
     return staircase[None, None, CHUNK_ROWS - rows :, len(staircase[0]) - keys :]
 

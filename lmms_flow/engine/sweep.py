@@ -87,11 +87,27 @@ def sweep(
 ) -> SweepResult:
     """Cuts each knockout in the window of each layer and reads the last position (paper, sections 2.2 and 3).
 
-    `inputs` are the model's, for one prompt without padding. `layers` limits the windows' centres (from 1, all by
-    default), `candidates` are token ids whose probabilities are kept, such as the answer letters. The forks' states are
-    held in `max_memory` bytes: more forks take more walks. Where rows can't be run apart (somebody else's hooks on the
-    model, layers that are told of each token what nobody knows here), each knockout takes a forward of its own. Raises
-    FlowError where a knockout or an input does not fit, and UnsupportedModelError where a cut would not be applied.
+    Where rows can't be run apart (somebody else's hooks on the model, layers that are told of each token what nobody
+    knows here), each knockout takes a forward of its own.
+
+    Args:
+        model: a decoder or VideoLLM of transformers, or what `lmms_flow.load` gave.
+        inputs: the model's, for one prompt without padding; `input_ids` [1, token].
+        layout: of the prompt.
+        knockouts: rules without layers, such as "video:question".
+        window: how many layers are cut at once.
+        style: which layers are cut for a layer: a window around it, all but that window, from it on, or up to it.
+        layers: limits the windows' layers, from 1; all by default.
+        candidates: token ids whose probabilities are kept, such as the answer letters.
+        max_memory: bytes for the forks' states; more forks than fit take more walks.
+        progress: whether a bar is shown.
+
+    Returns:
+        Probabilities [knockout, layer], beside those of full attention.
+
+    Raises:
+        FlowError: a knockout or an input does not fit.
+        UnsupportedModelError: a cut would not be applied.
     """
     model = module_of(model)
     decoder = check_mechanisms(model)

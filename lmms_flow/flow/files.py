@@ -51,17 +51,17 @@ class _UniqueKeys(yaml.SafeLoader):
 def _load_file(path: Path, checkpoint: str | None) -> FlowSpec:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise FlowError(f"flow file {path}: larger than 1 MiB, that is no flow")
+            raise FlowError(f"flow file {path}: the file is larger than 1 MiB, so it is no flow")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise FlowError(f"flow file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise FlowError(f"flow file {path}: not UTF-8 text") from None
+        raise FlowError(f"flow file {path}: the file is not UTF-8 text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "syntax"
-        raise FlowError(f"flow file {path}{at}: not valid YAML ({problem})") from None
+        raise FlowError(f"flow file {path}{at}: the file is not valid YAML ({problem})") from None
     except (
         ValueError,
         RecursionError,
@@ -86,9 +86,11 @@ def _from_mapping(content: Mapping[Any, Any], path: Path, checkpoint: str | None
     _check_keys(content, _KEYS, "the file")
     kinds = [key for key in ("pathway", "cut", "random") if key in content]
     if len(kinds) != 1:
-        raise FlowError(f"needs exactly one of pathway, cut and random, has {' and '.join(kinds) or 'none'}")
+        raise FlowError(
+            f"write exactly one of pathway:, cut: and random:, this file has {' and '.join(kinds) or 'none'}"
+        )
     if "closed" in content and kinds != ["pathway"]:
-        raise FlowError("closed: belongs to a pathway")
+        raise FlowError("closed: can only stand beside pathway:")
     name, layers = content.get("name", path.stem), content.get("layers")
     if not isinstance(name, str) or not name:
         raise FlowError(f"name: must be a text, not {name!r}")
@@ -129,7 +131,9 @@ def _pathway(content: Mapping[Any, Any]) -> Pathway:
 def _yaml_layers(value: object, where: str) -> LayerRange | None:
     """YAML reads an unquoted 7 or -16 as a number: 7 is that layer, -16 means 1 to 16; `none` is no layer."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise FlowError(f"{where}: layers {value!r} are not a range such as 6-20 (in no layer: {NOWHERE})")
+        raise FlowError(
+            f"{where}: the layers {value!r} are no range: write one such as 6-20, or {NOWHERE} for no layer"
+        )
     try:
         return kept_range(str(value))
     except FlowError as error:
@@ -147,7 +151,7 @@ def _cut(rules: object) -> tuple[Rule, ...]:
 
 def _random_mapping(random: object, checkpoint: str | None) -> RandomCut:
     if not isinstance(random, Mapping):
-        raise FlowError("random: needs {share: 0.58, seed: 1}")
+        raise FlowError("random: must be written as {share: 0.58, seed: 1}")
     _check_keys(random, ("share", "preset", "seed"), "random")
     seed = random.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:

@@ -47,7 +47,7 @@ def _terms(text: str, checkpoint: str | None) -> FlowSpec:
             raise FlowError(f"flow {text!r}: a rule is missing beside a '+'")
         word, at, _ = term.partition("@")
         if control_of(word):
-            raise FlowError(f"flow {text!r}: {word!r} stands alone, without '+' and '@'")
+            raise FlowError(f"flow {text!r}: {word!r} must stand alone: it takes no '+' and no '@'")
         if at and (word in ALIASES or find_preset(word)):
             raise FlowError(f"rule {term!r}: a preset takes no layers, they are part of it")
         preset = find_preset(resolve_alias(word, checkpoint))
@@ -90,6 +90,7 @@ def _mirrored(text: str, checkpoint: str | None) -> FlowSpec:
 
 
 def parse_random(text: str, checkpoint: str | None) -> RandomCut:
+    """Reads `random:0.58:seed1` or `random:effective`. Raises FlowError that quotes the flow."""
     amount, colon, seed = text.removeprefix("random:").partition(":")
     if colon and not re.fullmatch(r"seed[0-9]{1,18}", seed):
         raise FlowError(f"flow {text!r}: {seed!r} is no seed: write random:{amount}:seed1")

@@ -72,9 +72,15 @@ def _as_span(value: range | Sequence[range], name: str) -> Span:
 class Layout:
     """The groups of one prompt, in token positions from 0 that leave padding out.
 
-    `system, video, gap, question, tail, last` cover the prompt in this order without overlap; any of them but `last`
-    (the last prompt token) may be empty or left out. `frames` partition `video`. `stem`, `options`, `true_option` and
-    `false_options` lie inside `question`. Raises FlowError where that does not hold.
+    Args:
+        num_tokens: of the prompt.
+        groups: a range, or several, for each group. `system, video, gap, question, tail, last` cover the prompt in this
+            order without overlap; any of them but `last` (the last prompt token) may be empty or left out. `stem`,
+            `options`, `true_option` and `false_options` lie inside `question`.
+        frames: the tokens of each frame; they partition `video`.
+
+    Raises:
+        FlowError: one of these does not hold.
     """
 
     num_tokens: int

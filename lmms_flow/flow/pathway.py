@@ -2,7 +2,7 @@
 
 A pathway names three layer ranges and cuts everything else of those three kinds. There are two readings of
 "everything else".
-*Released* follows the rules of the paper's released code: template text stays open and relays video to `last`.
+*Released* follows the rules of the paper's own code: template text stays open and relays video to `last`.
 *Closed* is the stricter reading of the paper's text ("disabling all others", section 3.5): `gap` counts as question and
 `tail` as last. The closed form was never scored by the paper's authors.
 """
@@ -41,7 +41,7 @@ class Pathway:
     def __post_init__(self) -> None:
         if self.cross_frame is self.video_question is self.question_last is None:
             raise FlowError(
-                f"pathway: all of {', '.join(KINDS)} are {NOWHERE}, and a pathway keeps something; to cut the video "
+                f"pathway: {', '.join(KINDS)} are all {NOWHERE}, but a pathway must keep one of them; to cut the video "
                 "off write the flow blind"
             )
 
@@ -59,7 +59,9 @@ class Pathway:
             except FlowError as error:
                 raise FlowError(f"pathway, {kind}: {error}") from None
             if not kept:
-                raise FlowError(f"pathway, {kind}: {layers.text!r} of {num_layers} layers is empty")
+                raise FlowError(
+                    f"pathway, {kind}: the range {layers.text!r} has no layer in a model of {num_layers} layers"
+                )
             ranges.append(mirror(kept, num_layers) if self.mirrored else kept)
         return BoundPathway(ranges[0], ranges[1], ranges[2], self.closed, num_layers)
 

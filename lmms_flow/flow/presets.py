@@ -150,7 +150,7 @@ def paper_share(checkpoint: str | None) -> float:
     if preset is None or preset.random_share is None:
         of = f"checkpoint {checkpoint!r}" if checkpoint else "a checkpoint that was not named"
         raise FlowError(
-            f"flow 'random:{PAPER_SHARE}': the paper has no share for {of}; write it: random:0.58"
+            f"flow 'random:{PAPER_SHARE}': the paper gives no share for {of}; write one, such as random:0.58"
         )
     return preset.random_share
 

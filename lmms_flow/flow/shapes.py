@@ -39,6 +39,7 @@ class DecoderShape:
 
     @property
     def num_layers(self) -> int:
+        """The decoder's depth."""
         return len(self.weights)
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from lmms_flow.flow.controls import BLIND, MIRRORED, NONE, SHAM, SINGLE_FRAME
+from lmms_flow.flow.controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME
 
 Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
 MADE = "lmms_flow_config"  # where an entry of the index has its configuration, in the place of a file
@@ -34,9 +34,9 @@ ARMS = (
     ArmTask(SHAM.name, SHAM.name),
     ArmTask("effective", "effective"),
     ArmTask("effective_closed", "effective_closed"),
-    ArmTask("random_1", "random:effective:seed1"),
-    ArmTask("random_2", "random:effective:seed2"),
-    ArmTask("random_3", "random:effective:seed3"),
+    ArmTask("random_1", f"{RANDOM.name}:effective:seed1"),
+    ArmTask("random_2", f"{RANDOM.name}:effective:seed2"),
+    ArmTask("random_3", f"{RANDOM.name}:effective:seed3"),
     ArmTask(MIRRORED.name, f"{MIRRORED.name}:effective"),
     ArmTask("cross_frame_first_half", "cross_frame@first_half"),
     ArmTask("cross_frame_second_half", "cross_frame@second_half"),

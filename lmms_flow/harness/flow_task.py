@@ -16,17 +16,20 @@ import hashlib
 import json
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lmms_flow.errors import RunError
+from loguru import logger
+
+from lmms_flow.errors import RecordError, RunError
 from lmms_flow.flow.files import is_file
 from lmms_flow.harness import host
 from lmms_flow.harness.broken_documents import BrokenDocuments
 from lmms_flow.harness.ground import MODELS, task_manager
 from lmms_flow.harness.totals import total
-from lmms_flow.records.record import read_record
+from lmms_flow.records.record import UNREADABLE, SampleRecord, read_record
 
 OWN = ("class", "base", "flow", "num_frames")
 LEFT_OUT = ("task", "group", "tag", "task_alias", "group_alias", "include")  # of the base
@@ -135,18 +138,22 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
     def process_results(self, doc: Any, results: Any, full_docs: Any = None, **more: Any) -> Any:
         """The base's scores, and the record; an answer that no flow was applied to is refused, not scored."""
         given = results[0] if isinstance(results[0], list) else results
-        record = read_record(given)
-        if not record or record.get("flow", self.flow) != self.flow:
+        try:
+            record = read_record(given)
+        except RecordError as error:
+            logger.warning(f"task {self.name}: {error}")
+            return dict(UNREADABLE)
+        if record is None or record.flow != self.flow:
             raise RunError(
                 f"task {self.name} is to be answered under the flow {self.flow!r}, and the model did not apply it"
                 " (models that do are subclasses of lmms_flow's)"
             )
         if self._takes_records:
             return super(BrokenDocuments, self).process_results(doc, results, full_docs=full_docs)
-        if record["status"] != "ok":
+        if record.status != "ok":
             return _counted(record)
-        scores, reason = self.scores(doc, [given[0]], record.get("doc_id"), full_docs=full_docs)
-        return _counted({**record, "status": "error", "reason": reason} if reason else record) | scores
+        scores, reason = self.scores(doc, [given[0]], record.doc_id, full_docs=full_docs)
+        return _counted(replace(record, status="error", reason=reason) if reason else record) | scores
 
 
 _STATUS = {"errors": "error", "skipped": "skipped"}
@@ -161,8 +168,8 @@ def _runs_flows(model: str) -> bool:
         return True
 
 
-def _counted(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {"record": record} | {name: int(record["status"] == _STATUS[name]) for name in COUNTS}
+def _counted(record: SampleRecord) -> dict[str, Any]:
+    return {"record": record.to_dict()} | {name: int(record.status == _STATUS[name]) for name in COUNTS}
 
 
 def _counts() -> list[dict[str, Any]]:

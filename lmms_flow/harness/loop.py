@@ -16,7 +16,7 @@ from typing import Any, Literal
 from loguru import logger
 from tqdm import tqdm
 
-from lmms_flow.errors import FlowError, MissingVideoError, RunError, SampleError, SkippedSampleError
+from lmms_flow.errors import SAMPLE_FAILURES, MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness import host
 from lmms_flow.harness.sample import Outcome, Sample, describe, id_of, takes_records, unpack
 from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
@@ -60,7 +60,7 @@ class RequestLoop:
             sample itself where the task could make one.
         ahead: told of the samples that will soon be asked for, so that their videos can be read meanwhile.
 
-    Either of the first two may raise :class:`SampleError` or :class:`FlowError` for a sample that can't be answered.
+    Either of the first two may raise one of `SAMPLE_FAILURES` for a sample that can't be answered.
     """
 
     key: Callable[[Sample], str]
@@ -151,7 +151,7 @@ class RequestLoop:
         try:
             sample = unpack(request, index, docs, repeat)
             key = self.key(sample) + (f"-{repeat}" if repeat else "")
-        except (SampleError, FlowError) as error:
+        except SAMPLE_FAILURES as error:
             failure = _as_sample_error(error, metadata)
             self.missing_clips += failure.is_skip and isinstance(error, MissingVideoError)
             failed = Outcome.failed(failure)
@@ -178,11 +178,9 @@ class RequestLoop:
             self._raise_if_failed([step.record])
             yield step.index, _host_answer(step.record, step.ours)
         else:
+            outcomes = self._outcomes(step.samples)
             records = [
-                outcome.record(
-                    sample.task, sample.doc_id, sample.id, self.fields(sample.task, sample.metadata, sample)
-                )
-                for sample, outcome in zip(step.samples, self._outcomes(step.samples), strict=True)
+                self._record(sample, outcome) for sample, outcome in zip(step.samples, outcomes, strict=True)
             ]
             for (key, _), record in zip(step.keyed, records, strict=True):
                 self._keep(key, record)
@@ -197,7 +195,7 @@ class RequestLoop:
             outcomes = list(self.answer(samples))
         except Exception as error:
             out_of_memory = _is_out_of_memory(error)
-            if not (out_of_memory or isinstance(error, (SampleError, FlowError))):
+            if not (out_of_memory or isinstance(error, SAMPLE_FAILURES)):
                 raise self._crash(_name(samples), error) from error
             failure = SampleError("out of memory") if out_of_memory else _as_sample_error(error, {})
         else:
@@ -212,6 +210,10 @@ class RequestLoop:
             _free_memory()
             logger.warning(f"out of memory at {_name(samples)}: trying once more, one by one")
         return [outcome for sample in samples for outcome in self._outcomes([sample], again=False)]
+
+    def _record(self, sample: Sample, outcome: Outcome) -> SampleRecord:
+        fields = self.fields(sample.task, sample.metadata, sample)
+        return outcome.record(sample.task, sample.doc_id, sample.id, fields)
 
     def _keep(self, key: str, record: SampleRecord) -> None:
         if self.journal is not None:
@@ -238,13 +240,12 @@ class RequestLoop:
         """Says once that answers in the journal belong to a flow of the same text and another meaning."""
         if self.journal is None:
             return
-        own = self.fields(sample.task, sample.metadata, sample)
-        flow, now = own.get("flow", ""), own.get("flow_digest", "")
-        for digest, text in self.journal.other_flows(sample.task, sample.doc_id, now).items():
-            if text == flow and not self._stale[digest]:
+        own = self._record(sample, Outcome.ok(""))
+        for digest, text in self.journal.other_flows(sample.task, sample.doc_id, own.flow_digest).items():
+            if text == own.flow and not self._stale[digest]:
                 logger.warning(
-                    f"the flow {flow!r} changed since it was journaled (it was {digest[:12]}, "
-                    f"now it is {now[:12]}): those answers are not used"
+                    f"the flow {own.flow!r} changed since it was journaled (it was {digest[:12]}, "
+                    f"now it is {own.flow_digest[:12]}): those answers are not used"
                 )
             self._stale[digest] += 1
 

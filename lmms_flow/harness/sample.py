@@ -28,6 +28,7 @@ class Sample:
 
     @property
     def id(self) -> str:
+        """The document's own id where it has one, else its place in the split."""
         return id_of(self.doc, self.doc_id)
 
     @property
@@ -77,6 +78,7 @@ class Outcome:
 
     @classmethod
     def ok(cls, answer: str, **details: Any) -> Outcome:
+        """An answer, with what is known about it."""
         return cls("ok", answer=answer, details=details)
 
     @classmethod
@@ -108,7 +110,10 @@ def unpack(request: Any, index: int, docs: Mapping[str, Any], repeat: int = 0) -
     """Reads a chat request of lmms-eval: ``(context, doc_to_messages, gen_kwargs, doc_id, task, split)``.
 
     Args:
+        request: of lmms-eval.
+        index: the request's place among those of the run.
         docs: the model's ``task_dict``: ``docs[task][split][doc_id]`` is the document.
+        repeat: how often the same request came before in this run.
 
     Raises:
         SampleError: the task can't make messages of its document.

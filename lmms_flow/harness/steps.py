@@ -31,6 +31,7 @@ class Batch:
 
     @property
     def samples(self) -> list[Sample]:
+        """The samples without their keys."""
         return [sample for _, sample in self.keyed]
 
 
@@ -54,4 +55,5 @@ def by_question(requests: Sequence[Any]) -> Iterator[tuple[int, list[int]]]:
 
 
 def same_batch(one: Sample, other: Sample) -> bool:
+    """Whether two samples may be answered in one call: the same task and split, the same generation settings."""
     return one.question[:2] == other.question[:2] and one.gen_kwargs == other.gen_kwargs

@@ -120,6 +120,7 @@ class Bits:
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
+        """The next `count` bits as a number; zeros behind the end."""
         self._left -= count
         shifted = self._value >> self._left if self._left >= 0 else self._value << -self._left
         return shifted & ((1 << count) - 1)
@@ -134,14 +135,17 @@ class Bits:
         return (1 << zeros) - 1 + self.take(zeros)
 
     def signed(self) -> int:
+        """A signed Exp-Golomb code."""
         code = self.unsigned()
         return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
 @dataclass(frozen=True)
 class H264Counter:
-    """How H.264 counts its pictures, by its sequence's settings (SPS): the picture numbers of two packets tell whether
-    pictures between them are missing, which times alone can't (a variable frame rate has gaps as well).
+    """How H.264 counts its pictures, by its sequence's settings (SPS).
+
+    The picture numbers of two packets tell whether pictures between them are missing. Times alone can't tell: a
+    variable frame rate has gaps as well.
     """
 
     length_size: int

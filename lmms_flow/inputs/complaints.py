@@ -57,9 +57,10 @@ class NoComplaints(Complaints):
         pass
 
     def forget(self) -> None:
-        pass
+        """Nothing was collected, so nothing is dropped."""
 
     def of_damage(self) -> str:
+        """Empty: nothing was collected."""
         return ""
 
 

@@ -90,7 +90,7 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
         )
     if true is None and named & {"true_option", "false_options"}:
         raise SampleError(
-            f"which option is true is not clear from the document, and the flow {flow.text!r} needs it"
+            f"the document does not say which option is true, and the flow {flow.text!r} needs to know"
         )
     groups = _base_groups(prompt, start + begin, start + end)
     question = groups["question"]

@@ -46,11 +46,13 @@ class ImageChat(VideoChat):
         self.knows_video = knows_video
 
     def render(self, messages: Messages) -> str:
+        """The prompt as text; a template that knows no video is given a picture in its place."""
         if not self.knows_video:
             messages = video_as_image(messages)
         return self.apply_template(self.tokenizer, messages, self.template)
 
     def encode(self, text: str, frames: Frames | None) -> tuple[list[int], dict[str, Tensor]]:
+        """Token ids, and pixel values [frame, channel, row, column]; each frame is a picture of its own."""
         ids = self.tokenize(text)["input_ids"]
         if frames is None:
             return ids, {}

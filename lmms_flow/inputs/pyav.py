@@ -36,6 +36,7 @@ class OtherFramesError(Exception):
 
 
 def version() -> str:
+    """The reader as records name it."""
     return f"{NAME} {av.__version__}"
 
 

@@ -13,9 +13,9 @@ from lmms_flow.inputs.workers import TIMEOUT, Workers
 
 
 class ReadAhead:
-    """A few reading threads, each with its process. A clip that is announced several times is read once and kept until
-    it was taken as often.
+    """A few reading threads, each with its process.
 
+    A clip that is announced several times is read once and kept until it was taken as often.
     What goes wrong in a thread is raised where the clip is asked for. ``timeout``: seconds a video may take.
     """
 

@@ -23,6 +23,7 @@ class Timeline:
 
     @property
     def length(self) -> int:
+        """How many frames are shown."""
         return len(self.times)
 
     def at_rate(self, seconds: float | None) -> float | None:
@@ -40,6 +41,7 @@ class Timeline:
         return float(np.interp(seconds, until, places)) / self.fps
 
     def seconds(self, indices: Sequence[int]) -> tuple[float, ...]:
+        """The times at which these frames are shown, from the video's start."""
         if self.is_variable:
             return tuple(round(float(self.times[index]), 4) for index in indices)
         return tuple(round(index / self.fps, 4) for index in indices)

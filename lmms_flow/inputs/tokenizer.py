@@ -43,7 +43,7 @@ PROBES = (
 def load_tokenizer(source: str, hub: Mapping[str, Any], by_files: bool = False) -> Any:
     """The tokenizer of a repository or folder.
 
-    `by_files` leaves config.json out, which in a released layout only released code can read. So it is for a checkpoint
+    `by_files` leaves config.json out, which in its original form only its own code can read. So it is for a checkpoint
     without tokenizer.json: by the model's type transformers would read its SentencePiece file in another way. Raises
     CheckpointError where what was read of such a file splits texts otherwise than SentencePiece does.
     """

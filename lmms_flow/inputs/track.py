@@ -52,6 +52,7 @@ class Track:
 
     @property
     def num_hidden(self) -> int:
+        """How many packets hold a picture that is not shown."""
         return sum(packet.is_hidden for packet in self.packets)
 
     @cached_property

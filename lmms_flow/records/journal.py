@@ -12,18 +12,44 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from loguru import logger
 
-from lmms_flow.errors import RunError
-from lmms_flow.records.record import SampleRecord
+from lmms_flow.errors import RecordError, RunError
+from lmms_flow.records.record import FORMAT, REMEDY, SampleRecord, checked_format
 
 try:
     import fcntl
 except ImportError:  # not on Windows; there two runs must not share a folder
     fcntl = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class JournalLine:
+    """One line of a journal: an answered sample, the key under which it is found again, and when it was written."""
+
+    key: str
+    time: float  # seconds since 1970
+    record: SampleRecord
+
+    format: ClassVar[int] = FORMAT
+
+    def to_bytes(self) -> bytes:
+        """A line of JSON in ASCII: half a surrogate pair in an answer can't stop the run."""
+        values = {"format": self.format, "key": self.key, "time": self.time, "record": self.record.to_dict()}
+        return json.dumps(values).encode() + b"\n"
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> JournalLine:
+        """Raises RecordError, which begins with `where`, for another format and for a line that lacks something."""
+        given = checked_format(values, where, "line of the journal")
+        for name, kind, told in (("key", str, "text"), ("time", (int, float), "a number")):
+            if not isinstance(given.get(name), kind):
+                raise RecordError(f"{where}: its {name} is {given.get(name)!r}, not {told}; {REMEDY}")
+        return cls(given["key"], float(given["time"]), SampleRecord.from_dict(given.get("record"), where))
 
 
 class Journal:
@@ -36,7 +62,7 @@ class Journal:
         rank: of this process in a distributed run.
 
     Raises:
-        RunError: the folder can't be written, or (later) the disk is full.
+        RunError: the folder can't be written, what another version wrote lies in it, or (later) the disk is full.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, rank: int = 0) -> None:
@@ -52,6 +78,8 @@ class Journal:
             self._read()
         except OSError as error:
             raise RunError(f"can't keep a journal in {self.folder}: {error.strerror or error}") from None
+        except RecordError as error:
+            raise RunError(f"{error}, or name another folder with records=FOLDER") from None
 
     def find(self, key: str) -> SampleRecord | None:
         """The answer that was given to the sample of this key; only ``ok`` ones, errors are tried again."""
@@ -64,10 +92,7 @@ class Journal:
 
     def write(self, key: str, record: SampleRecord) -> None:
         """Appends one line and returns when it is on the disk."""
-        entry = {"key": key, "time": round(time.time(), 3), "record": record.to_dict()}
-        data = (
-            json.dumps(entry).encode() + b"\n"
-        )  # ASCII: half a surrogate pair in an answer can't stop the run
+        data = JournalLine(key, round(time.time(), 3), record).to_bytes()
         name = slug(record.task)
         try:
             if name not in self._files:
@@ -82,6 +107,7 @@ class Journal:
         self._remember(key, record)
 
     def close(self) -> None:
+        """Closes the files and gives up their locks."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -105,11 +131,11 @@ class Journal:
 
     def _read(self) -> None:
         damaged = 0
-        for entry in _entries(self.folder):
-            if entry is None:
+        for line in read_lines(self.folder):
+            if line is None:
                 damaged += 1
             else:
-                self._remember(*entry)
+                self._remember(line.key, line.record)
         if damaged:
             logger.warning(f"{damaged} damaged lines in the journal {self.folder} are left out")
 
@@ -131,25 +157,27 @@ def slug(name: str) -> str:
 
 
 def read_journal(folder: str | os.PathLike[str]) -> list[SampleRecord]:
-    """All records in a folder, errors included, as they were written, file after file."""
-    return [entry[1] for entry in _entries(Path(folder)) if entry is not None]
+    """All records in a folder, errors included, as they were written, file after file. Raises RecordError."""
+    return [line.record for line in read_lines(folder) if line is not None]
 
 
-def _entries(folder: Path) -> Iterator[tuple[str, SampleRecord] | None]:
-    """Key and record of each line, None for a damaged one.
+def read_lines(folder: str | os.PathLike[str]) -> Iterator[JournalLine | None]:
+    """The lines of all files in a folder, None for a damaged one (not JSON).
 
-    A last line without its newline is none: the process was killed while it wrote, or is still writing.
+    A last line without its newline is left out: the process was killed while it wrote, or is still writing. Raises
+    RecordError with file and line for what another version wrote, and for JSON that is no line of a journal.
     """
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(Path(folder).glob("*.jsonl")):
         with path.open("rb") as file:
-            for line in file:
+            for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     continue
                 try:
-                    entry = json.loads(line)
-                    yield str(entry["key"]), SampleRecord.from_dict(entry["record"])
-                except (ValueError, KeyError, TypeError, AttributeError):
+                    values = json.loads(line)
+                except (ValueError, RecursionError):
                     yield None
+                else:
+                    yield JournalLine.from_dict(values, f"{path}, line {number}")
 
 
 def _append(file: IO[bytes], data: bytes) -> None:

@@ -44,9 +44,13 @@ def sample_key(
     """A SHA-256 in hex.
 
     Args:
+        task: its name.
+        document: all of its fields.
         prompt: the rendered prompt, as text.
         videos: for each its :func:`file_identity` and which frames are taken: number, sampling, clip bounds.
+        gen_kwargs: the generation settings, with the seed of a sampled answer.
         checkpoint: name, revision and whatever tells two sets of weights apart.
+        flow_digest: of the bound flow's meaning.
         runtime: engine, dtype, attention implementation, device type, :func:`package_versions`.
     """
     return digest(

@@ -18,7 +18,7 @@ class ScoredSample:
     """One question under one arm. `correct` is None where it was not answered (an error or a skipped sample).
 
     `status` is that of its record, or "unreadable" where there is none that can be read. What is empty or None was
-    not written down, as in the logs of earlier versions and of models that are not ours.
+    not written down, as in the logs of models that are not ours.
     """
 
     task: str  # whose document it is; arms of one task share it
@@ -50,6 +50,7 @@ class ScoredSample:
 
     @property
     def benchmark(self) -> str:
+        """The benchmark of its task, see :func:`benchmark_of`."""
         return benchmark_of(self.task)
 
 
@@ -78,14 +79,17 @@ class Arm:
 
     @property
     def is_baseline(self) -> bool:
+        """Whether it is full attention."""
         return self.flow == NONE.name
 
     @property
     def is_sham(self) -> bool:
+        """Whether it is the control that cuts nothing and runs through the masked kernels."""
         return self.flow == SHAM.name
 
     @property
     def benchmarks(self) -> list[str]:
+        """The benchmarks that it answered questions of, in order."""
         return sorted({sample.benchmark for sample in self.samples.values()})
 
     def part(self, benchmark: str) -> Arm:
@@ -95,6 +99,7 @@ class Arm:
 
     @property
     def subtasks(self) -> list[str]:
+        """The sub-tasks of its questions, in order."""
         return sorted({sample.subtask for sample in self.samples.values()})
 
     def answered(self, subtask: str | None = None) -> list[ScoredSample]:
@@ -136,10 +141,12 @@ class Arm:
 
     @property
     def seconds(self) -> float:
+        """What the model took for all questions, the video's reading and encoding aside."""
         return sum(sample.seconds for sample in self.samples.values())
 
     @property
     def shared_seconds(self) -> float | None:
+        """What reading and encoding the videos took, shared by the arms of a question; None where it is not known."""
         known = [s.shared_seconds for s in self.samples.values() if s.shared_seconds is not None]
         return sum(known) if known else None
 
@@ -157,7 +164,7 @@ def baseline_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
         and other.checkpoint == arm.checkpoint
         and (
             other.protocol == arm.protocol or not other.protocol or not arm.protocol
-        )  # old logs don't say it
+        )  # models that are not ours don't say it
         and not other.samples.keys().isdisjoint(arm.samples)
     ]
     if arm.is_baseline:

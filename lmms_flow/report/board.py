@@ -56,14 +56,17 @@ class Entry:
 
     @cached_property
     def accuracy(self) -> Accuracy:
+        """The accuracy over all questions."""
         return accuracy(self.arm)
 
     @cached_property
     def by_subtask(self) -> dict[str, Accuracy]:
+        """The accuracy on each sub-task."""
         return {subtask: accuracy(self.arm, subtask) for subtask in self.arm.subtasks}
 
     @cached_property
     def macro(self) -> Mean:
+        """The mean over sub-tasks, each counting the same."""
         return macro(self.by_subtask.values(), self.settings.seed, self.settings.resamples)
 
     @cached_property
@@ -75,6 +78,7 @@ class Entry:
         return found if found.common else None
 
     def test_of(self, subtask: str) -> Paired | None:
+        """Against the baseline on one sub-task; None as in :attr:`test`."""
         if self.baseline is None:
             return None
         found = paired(self.arm, self.baseline.arm, subtask)
@@ -95,7 +99,7 @@ class Flip:
 
     @property
     def kind(self) -> str:
-        """ "lost" (right, now wrong), "won" (wrong, now right) or "other" (wrong in another way)."""
+        """What happened: "lost" (right, now wrong), "won" (wrong, now right) or "other" (wrong in another way)."""
         if self.before.correct == self.after.correct:
             return "other"
         return "lost" if self.before.correct else "won"
@@ -124,10 +128,12 @@ class Board:
 
     @property
     def checkpoints(self) -> list[str]:
+        """The checkpoints, in the order of their first arms."""
         return list(dict.fromkeys(entry.arm.checkpoint for entry in self.entries))
 
     @cached_property
     def subtasks(self) -> list[str]:
+        """The sub-tasks of all arms, in order."""
         return sorted({subtask for entry in self.entries for subtask in entry.arm.subtasks})
 
     @cached_property

@@ -28,6 +28,7 @@ class Run:
 
     @cached_property
     def results(self) -> Mapping[str, Any]:
+        """The results file; empty where there is none. Raises ReportError where it is damaged."""
         file = self.folder / f"{self.time}_results.json"
         if not file.is_file():
             return {}
@@ -41,15 +42,18 @@ class Run:
 
     @property
     def config(self) -> Mapping[str, Any]:
+        """The run's configuration, as its results file has it."""
         found = self.results.get("config")
         return found if isinstance(found, dict) else {}
 
     @property
     def model(self) -> str:
+        """The name of the model, as `--model` was given."""
         return str(self.config.get("model") or "")
 
     @cached_property
     def model_args(self) -> Mapping[str, str]:
+        """The arguments of the model, each as text."""
         given = self.config.get("model_args") or ""
         return (
             {str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else split_arguments(given)
@@ -82,6 +86,7 @@ def find_runs(folders: Sequence[str | Path]) -> list[Run]:
 
 
 def task_of(log: Path) -> str:
+    """The task of a sample log, by its name."""
     return log.stem.partition(MARK)[2]
 
 
@@ -94,7 +99,9 @@ def read_lines(file: Path) -> Iterator[Mapping[str, Any]]:
             except (ValueError, RecursionError):  # not UTF-8 is a ValueError as well
                 raise ReportError(f"{file}, line {number}: not JSON, the log is damaged") from None
             if not isinstance(values, dict):
-                raise ReportError(f"{file}, line {number}: not a JSON object, this is no log of lmms-eval's")
+                raise ReportError(
+                    f"{file}, line {number}: not a JSON object, so this is no sample log of lmms-eval"
+                )
             yield values
 
 

@@ -43,6 +43,7 @@ def _needed(table: Table) -> int:
 
 
 def markdown(tables: Iterable[Table]) -> str:
+    """All tables in Markdown."""
     return "\n".join(_markdown(table) for table in tables)
 
 
@@ -76,7 +77,7 @@ _LATEX = {
 
 
 def latex(tables: Iterable[Table]) -> str:
-    """Floats with booktabs' rules; `\\usepackage{booktabs}` is all that they need."""
+    r"""Floats with booktabs' rules; `\usepackage{booktabs}` is all that they need."""
     parts = (part for table in tables for part in table.split(max(WIDE, _needed(table))))
     return "% needs \\usepackage{booktabs}\n" + "\n".join(map(_latex, parts))
 

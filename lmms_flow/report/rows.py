@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReportError
+from ..flow.controls import NONE
+from ..records.record import SampleRecord
 from .arms import ScoredSample
+from .joining import Key, arm_key, frames_of
 from .logs import Run, first_answer, task_of
-from .records import Key, Record, arm_key, frames_of, is_arm
 from .scores import category, is_right
 
 
@@ -25,16 +27,20 @@ class Row:
     flow_name: str = ""
 
 
-def own_rows(log: Path, lines: Sequence[Mapping[str, Any]], metric: str | None) -> Iterator[Row]:
+def own_rows(
+    log: Path,
+    lines: Sequence[Mapping[str, Any]],
+    records: Sequence[SampleRecord | None],
+    metric: str | None,
+) -> Iterator[Row]:
     """The samples of a task whose log holds the records: one of ours, or an arm of any task.
 
     Raises ReportError with file and line for a line that is no sample.
     """
-    known = next((line["record"] for line in lines if is_arm(line.get("record"))), None)
-    for number, line in enumerate(lines, 1):
+    known = next(filter(None, records), None)
+    for number, (line, record) in enumerate(zip(lines, records, strict=True), 1):
         try:
-            record = line.get("record")
-            if isinstance(record, dict) and is_arm(record):
+            if record is not None:
                 value = line.get(metric) if metric else None
                 yield _row(line, record, _right(str(metric), value), category(value))
             else:
@@ -50,7 +56,7 @@ def stock_rows(
     log: Path,
     lines: Sequence[Mapping[str, Any]],
     metric: str,
-    found: Sequence[Record | None] | None,
+    found: Sequence[SampleRecord | None] | None,
 ) -> Iterator[Row]:
     """The samples of a task of the host's, with what was found of them in the journal."""
     known = next(filter(None, found or ()), None)
@@ -58,14 +64,14 @@ def stock_rows(
         right = is_right(metric, line.get(metric))
         kind = category(line.get(metric))
         if found is None:
-            yield _row(line, _made_up(run, log), right, kind)
+            yield _row(line, _made_up(run, log, line), right, kind)
         elif record := found[place]:
-            yield _row(line, record, right if record["status"] == "ok" else None, kind)
+            yield _row(line, record, right if record.status == "ok" else None, kind)
         else:
             yield _unreadable(log, line, known, "no record with the answer that was logged")
 
 
-def _unreadable(log: Path, line: Mapping[str, Any], known: Record | None, reason: str) -> Row:
+def _unreadable(log: Path, line: Mapping[str, Any], known: SampleRecord | None, reason: str) -> Row:
     """A sample of which only its number is known; it is of the arm of the log's other samples."""
     task = _task(known) if known else task_of(log)
     lost = ScoredSample(task, int(line["doc_id"]), None, "unreadable", reason=reason)
@@ -82,17 +88,19 @@ def _right(metric: str, value: Any) -> bool | None:
     return right
 
 
-def _made_up(run: Run, log: Path) -> Record:
+def _made_up(run: Run, log: Path, line: Mapping[str, Any]) -> SampleRecord:
     """What a record would say of a model that is none of ours: full attention, and nothing else is known."""
-    args = run.model_args
-    return {
-        "task": task_of(log),
-        "status": "ok",
-        "flow": "none",
-        "checkpoint": args.get("pretrained") or args.get("model") or run.model or "unnamed model",
-        "engine": run.model,
-        "frames": (),
-    }
+    args, doc_id = run.model_args, int(line["doc_id"])
+    return SampleRecord(
+        id=str(doc_id),
+        task=task_of(log),
+        doc_id=doc_id,
+        status="ok",
+        answer=first_answer(line),
+        flow=NONE.name,
+        checkpoint=args.get("pretrained") or args.get("model") or run.model or "unnamed model",
+        engine=run.model,
+    )
 
 
 def _text(value: object) -> str:
@@ -100,15 +108,13 @@ def _text(value: object) -> str:
     return "" if value is None else str(value).encode("utf-8", "replace").decode()
 
 
-def _task(record: Record) -> str:
-    return str(record.get("base") or record["task"])
+def _task(record: SampleRecord) -> str:
+    return record.base or record.task
 
 
-def _row(line: Mapping[str, Any], record: Record, correct: bool | None, kind: str = "") -> Row:
-    options = record.get("options")
-    shared = record.get("shared_milliseconds")
-    answer = record.get("answer")
-    status, reason = str(record["status"]), _text(record.get("reason"))
+def _row(line: Mapping[str, Any], record: SampleRecord, correct: bool | None, kind: str = "") -> Row:
+    shared = record.shared_milliseconds
+    status, reason = str(record.status), _text(record.reason)
     if status == "ok" and correct is None:
         status, reason = "unreadable", "no score"
     sample = ScoredSample(
@@ -116,22 +122,20 @@ def _row(line: Mapping[str, Any], record: Record, correct: bool | None, kind: st
         doc_id=int(line["doc_id"]),
         correct=correct,
         status=status,
-        category=str(record.get("category") or kind),
+        category=record.category or kind,
         reason=reason,
-        answer=first_answer(line) if answer is None else _text(answer),
+        answer=_text(record.answer),
         target=_text(line.get("target")),
         question=_text(line.get("input")),
-        prompt_digest=str(record.get("prompt_digest") or ""),
-        data_digest=str(record.get("data_digest") or ""),
-        frames=tuple(record.get("frames") or ()),
-        edges_kept=int(record.get("edges_kept") or 0),
-        edges_total=int(record.get("edges_total") or 0),
-        flops=record.get("flops"),
-        flops_full=record.get("flops_full"),
-        seconds=float(record.get("milliseconds") or 0.0) / 1000,
-        shared_seconds=None if shared is None else float(shared) / 1000,
-        chance=1 / len(options) if options else None,
+        prompt_digest=record.prompt_digest,
+        data_digest=record.data_digest,
+        frames=record.frames,
+        edges_kept=record.edges_kept or 0,
+        edges_total=record.edges_total or 0,
+        flops=record.flops,
+        flops_full=record.flops_full,
+        seconds=(record.milliseconds or 0.0) / 1000,
+        shared_seconds=None if shared is None else shared / 1000,
+        chance=1 / len(record.options) if record.options else None,
     )
-    return Row(
-        sample, arm_key(record), frames_of(record), str(record["flow"]), str(record.get("flow_name") or "")
-    )
+    return Row(sample, arm_key(record), frames_of(record), record.flow, record.flow_name)

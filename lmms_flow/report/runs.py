@@ -10,10 +10,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import ReportError
+from ..errors import RecordError, ReportError
+from ..records.record import SampleRecord, logged_record, logs_records
 from .arms import Arm, order_of
+from .joining import Journal, Key, by_document, join, journal_folder
 from .logs import Run, find_runs, read_lines, task_of
-from .records import Journal, Key, Record, is_arm, join, journal_folder, read_journal
 from .rows import Row, own_rows, stock_rows
 from .scores import find_metric
 
@@ -45,11 +46,14 @@ def read_runs(folders: Folders, records: Folders = ()) -> Reading:
     """
     arms: dict[tuple[Key, int], Arm] = {}
     notes: list[str] = []
-    journal = lru_cache(maxsize=None)(read_journal)  # runs share folders
+    journal = lru_cache(maxsize=None)(by_document)  # runs share folders
     for run in tqdm(find_runs(folders), desc="reading", unit="run", delay=2, leave=False):
         rows: list[Row] = []
         for log in run.logs:
-            found = _rows(run, log, records, journal)
+            try:
+                found = _rows(run, log, records, journal)
+            except RecordError as error:
+                raise ReportError(str(error)) from None
             if found is None:
                 notes.append(f"{log.name} is passed over: no metric of it says right or wrong")
             else:
@@ -67,9 +71,10 @@ def _rows(run: Run, log: Path, records: Folders, journal: Callable[[Path], Journ
     """The samples of a log, with their records from the log itself or from the journal; None where none is scored."""
     lines = list(read_lines(log))
     metric = _metric(run, log, lines)
-    holds_records = any(isinstance(x.get("record"), dict) and "status" in x["record"] for x in lines)
-    if holds_records and (metric or not _answered(lines)):
-        return own_rows(log, lines, metric)
+    if logs_records(lines):
+        own = [logged_record(line, f"{log}, line {number}") for number, line in enumerate(lines, 1)]
+        if metric or not any(record and record.status == "ok" for record in own):
+            return own_rows(log, lines, own, metric)
     if metric is None:
         return None
     return stock_rows(run, log, lines, metric, _look_up(run, log, lines, records, journal))
@@ -84,19 +89,14 @@ def _metric(run: Run, log: Path, lines: Lines) -> str | None:
     return find_metric(lines, run.metrics(task_of(log)))
 
 
-def _answered(lines: Lines) -> bool:
-    """Whether a log with records has answers to score; one of an arm that was skipped has none."""
-    return any(is_arm(line.get("record")) and line["record"].get("status") == "ok" for line in lines)
-
-
 def _look_up(
     run: Run, log: Path, lines: Lines, records: Folders, journal: Callable[[Path], Journal]
-) -> Sequence[Record | None] | None:
+) -> Sequence[SampleRecord | None] | None:
     """The records of a log without them; None where the model is none of ours and has none."""
     if not run.is_ours:
         return None
     folders = journal_folder(run, records)
-    merged: dict[tuple[str, int], list[Record]] = {}
+    merged: dict[tuple[str, int], list[SampleRecord]] = {}
     for folder in folders:
         for document, found in journal(folder).items():
             merged.setdefault(document, []).extend(found)
@@ -104,7 +104,7 @@ def _look_up(
 
 
 def _add_run(arms: dict[tuple[Key, int], Arm], run: Run, rows: Sequence[Row]) -> None:
-    """Adds one run. In old logs, its answered samples tell how many frames the failed ones would have had."""
+    """Adds one run. Where a failed sample's frames were not counted, they are those of the answered ones."""
     frames: dict[Key, int] = {}
     for row in rows:
         if row.key:

@@ -33,14 +33,17 @@ class Accuracy:
 
     @property
     def value(self) -> float:
+        """The share that is right; nan of no question."""
         return self.right / self.total if self.total else math.nan
 
     @property
     def error(self) -> float:
+        """The standard error of the share."""
         return math.sqrt(self.value * (1 - self.value) / self.total) if self.total else math.nan
 
     @property
     def interval(self) -> Interval:
+        """Wilson's interval of the share, at 95 %."""
         if not self.total:
             return NOTHING
         low, high = proportion_confint(self.right, self.total, method="wilson")
@@ -66,6 +69,7 @@ class Paired:
 
     @property
     def difference(self) -> float:
+        """The change of the share: what was won less what was lost, of the common questions."""
         return (self.won - self.lost) / self.common if self.common else math.nan
 
     @property

@@ -81,6 +81,7 @@ def change_with_interval(value: Sequence[float]) -> str:
 
 
 def p_value(value: float) -> str:
+    """A p-value with three places, or in powers of ten where it is smaller."""
     if math.isnan(value):
         return ""
     return f"{value:.1e}" if value < 0.001 else f"{value:.3f}"

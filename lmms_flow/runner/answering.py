@@ -21,7 +21,7 @@ from lmms_flow.engine import (
     one_vision_pass,
 )
 from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
-from lmms_flow.errors import FlowError, SampleError
+from lmms_flow.errors import SAMPLE_FAILURES, FlowError, SampleError, UnsupportedModelError, UserError
 from lmms_flow.flow import ResolvedFlow
 from lmms_flow.harness.host_flags import DEFAULT_SEED
 from lmms_flow.harness.sample import Outcome, Sample, describe
@@ -113,7 +113,7 @@ class Answerer:
         for place, sample in enumerate(samples):
             try:
                 asked.append(self._ask(place, sample, prepared))
-            except (SampleError, FlowError) as error:
+            except SAMPLE_FAILURES as error:
                 failure = error if isinstance(error, SampleError) else SampleError(str(error))
                 outcomes[place] = Outcome.failed(failure)
         with one_vision_pass(self.model, count=True) as passes:
@@ -243,7 +243,10 @@ class Answerer:
         layout = num_tokens if one.groups is None else one.groups.layout
         try:
             cost = ledger(self.model, one.arm.flow, layout, self.loaded.args.engine, vision=vision)
-        except FlowError as error:  # an answer is right without a count of what it cost
+        except (
+            FlowError,
+            UnsupportedModelError,
+        ) as error:  # an answer is right without a count of what it cost
             logger.warning(f"no FLOPs are recorded: {error}")
             cost = None
         return {
@@ -268,7 +271,7 @@ def _of_the_document() -> Iterator[None]:
     """What a document's fields are not as they should be for is that sample's failure, not the run's."""
     try:
         yield
-    except (SampleError, FlowError):
+    except UserError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise SampleError(f"the document can't be read ({describe(error)})") from error

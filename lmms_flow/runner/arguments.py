@@ -35,7 +35,7 @@ class ModelArguments:
     records: str = "lmms_flow_records"  # folder of the journal, or "none"
     on_error: str = "raise"  # or "record": go on without the sample, and say so
     trust_remote_code: bool = False
-    released_vision: bool = False  # VideoLLaMA3's vision tower as the paper's scripts ran it: docs/paper.md
+    released_vision: bool = False  # VideoLLaMA3's vision tower runs as the paper's scripts ran it
 
 
 _CHOICES = {

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lmms_flow.errors import SampleError, SkippedSampleError
+from lmms_flow.flow.controls import NONE
 from lmms_flow.harness import host
 from lmms_flow.harness.host_flags import Flags
 from lmms_flow.harness.sample import QuestionId, Sample, question_of
@@ -41,7 +42,7 @@ class Asking:
             _, _, gen_kwargs, doc_id, task, split = host.arguments_of(request)
             metadata = request.metadata or {}
             text, beams = metadata.get("flow") or own_flow, int(gen_kwargs.get("num_beams") or 1)
-            if text == "none" and not metadata.get("num_frames") and beams == 1:
+            if text == NONE.name and not metadata.get("num_frames") and beams == 1:
                 found.add(question_of(task, split, doc_id, metadata))
         return frozenset(found)
 

@@ -39,7 +39,7 @@ def _number(least: float, most: float = float("inf"), *, open_ended: bool = Fals
 
 
 def _truth(value: Any) -> bool:
-    """True or False"""
+    """True or False"""  # noqa: D415  a part of the error
     if not isinstance(value, bool):
         raise ValueError
     return value
@@ -113,6 +113,7 @@ def check_generation(requests: Sequence[Any], given: Mapping[str, Any]) -> None:
     """Looks at the settings of all requests before the first is answered.
 
     Args:
+        requests: of lmms-eval, all that it will ask.
         given: those of the command line (`--gen_kwargs`), which are also among the requests'.
 
     Raises:

@@ -37,6 +37,9 @@ def checkpoint_identity(
     """Name, commit, and a hash of weights, buffers, modules, adapters, configurations, processors and tokenizer.
 
     Args:
+        name: of the checkpoint, as the user wrote it.
+        model: loaded, on whatever devices it is.
+        processors: what else has settings, with a `to_dict`.
         tokenizer: whole, with its merges, normalizer and decoder.
         classes: of wrapper and chat; the source of those that are not this package's is a part of it.
     """

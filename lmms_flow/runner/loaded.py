@@ -131,7 +131,9 @@ class LoadedModel:
                 f"a question has 2 to {len(LETTERS)} options or none, this one has {len(options)}"
             )
         if answer is not None and not 0 <= answer < len(options):
-            raise SampleError(f"answer={answer} is not the place of one of {len(options)} options (from 0)")
+            raise SampleError(
+                f"answer={answer} names none of the {len(options)} options: their places count from 0"
+            )
         form = FORMS[self.form]
         asked = question_text(form, question, options)
         content = [{"type": "video", "url": str(video)}, {"type": "text", "text": asked}]
@@ -164,7 +166,7 @@ class LoadedModel:
         if len(media) != len(videos) or len(videos) > 1:
             kinds = ", ".join(sorted({str(part["type"]) for part in media}))
             raise SampleError(
-                f"one video a question can be answered, this one has {len(media)} media parts ({kinds})"
+                f"a question can have one video and nothing else, this one has {len(media)} media parts ({kinds})"
             )
         if not videos:
             return None

@@ -25,6 +25,8 @@ def load_exactly(
     `from_pretrained` alone makes up what it does not find, and says so among its warnings.
 
     Args:
+        model_class: of transformers.
+        source: a repository id or a folder.
         loading: what `from_pretrained` takes.
         config: the native configuration, where the checkpoint tells its own in another form.
         renamed: patterns of the checkpoint's names for weights, and the native names. With these nothing may be left

@@ -58,4 +58,5 @@ def flops(count: int) -> str:
 
 
 def mebibytes(count: int) -> str:
+    """A number of bytes in MiB, with its unit."""
     return f"{count / 2**20:.1f} MiB"

@@ -37,7 +37,7 @@ def mean_relative_change(results: Iterable[SweepResult]) -> Tensor:
     if not swept:
         raise FlowError("a knockout curve needs at least one sample")
     if len({(result.knockouts, result.layers) for result in swept}) > 1:
-        raise FlowError("sweeps of other knockouts or other layers have no common curve")
+        raise FlowError("the sweeps differ in their knockouts or layers, so they have no common curve")
     return torch.stack([result.relative_change.double() for result in swept]).mean(0)
 
 

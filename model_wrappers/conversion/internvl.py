@@ -1,4 +1,4 @@
-"""InternVL's released layout (model type `internvl_chat`), told in the terms of transformers' own InternVL."""
+"""InternVL's original form (model type `internvl_chat`), told in the terms of transformers' own InternVL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LANGUAGE_MODELS: dict[str, type[PreTrainedConfig]] = {
     "LlamaForCausalLM": LlamaConfig,
     "Qwen2ForCausalLM": Qwen2Config,
 }
-# What a configuration leaves out is InternViT-6B's: the released code's defaults.
+# What a configuration leaves out is InternViT-6B's: the defaults of its own code.
 VISION_DEFAULTS = {
     "hidden_size": 3200,
     "num_hidden_layers": 48,
@@ -43,7 +43,7 @@ VISION_DEFAULTS = {
     "layer_norm_eps": 1e-6,
 }
 VISION_FIELDS = {"qk_normalization": "use_qk_norm", "qkv_bias": "attention_bias"}
-# Patterns of released names and what takes their place; the fused query, key and value are taken apart below.
+# Patterns of original names and what takes their place; the fused query, key and value are taken apart below.
 RENAMED = {
     r"^vision_model\.": "model.vision_tower.",
     r"\.embeddings\.class_embedding$": ".embeddings.cls_token",
@@ -65,12 +65,12 @@ RENAMED = {
 }
 
 
-class ReleasedInternVL(InternVLForConditionalGeneration):  # type: ignore[misc]
+class ConvertedInternVL(InternVLForConditionalGeneration):  # type: ignore[misc]
     """transformers' InternVL, as a class of its own to register what happens to its fused weights."""
 
 
 register_checkpoint_conversion_mapping(
-    ReleasedInternVL.__name__,
+    ConvertedInternVL.__name__,
     [
         WeightConverter(
             source_patterns=r"\.attn\.qkv\.",
@@ -85,7 +85,7 @@ register_checkpoint_conversion_mapping(
 class Transposed(nn.Module):
     """A projector whose output runs down the columns of a frame, not along its rows.
 
-    Pixel shuffle `v1` of the released code does so: it never swaps height and width back.
+    Pixel shuffle `v1` of its own code does so: it never swaps height and width back.
     """
 
     def __init__(self, projector: nn.Module) -> None:
@@ -100,22 +100,22 @@ class Transposed(nn.Module):
         return projected[:, torch.arange(count).view(side, side).T.flatten()]
 
 
-def load_released(
+def load_original(
     source: str, values: Mapping[str, Any], image_token: int, loading: Mapping[str, Any]
-) -> ReleasedInternVL:
+) -> ConvertedInternVL:
     """The model of a repository or folder whose config.json holds `values`.
 
     Raises CheckpointError where the language model has no native class, or the weights don't fit.
     """
     config = native_config(values, image_token)
-    model = load_exactly(ReleasedInternVL, source, loading, config, RENAMED)
+    model = load_exactly(ConvertedInternVL, source, loading, config, RENAMED)
     if values.get("ps_version", "v1") == "v1":
         model.model.multi_modal_projector = Transposed(model.model.multi_modal_projector)
     return model  # type: ignore[no-any-return]
 
 
 def native_config(values: Mapping[str, Any], image_token: int) -> InternVLConfig:
-    """transformers' configuration for an `internvl_chat` config.json."""
+    """The configuration of transformers for an `internvl_chat` config.json."""
     text = _text_config(values["llm_config"])
     vision = {**VISION_DEFAULTS, **values["vision_config"]}
     names = (*VISION_DEFAULTS, "num_channels")

@@ -1,4 +1,4 @@
-"""VideoLLaMA3's released layout (`videollama3_qwen2`), told in the terms of transformers' own VideoLLaMA3."""
+"""VideoLLaMA3's original form (`videollama3_qwen2`), told in the terms of transformers' own VideoLLaMA3."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from lmms_flow.runner.weights import load_exactly
 from .fields import known_fields
 
 MERGED = 2  # patches a side that become one token of a video
-RELEASED, NATIVE = "videollama3_qwen2", "video_llama_3"
-# Patterns of released names and what takes their place.
+ORIGINAL, NATIVE = "videollama3_qwen2", "video_llama_3"
+# Patterns of original names and what takes their place.
 RENAMED = {
     r"^model\.vision_encoder\.": "model.vision_model.",
     r"^model\.mm_projector\.": "model.projector.",
@@ -90,27 +90,27 @@ def _video_of(outputs: Any) -> dict[str, Any]:
 
 
 def load_videollama3(source: str, values: Mapping[str, Any], loading: Mapping[str, Any]) -> VideoLlama3:
-    """The model of a repository or folder whose config.json holds `values`, in either layout.
+    """The model of a repository or folder whose config.json holds `values`, in either form.
 
     Raises CheckpointError where it is another model's, or the weights don't fit.
     """
     kind = values.get("model_type")
     if kind == NATIVE:
         return load_exactly(VideoLlama3, source, loading)  # type: ignore[no-any-return]
-    if kind != RELEASED:
+    if kind != ORIGINAL:
         raise CheckpointError(
-            f"this is a {kind!r} checkpoint; videollama3_flow runs {RELEASED} and {NATIVE} checkpoints"
+            f"this is a {kind!r} checkpoint; videollama3_flow runs {ORIGINAL} and {NATIVE} checkpoints"
         )
     return load_exactly(VideoLlama3, source, loading, native_config(values), RENAMED)  # type: ignore[no-any-return]
 
 
-def is_released(values: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of the released layout."""
-    return values.get("model_type") == RELEASED
+def is_original(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of the original form."""
+    return values.get("model_type") == ORIGINAL
 
 
 def native_config(values: Mapping[str, Any]) -> PreTrainedConfig:
-    """transformers' configuration for a `videollama3_qwen2` config.json."""
+    """The configuration of transformers for a `videollama3_qwen2` config.json."""
     projector = values.get("mm_projector_type")
     vision = values.get("vision_encoder_config")
     if projector != "mlp2x_gelu" or not vision:
@@ -119,7 +119,9 @@ def native_config(values: Mapping[str, Any]) -> PreTrainedConfig:
             if vision
             else "it has no vision_encoder_config"
         )
-        raise CheckpointError(f"this VideoLLaMA3 checkpoint has no native form: {what}")
+        raise CheckpointError(
+            f"this VideoLLaMA3 checkpoint can't be converted to transformers' own class: {what}"
+        )
     text = known_fields(Qwen2Config, values)
     token = values["image_token_index"]  # one token for pictures and for frames
     return VideoLlama3Config(

@@ -18,12 +18,12 @@ from transformers.models.video_llama_3.modeling_video_llama_3 import (
 )
 
 
-def run_as_released(model: Any) -> None:
+def run_as_the_scripts_did(model: Any) -> None:
     """Changes the vision tower of a loaded model, in place; weights stay as they are."""
     tower = model.model.vision_model
     attentions = [layer.self_attn for layer in tower.encoder.layers]
     for attention in attentions:
-        attention.__class__ = ReleasedAttention
+        attention.__class__ = ScriptsAttention
 
     def note_videos(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
@@ -34,7 +34,7 @@ def run_as_released(model: Any) -> None:
     tower.register_forward_pre_hook(note_videos, with_kwargs=True)
 
 
-class ReleasedAttention(VideoLlama3VisionAttention):  # type: ignore[misc]
+class ScriptsAttention(VideoLlama3VisionAttention):  # type: ignore[misc]
     """`frames_of_videos` says how many frames each video of a call has; videos never read one another."""
 
     frames_of_videos: list[int]

@@ -188,7 +188,7 @@ def _ledger(model: nn.Module, tokens: Tensor) -> str:
     """Within 1 % of what torch counts, or not given."""
     try:
         counted = ledger(model, "none", LAYOUT).full.flops
-    except FlowError:
+    except (FlowError, UnsupportedModelError):
         return "not given"
     kept = {"logits_to_keep": 1} if _keeps(model) else {}
     with flop_counter() as counter:

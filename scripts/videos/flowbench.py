@@ -9,13 +9,14 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import av
 
 from lmms_flow import assets
+from lmms_flow.records.record import SampleRecord
 from lmms_flow.tasks.flowbench.rows import FAMILIES
 from scripts.videos.coded import copy, image
 from scripts.videos.pages import put
@@ -89,10 +90,22 @@ def convert(
     return folder
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One sample; what failed is not right."""
+
+    record: SampleRecord
+    is_right: bool
+
+    @property
+    def is_answered(self) -> bool:
+        return self.record.status == "ok"
+
+
 def score(
     folder: Path | None, families: tuple[str, ...] = FAMILIES, limit: int | None = None
-) -> list[dict[str, Any]]:
-    """The record of every sample, and whether its answer `is_right`."""
+) -> list[Scored]:
+    """Every sample with its record, by task and document."""
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
@@ -110,24 +123,22 @@ def score(
     found = []
     for samples in out["samples"].values():
         for sample in samples:
-            record = json.loads(sample["record"]) if isinstance(sample["record"], str) else sample["record"]
-            found.append(
-                {**record, "is_right": record["status"] == "ok" and record["answer"] == sample["target"]}
-            )
-    return sorted(found, key=lambda record: (record["task"], record["doc_id"]))
+            record = SampleRecord.from_dict(sample["record"], f"{where}, a sample")
+            found.append(Scored(record, record.status == "ok" and record.answer == sample["target"]))
+    return sorted(found, key=lambda scored: (scored.record.task, scored.record.doc_id))
 
 
-def accuracy(records: list[dict[str, Any]]) -> float:
+def accuracy(samples: list[Scored]) -> float:
     """Of those that were answered."""
-    answered = [record for record in records if record["status"] == "ok"]
-    return sum(record["is_right"] for record in answered) / max(1, len(answered))
+    answered = [one for one in samples if one.is_answered]
+    return sum(one.is_right for one in answered) / max(1, len(answered))
 
 
-def row(name: str, found: list[dict[str, Any]], plain: list[dict[str, Any]]) -> str:
+def row(name: str, found: list[Scored], plain: list[Scored]) -> str:
     """A line of the table."""
-    errors = sum(record["status"] != "ok" for record in found)
-    same = sum(one["answer"] == other["answer"] for one, other in zip(plain, found, strict=True))
-    readers = ", ".join(sorted({record["reader"].split()[0] for record in found if record["status"] == "ok"}))
+    errors = sum(not one.is_answered for one in found)
+    same = sum(one.record.answer == other.record.answer for one, other in zip(plain, found, strict=True))
+    readers = ", ".join(sorted({one.record.reader.split()[0] for one in found if one.is_answered}))
     return f"| {name} | {accuracy(found):.4f} | {errors} | {same} of {len(found)} | {readers} |"
 
 
@@ -145,7 +156,7 @@ def main() -> None:
             found = score(convert(Path(folder) / "bench", container, limit=args.limit), limit=args.limit)
         rows.append(row(container, found, plain))
         print(rows[-1], flush=True)
-        if all(record["status"] == "ok" for record in found) and accuracy(found) != accuracy(plain):
+        if all(one.is_answered for one in found) and accuracy(found) != accuracy(plain):
             wrong.append(container)
     head = ["| container | accuracy | errors | the MP4s' answer | read by |", "|---|---|---|---|---|"]
     if not args.no_docs:

@@ -1,1 +1,1 @@
-"""The bundled benchmark."""
+"""The bundled benchmark: its rows as questions, and its tasks."""

@@ -1,1 +1,1 @@
-"""LongVideoBench"""
+"""LongVideoBench: its rows as questions, and its tasks."""

@@ -1,1 +1,1 @@
-"""MVBench"""
+"""MVBench: its rows as questions, and its tasks."""

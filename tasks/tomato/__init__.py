@@ -1,1 +1,1 @@
-"""TOMATO"""
+"""TOMATO: its rows as questions, and its tasks."""

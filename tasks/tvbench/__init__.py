@@ -1,1 +1,1 @@
-"""TVBench"""
+"""TVBench: its rows as questions, and its tasks."""

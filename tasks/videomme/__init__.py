@@ -1,1 +1,1 @@
-"""Video-MME"""
+"""Video-MME: its rows as questions, and its tasks."""

@@ -1,4 +1,4 @@
-"""Makers of tiny InternVL checkpoints in the original layout (`internvl_chat`), as checkpoints.py for LLaVA's."""
+"""Makers of tiny InternVL checkpoints in the original form (`internvl_chat`), as checkpoints.py for LLaVA's."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _phi3_shapes(layers: int, vocabulary: int) -> Shapes:
 
 
 def _vision_config(tower: str, image_size: int) -> dict[str, Any]:
-    """InternViT-300M's; what is left out of the 6B's are the released code's defaults."""
+    """InternViT-300M's; what is left out of the 6B's are the defaults of their own code."""
     config = {
         "model_type": "intern_vit_6b",
         "architectures": ["InternVisionModel"],

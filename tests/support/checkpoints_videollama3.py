@@ -1,4 +1,4 @@
-"""Makers of tiny VideoLLaMA3 checkpoints in the released layout (`videollama3_qwen2`), and Qwen's tokenizer."""
+"""Makers of tiny VideoLLaMA3 checkpoints in the original form (`videollama3_qwen2`), and Qwen's tokenizer."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmms_flow.records.record import FORMAT, SampleRecord
+
 TIME = "20260101_000000"
 
 
@@ -14,7 +16,7 @@ def record(doc_id: int, right: bool | None, flow: str, **fields: Any) -> dict[st
     """A record as our models write it; None stands for a sample that failed."""
     status = "error" if right is None else "ok"
     frames = int(fields.get("num_frames", 8))
-    return {
+    values: dict[str, Any] = {
         "id": str(doc_id),
         "task": "t",
         "doc_id": doc_id,
@@ -25,7 +27,7 @@ def record(doc_id: int, right: bool | None, flow: str, **fields: Any) -> dict[st
         "flow_name": flow,
         "flow_digest": f"digest-{flow}",
         "engine": "dense",
-        "frames": [] if right is None else list(range(frames)),
+        "frames": () if right is None else tuple(range(frames)),
         "num_frames": frames,
         "checkpoint": "tiny",
         "edges_kept": 100 if flow in ("none", "sham") else 25,
@@ -35,8 +37,8 @@ def record(doc_id: int, right: bool | None, flow: str, **fields: Any) -> dict[st
         "protocol": "paper",
         "prompt_digest": f"prompt {doc_id}",
         "data_digest": f"data {doc_id}",
-        **fields,
     }
+    return SampleRecord(**values | fields).to_dict()
 
 
 def write_log(
@@ -106,7 +108,9 @@ def write_journal(folder: Path, records: Iterable[Mapping[str, Any]]) -> Path:
     file = folder / f"{listed[0]['task']}.rank0.jsonl"
     start = len(file.read_text().splitlines()) if file.exists() else 0
     return write_lines(
-        file, [{"key": "k", "time": start + n, "record": made} for n, made in enumerate(listed)], mode="a"
+        file,
+        [{"format": FORMAT, "key": "k", "time": start + n, "record": made} for n, made in enumerate(listed)],
+        mode="a",
     )
 
 

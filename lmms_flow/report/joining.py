@@ -1,75 +1,46 @@
-"""Records of samples: in our tasks' logs, and for stock tasks in the journal, where they are looked up.
+"""Joins a stock task's log with the journal.
 
 A stock task's log holds the score and the journal holds what was cut. They are joined by task, document and answer.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ReportError
+from ..flow.controls import NONE
+from ..records.journal import read_lines
+from ..records.record import SampleRecord
 from .logs import Run, first_answer, task_of
 
-Record = Mapping[str, Any]
-Journal = Mapping[tuple[str, int], Sequence[Record]]  # by task and document, the latest last
+Journal = Mapping[tuple[str, int], Sequence[SampleRecord]]  # by task and document, the latest last
 Key = tuple[str, str, str, str]  # checkpoint, digest, engine, protocol
 
 DEFAULT_FOLDER = "lmms_flow_records"
 
 
-def arm_key(record: Record) -> Key:
+def arm_key(record: SampleRecord) -> Key:
     """Whose record it is, its number of frames aside. A flow that could not be bound has no digest but its text.
 
     A checkpoint whose vision tower ran as the paper's scripts ran it is a model of its own, and its name says so.
     """
-    checkpoint = str(record["checkpoint"])
-    if record.get("vision"):
-        checkpoint += f" ({record['vision']} vision)"
-    digest = str(record.get("flow_digest") or "") or f"text {record['flow']}"
-    return (
-        checkpoint,
-        digest,
-        str(record.get("engine") or ""),
-        str(record.get("protocol") or ""),
-    )
+    checkpoint = record.checkpoint + (f" ({record.vision} vision)" if record.vision else "")
+    return checkpoint, record.flow_digest or f"text {record.flow}", record.engine, record.protocol
 
 
-def frames_of(record: Record) -> int:
-    """How many frames were asked for; 0 where that is not known, as for failures in old logs."""
-    return int(record.get("num_frames") or 0) or len(record.get("frames") or ())
+def frames_of(record: SampleRecord) -> int:
+    """How many frames were asked for; 0 where that is not known, as for a video that could not be opened."""
+    return record.num_frames or len(record.frames)
 
 
-def is_arm(record: object) -> bool:
-    """Whether a log's `record` is one of ours that tells its arm; a flow that could not be bound has no digest."""
-    return isinstance(record, dict) and bool(
-        record.get("flow_digest") or (record.get("flow") and record.get("status") != "ok")
-    )
-
-
-def read_journal(folder: Path) -> Journal:
+def by_document(folder: Path) -> Journal:
     """All records in a journal's folder. Damaged lines, and one that is still being written, are left out."""
-    entries: list[tuple[float, Record]] = []
-    for file in sorted(folder.glob("*.jsonl")):
-        entries += _entries(file)
-    found: dict[tuple[str, int], list[Record]] = {}
-    for _, record in sorted(entries, key=lambda entry: entry[0]):
-        found.setdefault((str(record["task"]), int(record["doc_id"])), []).append(record)
+    found: dict[tuple[str, int], list[SampleRecord]] = {}
+    for line in sorted(filter(None, read_lines(folder)), key=lambda line: line.time):
+        found.setdefault((line.record.task, line.record.doc_id), []).append(line.record)
     return found
-
-
-def _entries(file: Path) -> Iterator[tuple[float, Record]]:
-    with file.open("rb") as lines:
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                record = entry["record"]
-                int(record["doc_id"]), arm_key(record), str(record["task"])
-                yield float(entry.get("time") or 0.0), record
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
 
 
 def journal_folder(run: Run, named: Sequence[str | Path]) -> list[Path]:
@@ -90,19 +61,17 @@ def journal_folder(run: Run, named: Sequence[str | Path]) -> list[Path]:
 
 def join(
     run: Run, log: Path, lines: Sequence[Mapping[str, Any]], journal: Journal, where: str
-) -> list[Record | None]:
+) -> list[SampleRecord | None]:
     """The record of each line of a stock task's log; None where there is none with the answer that was logged.
 
     Raises ReportError where there are none at all, or where they may be of several arms.
     """
     task = task_of(log)
-    by_arm: dict[tuple[Key, int], dict[int, Record]] = {}
-    unplaced: dict[Key, dict[int, Record]] = {}  # failed before their frames were counted
+    by_arm: dict[tuple[Key, int], dict[int, SampleRecord]] = {}
+    unplaced: dict[Key, dict[int, SampleRecord]] = {}  # failed before their frames were counted
     for place, line in enumerate(lines):
         for record in journal.get((task, int(line["doc_id"])), ()):
-            if str(record.get("answer") or "").strip() != first_answer(line) or not _may_be(
-                record, task, run
-            ):
+            if record.answer.strip() != first_answer(line) or not _may_be(record, task, run):
                 continue
             key, frames = arm_key(record), frames_of(record)
             (by_arm.setdefault((key, frames), {}) if frames else unplaced.setdefault(key, {}))[place] = record
@@ -123,15 +92,15 @@ def join(
     return [by_arm[best[0]].get(place) for place in range(len(lines))]
 
 
-def _may_be(record: Record, task: str, run: Run) -> bool:
+def _may_be(record: SampleRecord, task: str, run: Run) -> bool:
     """Whether a record can be this run's by its arguments. An arm that is a task of its own has a flow of its own."""
     args = run.model_args
-    of_its_own = record.get("base") not in (None, "", task)
+    of_its_own = record.base not in ("", task)
     frames = frames_of(record)
     return (
-        (of_its_own or record.get("flow") == args.get("flow", "none"))
-        and args.get("pretrained", record["checkpoint"]) == record["checkpoint"]
-        and args.get("engine", record.get("engine")) == record.get("engine")
+        (of_its_own or record.flow == args.get("flow", NONE.name))
+        and args.get("pretrained", record.checkpoint) == record.checkpoint
+        and args.get("engine", record.engine) == record.engine
         and (of_its_own or not frames or args.get("num_frames", str(frames)) == str(frames))
     )
 
