@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from packaging.version import Version
 
 from lmms_flow.errors import CheckpointError
 from lmms_flow.inputs import tokenizer as reading
@@ -142,6 +144,10 @@ def test_a_unigram_model_has_no_merges(folder: Path, tmp_path: Path) -> None:
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
     )
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "internvl_chat"}))
+    if Version(transformers.__version__) < Version("5.24"):  # it reads such a file in another way
+        with pytest.raises(CheckpointError, match="is split otherwise"):
+            load_tokenizer(str(tmp_path), HUB, by_files=True)
+        return
     tokenizer = load_tokenizer(str(tmp_path), HUB, by_files=True)
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     for text in fuzzed(50):
