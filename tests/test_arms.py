@@ -15,6 +15,7 @@ from lmms_flow.errors import RunError
 from lmms_flow.harness import plugin
 from lmms_flow.harness.arms import BENCHMARKS, add_arms, arms_of, leaves, made_config, sub_task
 from lmms_flow.harness.flow_task import FlowTask
+from lmms_flow.records.record import SampleRecord
 
 OURS = "llava_vid_flow"
 
@@ -121,8 +122,8 @@ def test_a_model_that_applies_no_flow_is_refused(tmp_path: Path) -> None:
 
 
 def answered(task: FlowTask, **changes: Any) -> dict[str, Any]:
-    record = {"status": "ok", "flow": "video:last", **changes}
-    return task.process_results(task.dataset["test"][0], [["A", json.dumps(record)]])
+    values = {"id": "0", "task": "mine", "doc_id": 0, "status": "ok", "flow": "video:last", **changes}
+    return task.process_results(task.dataset["test"][0], [["A", SampleRecord(**values).to_json()]])
 
 
 def test_an_answer_without_the_flow_is_not_scored(tmp_path: Path) -> None:
@@ -130,6 +131,8 @@ def test_an_answer_without_the_flow_is_not_scored(tmp_path: Path) -> None:
     (task,) = load("mine", folder).values()
     assert "accuracy" in answered(task)
     assert "accuracy" not in answered(task, status="error")
+    half = task.process_results(task.dataset["test"][0], [["A", json.dumps({"status": "ok"})]])
+    assert half == {"record": None, "errors": 1, "skipped": 0}, "a record that lacks its fields is none"
     with pytest.raises(RunError, match="did not apply it"):
         answered(task, flow="none")
     with pytest.raises(RunError, match="did not apply it"):

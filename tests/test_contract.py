@@ -20,6 +20,7 @@ from lmms_flow.engine import (
     sweep,
 )
 from lmms_flow.engine.layer_call import cache_in, going_on_from
+from lmms_flow.errors import UserError
 from lmms_flow.flow import Flow, FlowError, prompt_layout
 from tests.support.models import tiny
 from tests.support.odd_models import LAYERS, LAYOUT, LENGTH, by_hand, last, off, prompt, text_model, tokens
@@ -234,7 +235,7 @@ GENERATION = {
 def test_ways_to_generate_that_read_the_prompt_in_another_way_are_refused(model: Any, mode: str) -> None:
     values: dict[str, Any] = {"prefill_chunk_size": 8, "guidance_scale": 1.5, "assistant_early_exit": 2}
     extra = {"assistant_model": copy.deepcopy(model)} if mode == "assistant" else {mode: values[mode]}
-    with intervene(model, "blind", LAYOUT), pytest.raises(FlowError, match=GENERATION[mode]):
+    with intervene(model, "blind", LAYOUT), pytest.raises(UserError, match=GENERATION[mode]):
         model.generate(**prompt(), max_new_tokens=4, do_sample=False, **extra)
 
 

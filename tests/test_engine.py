@@ -25,6 +25,7 @@ from lmms_flow.engine import (
     require_self_check,
     self_check,
 )
+from lmms_flow.errors import UserError
 from lmms_flow.flow import Flow, FlowError, Layout
 from tests.support.layouts import random_layout
 from tests.support.models import (
@@ -526,7 +527,7 @@ def test_none_leaves_the_model_alone() -> None:
 
 
 def refuses(model: Any, layout: Any, flow: str = "blind", **arguments: Any) -> str:
-    with pytest.raises(FlowError) as refused, intervene(model, flow, layout, **arguments):
+    with pytest.raises(UserError) as refused, intervene(model, flow, layout, **arguments):
         pass
     message = str(refused.value)
     assert "\n" not in message

@@ -90,7 +90,7 @@ def test_a_model_of_one_s_own(loaded: LoadedModel) -> None:
     assert all(torch.equal(one.inputs[name], other.inputs[name]) for name in other.inputs)
     with pytest.raises(CheckpointError, match="needs its processor"):
         lmms_flow.load(loaded.model)
-    with pytest.raises(CheckpointError, match="dtype belong to a checkpoint"):
+    with pytest.raises(CheckpointError, match="dtype need a checkpoint"):
         lmms_flow.load(loaded.model, loaded.chat.processor, dtype="float32")
 
 

@@ -96,9 +96,9 @@ def test_curves_are_means_of_each_samples_own_change() -> None:
 def test_sweeps_that_have_no_common_curve_are_refused() -> None:
     with pytest.raises(FlowError, match="at least one sample"):
         mean_relative_change([])
-    with pytest.raises(FlowError, match="other knockouts or other layers"):
+    with pytest.raises(FlowError, match="differ in their knockouts or layers"):
         mean_relative_change([swept(0.5, 0.1), swept(0.5, 0.1, 0.2)])
-    with pytest.raises(FlowError, match="other knockouts or other layers"):
+    with pytest.raises(FlowError, match="differ in their knockouts or layers"):
         mean_relative_change([swept(0.5, 0.1), swept(0.5, 0.1, source="system")])
 
 
