@@ -34,6 +34,7 @@ def yaml_task(folder: Path, **lines: Any) -> str:
 
 
 def load(name: str, folder: str | None = None, model: str = OURS) -> Any:
+    plugin.make_tasks_known()
     made = TaskManager(include_path=folder, include_defaults=False, model_name=model)
     return made.load_task_or_group([name], "chat")
 
