@@ -190,8 +190,8 @@ def _flows(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
-    from .harness.arms import index_of
     from .harness.plugin import tasks_folder
+    from .harness.task_files import index_of
 
     folder = tasks_folder()
     if not args.list:

@@ -121,3 +121,12 @@ def test_no_test_leans_on_another() -> None:
     assert not leaning
     helpers = {path.name for path in (ROOT / "tests").glob("*.py") if not path.name.startswith("test_")}
     assert helpers == {"__init__.py", "conftest.py"}, "a helper's place is tests/support"
+
+
+def test_every_public_name_of_flow_is_there() -> None:
+    import lmms_flow.flow as flow
+
+    assert set(flow._HOME) == set(flow.__all__)
+    assert all(getattr(flow, name).__name__ for name in flow.__all__ if isinstance(getattr(flow, name), type))
+    with pytest.raises(AttributeError, match="has no attribute 'Flou'"):
+        flow.Flou  # noqa: B018

@@ -158,7 +158,7 @@ def _host() -> Iterator[Finding]:
         yield Finding("lmms-eval", "models", "ok", f"it sees {', '.join(MODELS)}")
     with plugin.tasks_for_all_models():
         tasks = set(host.tasks_of_ours(next(iter(MODELS))))
-    from lmms_flow.harness.arms import index_of
+    from lmms_flow.harness.task_files import index_of
 
     ours = set(index_of(plugin.tasks_folder()))
     if lost := sorted(ours - tasks):

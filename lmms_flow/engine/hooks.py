@@ -122,25 +122,22 @@ def _home(function: Any) -> str:
 
 def has_foreign_hooks(model: nn.Module) -> bool:
     """Whether somebody else has a hook in this model, or a forward of his own: it may go by the place of a row."""
-    return bool(hooks_everywhere()) or any(map(_is_watched, _parts(model)))
-
-
-def _parts(model: nn.Module) -> Iterator[nn.Module]:
-    """A model's modules, those that are shared more than once; torch's own walk takes three times as long."""
-    waiting = [model]
+    if hooks_everywhere():
+        return True
+    waiting = [
+        model
+    ]  # asked before every prefill: torch's own walk over the modules takes four times as long
     while waiting:
-        part = waiting.pop()
-        yield part
-        waiting += [each for each in part._modules.values() if each is not None]
-
-
-def _is_watched(part: nn.Module) -> bool:
-    own = part.__dict__  # asked of every module before a prefill
-    if own["_forward_hooks"] and any(map(is_foreign, own["_forward_hooks"].values())):
-        return True
-    if own["_forward_pre_hooks"] and any(map(is_foreign, own["_forward_pre_hooks"].values())):
-        return True
-    return "forward" in own and _is_foreign_forward(own["forward"])
+        own = waiting.pop().__dict__
+        if own["_forward_hooks"] and any(map(is_foreign, own["_forward_hooks"].values())):
+            return True
+        if own["_forward_pre_hooks"] and any(map(is_foreign, own["_forward_pre_hooks"].values())):
+            return True
+        if "forward" in own and _is_foreign_forward(own["forward"]):
+            return True
+        if own["_modules"]:
+            waiting += [each for each in own["_modules"].values() if each is not None]
+    return False
 
 
 # torch's hooks on all modules

@@ -10,10 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
-
-import yaml
 
 from lmms_flow.flow.controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME
 
@@ -138,27 +135,6 @@ def _named(members: Any) -> Iterator[str]:
 def sub_task(task: str, base: str) -> str:
     """What a sub-task is called within its group: "tvbench_flow_object_count" is "object_count"."""
     return task.removeprefix(base).lstrip("_") or task
-
-
-def index_of(folder: Path) -> Index:
-    """The tasks and groups in a folder of YAMLs, with the arms that are made of them; without lmms-eval."""
-    index: Index = {}
-    configs: dict[str, Mapping[str, Any]] = {}
-    for file in sorted(folder.rglob("*.yaml")):
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Names)
-        name = config.get("group") if isinstance(config.get("task"), list) else config.get("task")
-        if isinstance(name, str):
-            index[name] = {"type": "group" if name == config.get("group") else "task", "task": -1}
-            configs[name] = config
-    add_arms(index, lambda name: configs.get(name) or index[name][MADE])
-    return index
-
-
-class _Names(yaml.SafeLoader):
-    """Reads lmms-eval's YAMLs and leaves the functions that they name alone."""
-
-
-_Names.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def _is_group(index: Index, name: str) -> bool:

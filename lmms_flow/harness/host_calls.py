@@ -11,7 +11,6 @@ from typing import Any
 
 from lmms_flow.errors import RunError
 from lmms_flow.harness import host
-from lmms_flow.harness.sample import describe
 
 _MARK = "_lmms_flow_is_around"
 
@@ -52,6 +51,8 @@ def end_with_a_status(is_ours: Callable[[Any], bool]) -> None:
             if not _is_command_line() or not is_ours(given.get("model")):
                 raise
             traceback.print_exception(error)
+            from lmms_flow.harness.sample import describe  # the records, which no start needs
+
             raise RunError(f"the evaluation ended: {describe(error)}") from error
 
     setattr(simple_evaluate, _MARK, True)
