@@ -44,6 +44,7 @@ LENGTHS = {"small": (512, 1267, 2048, 4096, 8192, 16384), "7b": (512, 1267, 2048
 MODULE = torch.nn.Module().eval()  # stands for the model's attention module
 
 Run = Callable[[], Any]
+States = tuple[Tensor, Tensor, Tensor]  # query, key, value [batch, head, row, width]
 
 
 def layers_of(flow: str, layout: Layout) -> Counter[Strips]:
@@ -62,7 +63,7 @@ def seconds(run: Run, device: str) -> float:
     return time.perf_counter() - start
 
 
-def runs(layers: Counter[Strips], states: tuple[Tensor, ...], masked: bool) -> Iterator[tuple[str, int, Run]]:
+def runs(layers: Counter[Strips], states: States, masked: bool) -> Iterator[tuple[str, int, Run]]:
     """(way, how many layers of the model are like this, its attention) of each layer that has to be timed."""
     yield "causal", LAYERS, lambda: scaled_dot_product_attention(*states, is_causal=True)
     device, dtype = states[0].device, states[0].dtype
@@ -76,8 +77,9 @@ def runs(layers: Counter[Strips], states: tuple[Tensor, ...], masked: bool) -> I
             yield "masked", times, partial(scaled_dot_product_attention, *live, attn_mask=mask)
 
 
-def first_rows(states: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
-    return tuple(each[:, :, :rows] for each in states)
+def first_rows(states: States, rows: int) -> States:
+    query, key, value = states
+    return query[:, :, :rows], key[:, :, :rows], value[:, :, :rows]
 
 
 def measure(flow: str, shape: str, num_tokens: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -85,9 +87,10 @@ def measure(flow: str, shape: str, num_tokens: int, args: argparse.Namespace) ->
     heads, width = SHAPES[shape]
     layers = layers_of(flow, PRESETS[0].layout(num_tokens))
     dtype = getattr(torch, args.dtype)
-    states = tuple(
+    query, key, value = (
         torch.randn(1, heads, num_tokens, width, device=args.device, dtype=dtype) for _ in range(3)
     )
+    states = (query, key, value)
     todo = list(runs(layers, states, masked=num_tokens <= args.masked_up_to))
     compiling = sum(seconds(run, args.device) for way, _, run in todo if way == "flex")
 

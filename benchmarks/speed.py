@@ -163,7 +163,7 @@ def sweep_ratio(
 ) -> tuple[float, float]:
     """(seconds of the sweep, median of one masked forward each over the sweep)."""
     tokens = torch.randint(512, (1, layout.num_tokens), device=device)
-    num_layers = model.config.num_hidden_layers
+    num_layers: int = model.config.num_hidden_layers
 
     def forked() -> float:
         return seconds(lambda: sweep(model, {"input_ids": tokens}, layout, knockouts), device)

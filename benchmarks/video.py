@@ -61,9 +61,10 @@ def repeated(source: Path, target: Path, times: int) -> Path:
             with av.open(str(source)) as read:
                 stream = read.streams.video[0]
                 out = out or write_to.add_stream_from_template(stream)
+                assert stream.time_base is not None
                 length = round(stream.frames / FPS / stream.time_base)
                 for packet in read.demux(stream):
-                    if packet.size:
+                    if packet.size and packet.pts is not None and packet.dts is not None:
                         packet.pts, packet.dts = packet.pts + turn * length, packet.dts + turn * length
                         packet.stream = out
                         write_to.mux(packet)

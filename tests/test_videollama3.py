@@ -408,8 +408,8 @@ def test_native_checkpoints(template: str, paper: Path, clips: list[str], tmp_pa
     plain = transformers.VideoLlama3ForConditionalGeneration(made.config).eval()
     plain.load_state_dict(made.state_dict())
     plain.save_pretrained(tmp_path)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / file).write_text((paper / file).read_text().replace("<image>", "<|video_pad|>"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text((paper / name).read_text().replace("<image>", "<|video_pad|>"))
     file = tmp_path / "tokenizer_config.json"
     values = json.loads(file.read_text())
     own = (
