@@ -1,6 +1,6 @@
 """What proving the frames costs: 8 frames of a 10-second 720p clip, and of an hour, beside decord's random access.
 
-    python benchmarks/video.py [--json FILE] [--repeats 5] [--seconds 10] [--minutes 60]
+    python -m benchmarks.video [--json FILE] [--repeats 5] [--seconds 10] [--minutes 60]
 
 Readers take turns within one run and the least processor time of each counts, so that a busy machine changes little.
 The clips are written with PyAV: a moving pattern with noise. The hour is one minute, copied sixty times. docs/videos.md

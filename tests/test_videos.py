@@ -18,7 +18,7 @@ from lmms_flow.errors import SampleError
 from lmms_flow.inputs.video import read_frames
 from scripts.videos.coded import as_played, copy, encode, image, number
 from scripts.videos.kinds import KINDS, READ, REFUSED, Kind
-from scripts.videos.table import as_meant, judge
+from scripts.videos.readings import as_meant, judge
 
 
 def test_the_bars_tell_every_number() -> None:
