@@ -62,8 +62,17 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
 
     The question goes from its label "Question:" (else from the beginning of the user's text) to the end of the last
     option that is recognised, or of the text where none is. On Video-MME in the paper's protocol it has the line break
-    behind that option too. The fields of the document `doc` say what its own words and the options are, where it has
-    such fields. Raises SampleError where a group that `flow` names can't be found for sure.
+    behind that option too.
+
+    Args:
+        prompt: in text and in tokens.
+        user_text: what the task wrote in the last user turn.
+        doc: the task's document, whose fields say what the question's own words and its options are, where it has such
+            fields.
+        flow: says which groups must be found.
+
+    Raises:
+        SampleError: a group that the flow names can't be found for sure.
     """
     if not prompt.video:
         raise SampleError(f"the prompt has no video, and the flow {flow.text!r} needs its tokens")

@@ -63,7 +63,7 @@ class LayerBins:
 
     @classmethod
     def of(cls, curve: Sequence[float] | Tensor, width: int) -> LayerBins:
-        """The means of a curve that has one value a layer."""
+        """The means of a curve [layer] in per cent, in bins of `width` layers."""
         values = torch.as_tensor(curve, dtype=torch.float64)
         parts = torch.split(values, max(1, width))
         return cls(tuple(float(part.mean()) for part in parts), width, len(values))
