@@ -41,7 +41,9 @@ class Head:
         embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)()
         name = type(model).__name__
         if not isinstance(embeddings, nn.Module):
-            raise UnsupportedModelError(f"{name} has no output embeddings: it says nothing about the next token")
+            raise UnsupportedModelError(
+                f"{name} has no output embeddings: it says nothing about the next token"
+            )
         decoder = find_decoder(model)
         config: Any = getattr(decoder, "config", None)
         factor = _one(config, FACTORS) or 1.0

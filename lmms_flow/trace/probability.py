@@ -34,7 +34,9 @@ class GenerationProbability(ReadOut):
             raise FlowError("generation probability needs the tokens of at least one option")
         for letter in self._letters:
             if not letter or any(not 0 <= token < vocabulary for token in letter):
-                raise FlowError(f"an option's tokens {letter} are not in the vocabulary of {vocabulary} tokens")
+                raise FlowError(
+                    f"an option's tokens {letter} are not in the vocabulary of {vocabulary} tokens"
+                )
 
     def leaves(self, layer: int, states: Tensor) -> None:
         """Keeps the last token's."""
