@@ -1,8 +1,8 @@
 """What read-outs take from a model while it runs: hidden states and attention weights of chosen rows.
 
 Hooks on the model's own modules hand each layer's states to the readers as they come and go. Attention is seen where
-transformers hands it to the attention function: queries, keys, mask and scale of the very call, of every family. Nothing
-is kept but what a reader keeps.
+transformers hands it to the attention function: queries, keys, mask and scale of the very call, in every family.
+Nothing is kept but what a reader keeps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .windows import layer_windows
 class Reader:
     """One read-out's part of a recording. What it does not care about does nothing.
 
-    Layers count from 1, states are [token, width] of the rows that the forward computes.
+    Layers count from 1; states are those of the prompt, [token, width].
     """
 
     reads_attention = False
@@ -133,7 +133,7 @@ class Recorder:
     def _before_layer(self, number: int) -> Any:
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             states = self._checked(LayerCall.read(layer, args, kwargs).hidden, number)
-            for reader in self._readers:
+            for reader in self._of_prompt():
                 reader.enters(number, states)
 
         return before_layer
@@ -141,10 +141,14 @@ class Recorder:
     def _after_layer(self, number: int) -> Any:
         def after_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             states = self._checked(output[0] if isinstance(output, tuple) else output, number)
-            for reader in self._readers:
+            for reader in self._of_prompt():
                 reader.leaves(number, states)
 
         return after_layer
+
+    def _of_prompt(self) -> Sequence[Reader]:
+        """Those who are shown states: everybody in the prefill, nobody behind it."""
+        return () if self._past else self._readers
 
     def _checked(self, states: Tensor, layer: int) -> Tensor:
         if states.ndim != 3:

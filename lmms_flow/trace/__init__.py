@@ -1,7 +1,8 @@
-"""What is read out of a model's runs: curves of knockouts and the pathway that follows from them, and read-outs of layers.
+"""What is read out of a model's runs.
 
-`generation_probability`, `logit_lens` and `attention_to_video` take (model, inputs, layout, ...) and give named tensors;
-`read_out` runs several of them in one prefill.
+Curves of knockouts, and the pathway that follows from them. Read-outs of the layers of one prefill:
+`generation_probability`, `logit_lens` and `attention_to_video` take (model, inputs, layout, ...) and give named
+tensors; `read_out` runs several of them in one prefill. `words` has what is counted and drawn of a lens.
 """
 
 from .attention import VideoAttention, attention_to_video

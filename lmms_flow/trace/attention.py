@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.attention_rows import POOLINGS, Pooling, Weights, pooled
+from ..engine.columns import send
 from ..engine.decoder import decoder_layers, find_decoder
 from ..errors import FlowError, nearest
 from ..flow import Layout
@@ -47,6 +48,7 @@ class VideoAttention(ReadOut):
         self._frames = [len(frame) for frame in layout.frames]
         self._video = layout.groups["video"][0]
         self._prompt = {name: _tokens(layout, name) for name in self._chosen(layout)}
+        self._rows = torch.cat([*self._prompt.values(), torch.zeros(0, dtype=torch.long)]).unique()
         names = [*self._prompt, *([GENERATED] if self.generated else [])]
         depth = len(decoder_layers(find_decoder(model)))
         # target -> layer -> what each call gave, [row, frame] and [row, video token]
@@ -67,17 +69,20 @@ class VideoAttention(ReadOut):
         """Reduces the rows' weights to frames and to video tokens."""
         if first:
             if self.generated:
-                self._keep(GENERATED, layer, weights, torch.arange(weights.num_rows), first)
-            return
-        for name, rows in self._prompt.items():
-            self._keep(name, layer, weights, rows, first)
+                self._keep(GENERATED, layer, self._to_video(weights, torch.arange(weights.num_rows), first))
+        elif len(self._rows):
+            video = self._to_video(weights, self._rows, first)
+            for name, rows in self._prompt.items():
+                self._keep(name, layer, video[send(torch.searchsorted(self._rows, rows), video.device)])
 
-    def _keep(self, name: str, layer: int, weights: Weights, rows: Tensor, first: int) -> None:
+    def _to_video(self, weights: Weights, rows: Tensor, first: int) -> Tensor:
+        """The weights of rows on the video's tokens, [row, video token]."""
         earlier = first + weights.num_rows - weights.num_keys  # tokens that a window's cache has let go of
-        known = pooled(weights, rows, self._heads)
         start, stop = (max(0, place - earlier) for place in (self._video.start, self._video.stop))
-        video = known[:, start:stop]
-        video = nn.functional.pad(video, (len(self._video) - video.shape[1], 0))
+        video = pooled(weights, rows, self._heads)[:, start:stop]
+        return nn.functional.pad(video, (len(self._video) - video.shape[1], 0))
+
+    def _keep(self, name: str, layer: int, video: Tensor) -> None:
         frames = torch.stack([part.sum(-1) for part in video.split(self._frames, -1)], -1)
         self._by_frame[name][layer - 1].append(frames)
         self._by_token[name][layer - 1].append(video if name == GENERATED else video.mean(0, keepdim=True))

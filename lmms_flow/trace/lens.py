@@ -58,6 +58,8 @@ class LogitLens(ReadOut):
         for layer in chosen:
             if not 1 <= layer <= self._last:
                 raise FlowError(f"layer {layer} does not exist, the model has layers 1-{self._last}")
+        if not chosen:
+            raise FlowError("a lens needs at least one layer")
         self._chosen = list(chosen)
         self._found: dict[int, tuple[Tensor, Tensor]] = {}
         self._end: Tensor | None = None
