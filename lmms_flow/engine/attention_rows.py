@@ -25,9 +25,17 @@ CHUNK_BYTES = 6_000_000  # that exist at once: copies of the keys in fp32, score
 class Weights(Protocol):
     """The attention weights of one call of a layer: of `num_rows` queries, the last ones of `num_keys` keys."""
 
-    num_rows: int
-    num_keys: int
-    rows_at_once: int  # for which `of` stays within its memory
+    @property
+    def num_rows(self) -> int:
+        """Queries of the call."""
+
+    @property
+    def num_keys(self) -> int:
+        """Keys of the call."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows for which `of` stays within its memory."""
 
     def of(self, rows: Tensor) -> Iterator[Tensor]:
         """Weights [head, row, key] in fp32 of these rows (counted within the call), some heads at a time."""
@@ -35,7 +43,7 @@ class Weights(Protocol):
 
 def pooled(weights: Weights, rows: Tensor, heads: Pooling) -> Tensor:
     """The weights of rows, as the mean or the largest over all heads: fp32 [row, key]."""
-    return torch.cat([_pooled(weights, part, heads) for part in rows.split(weights.rows_at_once)])
+    return torch.cat([_pooled(weights, part, heads) for part in torch.split(rows, weights.rows_at_once)])
 
 
 def _pooled(weights: Weights, rows: Tensor, heads: Pooling) -> Tensor:

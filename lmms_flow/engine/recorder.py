@@ -92,9 +92,10 @@ class Recorder:
             for number, layer in enumerate(self._layers, 1):
                 self._handles.before(layer, self._before_layer(number))
                 self._handles.after(layer, self._after_layer(number))
+                attention: Any = layer.self_attn
                 if self._listening:
-                    self._handles.before(layer.self_attn, self._before_attention(number))
-                    self._handles.after(layer.self_attn, self._after_attention(number), always=True)
+                    self._handles.before(attention, self._before_attention(number))
+                    self._handles.after(attention, self._after_attention(number), always=True)
         except BaseException:
             self._handles.remove()
             raise

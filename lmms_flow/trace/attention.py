@@ -48,7 +48,7 @@ class VideoAttention(ReadOut):
         self._frames = [len(frame) for frame in layout.frames]
         self._video = layout.groups["video"][0]
         self._prompt = {name: _tokens(layout, name) for name in self._chosen(layout)}
-        self._rows = torch.cat([*self._prompt.values(), torch.zeros(0, dtype=torch.long)]).unique()
+        self._rows = torch.unique(torch.cat([*self._prompt.values(), torch.zeros(0, dtype=torch.long)]))
         names = [*self._prompt, *([GENERATED] if self.generated else [])]
         depth = len(decoder_layers(find_decoder(model)))
         # target -> layer -> what each call gave, [row, frame] and [row, video token]
@@ -83,7 +83,7 @@ class VideoAttention(ReadOut):
         return nn.functional.pad(video, (len(self._video) - video.shape[1], 0))
 
     def _keep(self, name: str, layer: int, video: Tensor) -> None:
-        frames = torch.stack([part.sum(-1) for part in video.split(self._frames, -1)], -1)
+        frames = torch.stack([part.sum(-1) for part in torch.split(video, self._frames, -1)], -1)
         self._by_frame[name][layer - 1].append(frames)
         self._by_token[name][layer - 1].append(video if name == GENERATED else video.mean(0, keepdim=True))
 
