@@ -18,7 +18,7 @@ from tests.support.clips import write_clip
 TEXT = "Question: Which way does it move?\nOptions:\n(A) left\n(B) right \nOnly give the best option."
 
 
-class MyModel(FlowModel):
+class MyModel(FlowModel):  # type: ignore[misc]
     default_checkpoint = ""
 
 
@@ -27,7 +27,7 @@ class PairsChat(VideoChat):
         return super().frame_spans(input_ids, video, num_frames // 2)
 
 
-class PairsModel(FlowModel):
+class PairsModel(FlowModel):  # type: ignore[misc]
     def load(self, source: str) -> VideoChat:
         chat = super().load(source)
         return PairsChat(chat.model, chat.processor)
@@ -56,7 +56,7 @@ def answer(model: FlowModel, clip: Path) -> str:
 def test_a_subclass_that_names_a_checkpoint_runs_under_a_flow(checkpoint: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     write_clip(clip)
-    kept = {}
+    kept: dict[str, Any] = {}
     for flow in ("none", "cross_frame"):
         model = MyModel(pretrained=str(checkpoint), flow=flow, records=str(tmp_path / flow), device="cpu")
         assert isinstance(answer(model, clip), str)
@@ -69,7 +69,7 @@ def test_a_subclass_that_names_a_checkpoint_runs_under_a_flow(checkpoint: Path, 
 def test_an_overridden_seam_changes_what_a_frame_is(checkpoint: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     write_clip(clip)
-    kept = {}
+    kept: dict[type[FlowModel], Any] = {}
     for wrapper in (MyModel, PairsModel):
         folder = tmp_path / wrapper.__name__
         model = wrapper(pretrained=str(checkpoint), flow="cross_frame", records=str(folder), device="cpu")

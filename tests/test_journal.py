@@ -9,14 +9,15 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from lmms_flow.errors import RecordError, RunError, SampleError
+from lmms_flow.records.fields import AnswerFields, RunFields
 from lmms_flow.records.journal import Journal, read_journal, slug
 from lmms_flow.records.key import digest, file_identity, sample_key
-from lmms_flow.records.record import FORMAT, SampleRecord
+from lmms_flow.records.record import FORMAT, SampleRecord, Status
 
 FULL = SampleRecord(
     id="clip-3",
@@ -39,9 +40,15 @@ FULL = SampleRecord(
 )
 
 
-def record(doc_id: int = 0, task: str = "t", **fields: object) -> SampleRecord:
-    values = {"id": str(doc_id), "task": task, "doc_id": doc_id, "status": "ok", "answer": "A", **fields}
-    return SampleRecord(**values)
+def record(doc_id: int = 0, task: str = "t", **fields: Any) -> SampleRecord:
+    values: dict[str, Any] = {
+        "id": str(doc_id),
+        "task": task,
+        "doc_id": doc_id,
+        "status": "ok",
+        "answer": "A",
+    }
+    return SampleRecord(**values | fields)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -59,6 +66,15 @@ def test_a_records_json_has_nothing_that_the_host_strips() -> None:
     thoughtful = record(answer="<think>left</think>A")
     assert "<" not in thoughtful.to_json()
     assert SampleRecord.from_json(thoughtful.to_json()) == thoughtful
+
+
+def test_every_field_of_a_record_is_known_by_the_run_the_answer_or_the_loop() -> None:
+    """By one of them alone, and with the same type as in the record."""
+    loop = {"id": str, "task": str, "doc_id": int, "status": Status, "reason": str, "answer": str}
+    run, answer = get_type_hints(RunFields), get_type_hints(AnswerFields)
+    known = [*loop.items(), *run.items(), *answer.items()]
+    record = {name: kind for name, kind in get_type_hints(SampleRecord).items() if name != "format"}
+    assert sorted(known, key=repr) == sorted(record.items(), key=repr)
 
 
 WITHOUT_ENGINE = {name: value for name, value in FULL.to_dict().items() if name != "engine"}
@@ -81,7 +97,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("says", OTHERS)
-def test_a_record_of_another_format_is_refused_by_name(tmp_path, says):
+def test_a_record_of_another_format_is_refused_by_name(tmp_path: Path, says: str) -> None:
     """In a journal with its file and line; a run and a report refuse it alike."""
     with Journal(tmp_path) as journal:
         journal.write("a", record(0))
@@ -108,19 +124,19 @@ def test_a_record_of_another_format_is_refused_by_name(tmp_path, says):
         ([], "the line of the journal is list, not a JSON object"),
     ],
 )
-def test_a_line_that_is_none_of_a_journal_is_refused(tmp_path, line, says):
+def test_a_line_that_is_none_of_a_journal_is_refused(tmp_path: Path, line: Any, says: str) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(RecordError, match=re.escape(f"{tmp_path / 't.jsonl'}, line 1: {says}")):
         read_journal(tmp_path)
 
 
 @pytest.mark.parametrize("rubbish", ["", "{", "\udce9", "[" * 100_000])
-def test_what_is_not_json_is_no_record(rubbish):
+def test_what_is_not_json_is_no_record(rubbish: str) -> None:
     with pytest.raises(RecordError, match="a record: not JSON, so it is no record"):
         SampleRecord.from_json(rubbish)
 
 
-def test_records_and_lines_say_their_format(tmp_path):
+def test_records_and_lines_say_their_format(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.write("a", FULL)
     (line,) = lines(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ def with_mlp(kind: Any, layer: int = 1) -> Any:
     return model.eval()
 
 
-PAST_THE_MASK = {
+PAST_THE_MASK: dict[str, tuple[Callable[[], Any], str]] = {
     "falcon_h1": (lambda: auto("falcon_h1", **MAMBA), "mamba"),
     "granitemoehybrid": (lambda: text_model("GraniteMoeHybrid", "eager", **HYBRID), "self_attn"),
     "inkling_text": (

@@ -98,7 +98,7 @@ _shapes: WeakKeyDictionary[nn.Module, tuple[Any, DecoderShape]] = WeakKeyDiction
 
 
 def ledger(
-    model: nn.Module, flow: Flow | str, layout: Layout | int, engine: str = "sparse", *, vision: int = 0
+    model: Any, flow: Flow | str, layout: Layout | int, engine: str = "sparse", *, vision: int = 0
 ) -> Ledger:
     """Counts one prompt's prefill on a loaded model of transformers, the head asked for the last position alone.
 
