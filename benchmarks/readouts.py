@@ -1,6 +1,6 @@
 """What a read-out costs: its time over that of one stock prefill.
 
-    python benchmarks/readouts.py [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--repeats 5]
+    python -m benchmarks.readouts [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--repeats 5]
 
 The prompt is the paper's 7B prompt (1,267 tokens, 1,152 of the video), the decoder a Llama with random weights and SDPA
 attention. The vocabulary is as many times the width as in a 7B (32,000 to 4,096), since what a lens costs hangs on it.
@@ -11,9 +11,7 @@ other work beside it counts for little, of the clock's on a GPU. The bytes are w
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +25,7 @@ from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.figures import keep, machine, seconds
 from lmms_flow.flow import PRESETS
 from lmms_flow.trace import (
     GenerationProbability,
@@ -62,16 +61,13 @@ def decoder(shape: str, device: str, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def seconds(run: Callable[[], Any], device: str) -> float:
-    if device != "cuda":
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+def spent(run: Callable[[], Any], device: str) -> float:
+    """Seconds: of this process on a CPU, of the clock on a GPU."""
+    if device == "cuda":
+        return seconds(run, device)
+    start = time.process_time()
     run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -101,14 +97,14 @@ def main() -> None:
 
     def prefill() -> float:
         with torch.inference_mode():
-            return seconds(lambda: model(input_ids=tokens, logits_to_keep=1, use_cache=False), args.device)
+            return spent(lambda: model(input_ids=tokens, logits_to_keep=1, use_cache=False), args.device)
 
     prefill()
     rows = []
     for what, read in readouts.items():
         held = sum(each.numel() * each.element_size() for each in read().values())
         pairs = [
-            (prefill(), seconds(read, args.device)) for _ in tqdm(range(args.repeats), desc=what, leave=False)
+            (prefill(), spent(read, args.device)) for _ in tqdm(range(args.repeats), desc=what, leave=False)
         ]
         taken = statistics.median(b for _, b in pairs)
         ratio = statistics.median(b / a for a, b in pairs)
@@ -116,23 +112,13 @@ def main() -> None:
             {"what": what, "shape": args.shape, "seconds": taken, "prefills": ratio, "bytes": held}
             | {"load": os.getloadavg()[0]}
         )
-    report(rows, args, layout.num_tokens)
+    report(rows, args)
 
 
-def report(rows: list[dict[str, Any]], args: argparse.Namespace, tokens: int) -> None:
-    """Writes the figures, and prints them."""
-    machine = {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "dtype": args.dtype,
-        "tokens": tokens,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"machine": machine, "figures": rows}, indent=1) + "\n")
-    table = Table("what", "seconds", "prefills", "bytes", title=f"{machine['device']}, {args.shape}")
+def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Writes the figures beside those that the file holds of this machine, and prints them."""
+    keep(rows, args, lambda one: (one["what"], one["shape"]))
+    table = Table("what", "seconds", "prefills", "bytes", title=f"{machine(args)['device']}, {args.shape}")
     for one in rows:
         numbers = f"{one['seconds']:.3f}", f"{one['prefills']:.2f}", f"{one['bytes']:,}"
         table.add_row(one["what"], *numbers)

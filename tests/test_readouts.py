@@ -21,6 +21,7 @@ from lmms_flow.trace import (
     logit_lens,
     read_out,
 )
+from lmms_flow.trace.lens import layers_within
 from tests.support import odd_models
 from tests.support.models import FAMILIES, tiny
 from tests.support.odd_models import LAYOUT, lively, text_model
@@ -282,6 +283,17 @@ def test_a_mistake_is_one_clear_line(name: str) -> None:
     with pytest.raises(FlowError, match=message) as caught:
         read(text_model(), odd_models.prompt())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.001, 1), (0.07, 2), (100.0, 4)])
+def test_layers_for_a_share_of_a_prefill(share: float, count: int) -> None:
+    """Evenly spread, and the last one is among them; no more products than the share of the layers' own."""
+    model = text_model(num_key_value_heads=4)
+    layers = layers_within(model, LAYOUT, share)
+    assert layers == {1: [4], 2: [2, 4], 4: [1, 2, 3, 4]}[count]
+    weights = sum(each.numel() for layer in model.model.layers for each in layer.parameters())
+    products = len(layers) * LAYOUT.size("video") * model.lm_head.weight.numel()
+    assert products <= share * LAYOUT.num_tokens * weights or count == 1
 
 
 def test_half_precision_is_read_in_fp32() -> None:
