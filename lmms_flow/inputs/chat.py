@@ -184,6 +184,7 @@ class VideoChat:
             )
         spread = [*offsets[:before], *(offsets[before] for _ in video), *offsets[before + 1 :]]
         spans = self.frame_spans(input_ids, video, len(frames.indices))
+        _check_merged(tensors, len(spans))
         prompt = EncodedPrompt(text, tuple(input_ids), tuple(spread), video, spans, self.keeps_breaks)
         return prompt, tensors
 
@@ -220,6 +221,17 @@ class VideoChat:
         """What fills a shorter row; no token ever reads it."""
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         return int(pad if pad is not None else end if end is not None else 0)
+
+
+def _check_merged(tensors: Mapping[str, Tensor], found: int) -> None:
+    """A processor that merges frames says how many are left: equal shares of the tokens would be parts of frames."""
+    grid = tensors.get("video_grid_thw")
+    left = found if grid is None else int(grid.reshape(-1, 3)[:, 0].sum())
+    if left != found:
+        raise SampleError(
+            f"the processor makes {left} frames of those that were read (it merges some), and frame_spans says "
+            f"{found}: override it (docs/adding-a-model.md)"
+        )
 
 
 def _pad(row: Tensor, width: int, value: int) -> Tensor:
