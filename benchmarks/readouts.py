@@ -3,9 +3,10 @@
     python -m benchmarks.readouts [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--repeats 5]
 
 The prompt is the paper's 7B prompt (1,267 tokens, 1,152 of the video), the decoder a Llama with random weights and SDPA
-attention. The vocabulary is as many times the width as in a 7B (32,000 to 4,096), since what a lens costs hangs on it.
-Figures are medians of ratios within one run, read-out and prefill in turn: of the processor's time on a CPU, so that
-other work beside it counts for little, of the clock's on a GPU. The bytes are what a read-out returns.
+attention. The vocabulary is as many times the width as in a 7B (32,000 to 4,096), since what a lens costs hangs on it;
+the depth changes no ratio. Figures are medians of ratios within one run, read-out and prefill in turn: of the
+processor's time on a CPU, so that other work beside it counts for little, of the clock's on a GPU. The bytes are what a
+read-out returns.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from lmms_flow.trace import (
 from lmms_flow.trace.lens import layers_within
 
 # name: width, MLP width, layers, heads
-SHAPES = {"small": (512, 1408, 32, 8), "7b": (4096, 11008, 32, 32)}
+SHAPES = {"small": (512, 1408, 8, 8), "7b": (4096, 11008, 32, 32)}
 LETTERS = (10, 11, 12, 13)
 
 
