@@ -15,16 +15,12 @@ from torch import Tensor
 
 from ..engine import SweepResult
 from ..errors import FlowError
+from ..flow.trace_settings import PAPER_WINDOW, scaled_to_depth
 
-PAPER_LAYERS = 32  # the depth that the widths below were chosen for
-PAPER_WINDOW = 9  # layers that one knockout cuts
+__all__ = ["EFFECTIVE", "PAPER_BIN", "PAPER_WINDOW", "LayerBins", "mean_relative_change", "scaled_to_depth"]
+
 PAPER_BIN = 5  # layers that one mean is taken over
 EFFECTIVE = -5.0  # per cent; a bin is effective if its mean change lies below
-
-
-def scaled_to_depth(width: int, num_layers: int) -> int:
-    """A number of layers of the paper's 32 in a model of another depth: rounded, one at the least."""
-    return max(1, round(width * num_layers / PAPER_LAYERS))
 
 
 def mean_relative_change(results: Iterable[SweepResult]) -> Tensor:
