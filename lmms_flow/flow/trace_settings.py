@@ -89,7 +89,7 @@ class TraceSettings:
 
         Raises FlowError for a word that is none.
         """
-        return cls(**_named(values))
+        return cls(**written(values))
 
     @classmethod
     def from_text(cls, text: str) -> TraceSettings:
@@ -119,12 +119,12 @@ class TraceSettings:
         Raises:
             FlowError: both say the same thing differently.
         """
-        written, settings = _named(own), self
+        said, settings = written(own), self
         for name, value in more.items():
             changed = replace(self, **{name: value})
-            if name in written and getattr(changed, name) != getattr(self, name):
+            if name in said and getattr(changed, name) != getattr(self, name):
                 raise FlowError(
-                    f"{where} says {name} {written[name]!r} and --model_args trace_{name}={value}: leave out one"
+                    f"{where} says {name} {said[name]!r} and --model_args trace_{name}={value}: leave out one"
                 )
             settings = replace(settings, **{name: value})
         return settings
@@ -160,7 +160,8 @@ def as_knockout(text: str) -> Knockout:
     return Knockout(source, target if colon else None)
 
 
-def _named(values: object) -> dict[str, Any]:
+def written(values: object) -> dict[str, Any]:
+    """The settings that somebody wrote, by their names. Raises FlowError for a name that is none."""
     if values is None:
         return {}
     if isinstance(values, str) or (isinstance(values, Iterable) and not isinstance(values, Mapping)):
