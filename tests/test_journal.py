@@ -9,14 +9,15 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from lmms_flow.errors import RecordError, RunError, SampleError
+from lmms_flow.records.fields import AnswerFields, RunFields
 from lmms_flow.records.journal import Journal, read_journal, slug
 from lmms_flow.records.key import digest, file_identity, sample_key
-from lmms_flow.records.record import FORMAT, SampleRecord
+from lmms_flow.records.record import FORMAT, SampleRecord, Status
 
 FULL = SampleRecord(
     id="clip-3",
@@ -59,6 +60,15 @@ def test_a_records_json_has_nothing_that_the_host_strips() -> None:
     thoughtful = record(answer="<think>left</think>A")
     assert "<" not in thoughtful.to_json()
     assert SampleRecord.from_json(thoughtful.to_json()) == thoughtful
+
+
+def test_every_field_of_a_record_is_known_by_the_run_the_answer_or_the_loop() -> None:
+    """By one of them alone, and with the same type as in the record."""
+    loop = {"id": str, "task": str, "doc_id": int, "status": Status, "reason": str, "answer": str}
+    run, answer = get_type_hints(RunFields), get_type_hints(AnswerFields)
+    known = [*loop.items(), *run.items(), *answer.items()]
+    record = {name: kind for name, kind in get_type_hints(SampleRecord).items() if name != "format"}
+    assert sorted(known, key=repr) == sorted(record.items(), key=repr)
 
 
 WITHOUT_ENGINE = {name: value for name, value in FULL.to_dict().items() if name != "engine"}

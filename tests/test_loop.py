@@ -290,7 +290,7 @@ def test_a_wrong_number_of_outcomes_ends_the_run() -> None:
 
 
 def test_a_field_that_a_record_has_not_ends_the_run() -> None:
-    wrong = RequestLoop(key=lambda s: "", answer=lambda batch: [Outcome.ok("A", colour="red")])
+    wrong = RequestLoop(key=lambda s: "", answer=lambda batch: [Outcome.ok("A", colour="red")])  # type: ignore[call-arg]
     with pytest.raises(RunError, match="colour"):
         wrong.run([request(0)], DOCS)
 

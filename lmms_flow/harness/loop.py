@@ -20,6 +20,7 @@ from lmms_flow.errors import SAMPLE_FAILURES, MissingVideoError, RunError, Sampl
 from lmms_flow.harness import host
 from lmms_flow.harness.sample import Outcome, Sample, describe, id_of, takes_records, unpack
 from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
+from lmms_flow.records.fields import RunFields
 from lmms_flow.records.journal import Journal
 from lmms_flow.records.record import SampleRecord
 
@@ -69,7 +70,7 @@ class RequestLoop:
     batch_size: int = 1
     on_error: Literal["raise", "record"] = "raise"
     rank: int = 0
-    fields: Callable[[str, Mapping[str, Any], Sample | None], Mapping[str, Any]] = lambda *_: {}
+    fields: Callable[[str, Mapping[str, Any], Sample | None], RunFields] = lambda *_: RunFields()
     ahead: Callable[[list[Sample]], None] = lambda samples: None
     served: int = field(default=0, init=False)
     missing_clips: int = field(default=0, init=False)  # samples that were skipped for it

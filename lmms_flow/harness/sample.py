@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 from lmms_flow.errors import SampleError
 from lmms_flow.harness import host
+from lmms_flow.records.fields import AnswerFields, RunFields
 from lmms_flow.records.record import SampleRecord, Status
 
 
@@ -68,32 +69,37 @@ def takes_records(metadata: Mapping[str, Any] | None) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model made of a sample; ``details`` are fields of :class:`SampleRecord`, such as ``frames``."""
+    """What a model made of a sample; ``details`` are fields of its record, such as ``frames``."""
 
     status: Status
     answer: str = ""
     reason: str = ""
     path: str | None = None  # the file that an error is about
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: AnswerFields = field(default_factory=AnswerFields)
 
     @classmethod
-    def ok(cls, answer: str, **details: Any) -> Outcome:
+    def ok(cls, answer: str, **details: Unpack[AnswerFields]) -> Outcome:
         """An answer, with what is known about it."""
         return cls("ok", answer=answer, details=details)
 
     @classmethod
-    def failed(cls, error: SampleError, **details: Any) -> Outcome:
+    def failed(cls, error: SampleError, **details: Unpack[AnswerFields]) -> Outcome:
         """An error, or a skipped sample where that is what was raised."""
         return cls(
             "skipped" if error.is_skip else "error", reason=str(error), path=error.path, details=details
         )
 
-    def record(
-        self, task: str, doc_id: int, sample_id: str, common: Mapping[str, Any] | None = None
-    ) -> SampleRecord:
-        """The record of a sample; ``details`` win over the run's ``common`` fields.
+    def record(self, task: str, doc_id: int, sample_id: str, run: RunFields) -> SampleRecord:
+        """The record of a sample.
 
-        Raises ``TypeError`` for a field that a record has not.
+        Args:
+            task: the sample's.
+            doc_id: its document's place in the split.
+            sample_id: the document's own id (:func:`id_of`).
+            run: what every record of the request says.
+
+        Raises:
+            TypeError: a field is none of a record's.
         """
         return SampleRecord(
             id=sample_id,
@@ -102,7 +108,8 @@ class Outcome:
             status=self.status,
             reason=self.reason,
             answer=self.answer,
-            **{**(common or {}), **self.details},
+            **run,
+            **self.details,
         )
 
 

@@ -29,6 +29,7 @@ from lmms_flow.inputs.groups import EncodedPrompt, PromptGroups, find_groups
 from lmms_flow.inputs.options import find_options
 from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 from lmms_flow.inputs.video import Frames
+from lmms_flow.records.fields import PromptFields
 from lmms_flow.records.key import digest
 from lmms_flow.runner.generation import cut_at_stops, generation_arguments
 
@@ -232,7 +233,7 @@ class Answerer:
         """The probability that the answer begins with this letter, with or without a space in front of it."""
         return float(probabilities[self.loaded.tokens_of_letter(letter)].sum())
 
-    def _details(self, one: Asked, vision: int) -> dict[str, Any]:
+    def _details(self, one: Asked, vision: int) -> PromptFields:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
         frames = one.question.frames
         num_tokens = len(one.question.prompt.input_ids)

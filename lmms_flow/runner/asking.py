@@ -12,6 +12,7 @@ from lmms_flow.flow.controls import NONE
 from lmms_flow.harness import host
 from lmms_flow.harness.host_flags import Flags
 from lmms_flow.harness.sample import QuestionId, Sample, question_of
+from lmms_flow.records.fields import RunFields
 from lmms_flow.records.key import file_identity, package_versions, sample_key
 
 from .generation import generation_key
@@ -83,7 +84,7 @@ class Asking:
             **package_versions(),
         }
 
-    def fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> dict[str, Any]:
+    def fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> RunFields:
         """What every record of a request says."""
         loaded, args = self.loaded, self.loaded.args
         num_frames, category = int(metadata.get("num_frames") or args.num_frames), ""
@@ -92,7 +93,7 @@ class Asking:
             with suppress(SampleError):
                 clip = loaded.clip(sample)
                 num_frames = clip.num_frames if clip else 0
-        fields = {
+        fields: RunFields = {
             "engine": args.engine,
             "checkpoint": loaded.checkpoint,
             "base": str(metadata.get("base") or task),
