@@ -1,7 +1,8 @@
 """The fields of a record by who knows them: the run, for every sample of a request, or the answer to one sample.
 
-Together with what the request loop adds (id, task, doc_id, status, reason, answer) they are the fields of
-:class:`lmms_flow.records.record.SampleRecord`, which says what each of them means. A test holds them to that.
+Together with what the request loop adds (id, task, doc_id, status, reason, answer) and the journal (arrays, shapes) they
+are the fields of :class:`lmms_flow.records.record.SampleRecord`, which says what each of them means. A test holds them
+to that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class RunFields(TypedDict, total=False):
     base: str
     category: str
     protocol: str
+    trace: str
 
 
 class PromptFields(TypedDict, total=False):
@@ -37,6 +39,7 @@ class PromptFields(TypedDict, total=False):
     flops_full: int | None
     prompt_digest: str
     data_digest: str
+    clip: str
     notes: tuple[str, ...]
 
 

@@ -185,6 +185,14 @@ class LoadedModel:
             self.args.reader,
         )
 
+    def clip_digest(self, sample: Sample) -> str:
+        """The video's file by what is in it, wherever it lies; empty for a question without one."""
+        clip = self.clip(sample)
+        if clip is None:
+            return ""
+        identity = file_identity(clip.path)
+        return digest([identity["size"], identity["pieces"]])[:16]
+
     def data_digest(self, sample: Sample) -> str:
         """What was asked about: the document without the place of its files, and the video's size and bounds."""
         clip = self.clip(sample)
