@@ -40,7 +40,9 @@ class TraceTask(FlowTask):
             TraceSettings.from_mapping(self.trace)
         except FlowError as error:
             raise RunError(f"task {name}: {error}") from None
-        super().__init__({key: value for key, value in config.items() if key != "trace"} | {"flow": NONE.name})
+        super().__init__(
+            {key: value for key, value in config.items() if key != "trace"} | {"flow": NONE.name}
+        )
 
     def what_it_asks(self) -> str:
         """What a model has to be able to do, for an error."""

@@ -71,7 +71,11 @@ class Wanted:
     @classmethod
     def of(cls, needed: Flow | Wanted) -> Wanted:
         """Those of a flow."""
-        return needed if isinstance(needed, Wanted) else cls(frozenset(needed.groups()), f"the flow {needed.text!r}")
+        return (
+            needed
+            if isinstance(needed, Wanted)
+            else cls(frozenset(needed.groups()), f"the flow {needed.text!r}")
+        )
 
 
 def find_groups(
@@ -105,13 +109,9 @@ def find_groups(
     if not text[begin + (len(QUESTION_LABEL) if label >= 0 else 0) : end].strip():
         raise SampleError("the question is empty: the prompt has no text after the video")
     if not options and named & {"options", "true_option", "false_options"}:
-        raise SampleError(
-            f"no options were recognised in the question, and {wanted.whose} names them"
-        )
+        raise SampleError(f"no options were recognised in the question, and {wanted.whose} names them")
     if true is None and named & {"true_option", "false_options"}:
-        raise SampleError(
-            f"the document does not say which option is true, and {wanted.whose} needs to know"
-        )
+        raise SampleError(f"the document does not say which option is true, and {wanted.whose} needs to know")
     groups = _base_groups(prompt, start + begin, start + end)
     question = groups["question"]
     first_word = begin + len(QUESTION_LABEL) if label >= 0 else begin

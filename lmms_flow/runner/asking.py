@@ -77,7 +77,9 @@ class Asking:
     def check_traces(self, requests: Sequence[Any]) -> None:
         """Raises RunError where what a trace reads out could not be kept, or its settings mean nothing here."""
         tasks = {
-            host.arguments_of(request)[4]: request.metadata for request in requests if traced(request.metadata)
+            host.arguments_of(request)[4]: request.metadata
+            for request in requests
+            if traced(request.metadata)
         }
         for task, metadata in tasks.items():
             self.trace(task, metadata)
