@@ -1,7 +1,7 @@
 """What a trace reads out of one question, beside its answer: the sweep of a map, and the read-outs of one prefill.
 
-Each kind is a function of `trace/` or `engine/` over (model, inputs, layout); here they get what the loaded model knows,
-and what they give is put under its names, with what a reader must know of the axes.
+Each kind is a function of `trace/` or `engine/` over (model, inputs, layout); here they get what the loaded model
+knows, and what they give is put under its names, with what a reader must know of the axes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What is read out of a model's runs: curves of knockouts and the pathway that follows from them, read-outs of layers.
 
-`generation_probability`, `logit_lens` and `attention_to_video` take (model, inputs, layout, ...) and give named tensors;
-`read_out` runs several of them in one prefill. A `FlowMap` holds what knockouts did to the answers of many questions.
+`generation_probability`, `logit_lens` and `attention_to_video` take (model, inputs, layout, ...) and give named
+tensors; `read_out` runs several of them in one prefill. A `FlowMap` holds what knockouts did to the answers of many
+questions.
 """
 
 from .attention import VideoAttention, attention_to_video
