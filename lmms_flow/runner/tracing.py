@@ -148,5 +148,5 @@ def _summed(candidates: Tensor, counts: Sequence[int]) -> Tensor:
     """Probabilities of each letter's tokens added up, fp32 [..., option]."""
     if not counts:
         return candidates.new_zeros(*candidates.shape[:-1], 0).float()
-    parts = candidates.float().split(list(counts), dim=-1)
+    parts = torch.split(candidates.float(), list(counts), dim=-1)
     return torch.stack([part.sum(-1) for part in parts], dim=-1)
