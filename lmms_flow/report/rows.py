@@ -78,7 +78,9 @@ def _unreadable(log: Path, line: Mapping[str, Any], known: SampleRecord | None, 
     """A sample of which only its number is known; it is of the arm of the log's other samples."""
     task = _task(known) if known else task_of(log)
     lost = ScoredSample(task, int(line["doc_id"]), None, "unreadable", reason=reason)
-    return Row(lost, arm_key(known), frames_of(known)) if known else Row(lost, None)
+    if known is None:
+        return Row(lost, None)
+    return Row(lost, arm_key(known), frames_of(known), is_trace=bool(known.trace))
 
 
 def _right(metric: str, value: Any) -> bool | None:
