@@ -25,6 +25,8 @@ class RunFields(TypedDict, total=False):
     category: str
     protocol: str
     trace: str
+    num_layers: int | None
+    runtime: str
 
 
 class PromptFields(TypedDict, total=False):
@@ -40,6 +42,7 @@ class PromptFields(TypedDict, total=False):
     prompt_digest: str
     data_digest: str
     clip: str
+    video: str
     notes: tuple[str, ...]
 
 

@@ -93,6 +93,12 @@ def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+def clip_digest(path: str | os.PathLike[str]) -> str:
+    """A video's file by what is in it, wherever it lies. Raises :class:`SampleError` as :func:`file_identity` does."""
+    identity = file_identity(path)
+    return digest([identity["size"], identity["pieces"]])[:16]
+
+
 @lru_cache(maxsize=100_000)
 def _pieces(path: str, size: int, *changed: int) -> str:
     """A hash of a file's start, middle and end; read again when anything about the file changed."""

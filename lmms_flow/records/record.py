@@ -58,6 +58,9 @@ class SampleRecord:
     data_digest: str = ""  # of the document and the identity of its video
     notes: tuple[str, ...] = ()  # such as: a knockout's group is empty in this prompt
     clip: str = ""  # of the video's file: questions about one clip are no independent samples
+    video: str = ""  # where that file was; its frames are read again to show them
+    num_layers: int | None = None  # of the decoder
+    runtime: str = ""  # numbers and device, attention, versions: one line
     trace: str = ""  # the settings of a trace (`TraceSettings.to_text`); empty for an arm
     arrays: str = ""  # what a trace read out: its file, in the folder of the records
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of the arrays in that file

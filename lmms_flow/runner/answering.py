@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -253,6 +254,11 @@ class Answerer:
         """The probability that the answer begins with this letter, with or without a space in front of it."""
         return float(probabilities[self.loaded.tokens_of_letter(letter)].sum())
 
+    def _video(self, sample: Sample) -> str:
+        """Where the file of its frames is."""
+        clip = self.loaded.clip(sample)
+        return os.path.abspath(clip.path) if clip else ""
+
     def _details(self, one: Asked, vision: int) -> PromptFields:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
         frames = one.question.frames
@@ -285,6 +291,7 @@ class Answerer:
             "prompt_digest": digest(one.question.prompt.text)[:16],
             "data_digest": self.loaded.data_digest(one.sample),
             "clip": self.loaded.clip_digest(one.sample),
+            "video": self._video(one.sample),
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lmms_flow.errors import FlowError, RunError, SampleError, SkippedSampleError
@@ -123,6 +124,15 @@ class Asking:
             **package_versions(),
         }
 
+    @cached_property
+    def _runtime_in_words(self) -> str:
+        """What a reader must know to run it again: `float32 on cpu, sdpa attention, lmms-flow 0.1.0, torch 2.15.0`."""
+        loaded = self.loaded
+        found = package_versions()
+        versions = [f"{name} {found[name]}" for name in ("lmms-flow", "torch", "transformers") if found[name]]
+        numbers = f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device.type}"
+        return ", ".join([numbers, f"{loaded.args.attn_implementation} attention", *versions])
+
     def fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> RunFields:
         """What every record of a request says."""
         loaded, args = self.loaded, self.loaded.args
@@ -140,6 +150,8 @@ class Asking:
             "protocol": str(metadata.get("protocol") or "stock"),
             "num_frames": num_frames,
             "vision": "released" if args.released_vision else "",
+            "num_layers": loaded.flows.own.bound.num_layers,
+            "runtime": self._runtime_in_words,
         }
         trace = self.trace(task, metadata)
         if trace is not None:

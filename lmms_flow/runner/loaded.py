@@ -18,7 +18,7 @@ from lmms_flow.inputs.forms import FORMS, LETTERS, question_text
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.read_ahead import Clip
 from lmms_flow.inputs.video import Frames, read_frames
-from lmms_flow.records.key import digest, file_identity
+from lmms_flow.records.key import clip_digest, digest, file_identity
 
 from .arguments import ModelArguments
 from .flows import Flows
@@ -190,8 +190,7 @@ class LoadedModel:
         clip = self.clip(sample)
         if clip is None:
             return ""
-        identity = file_identity(clip.path)
-        return digest([identity["size"], identity["pieces"]])[:16]
+        return clip_digest(clip.path)
 
     def data_digest(self, sample: Sample) -> str:
         """What was asked about: the document without the place of its files, and the video's size and bounds."""

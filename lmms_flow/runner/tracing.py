@@ -32,6 +32,8 @@ from lmms_flow.trace.reading import ReadOut, read_out
 
 from .loaded import LoadedModel
 
+LENS_TOKENS = "logit_lens.tokens"
+
 
 def wanted(settings: TraceSettings) -> Wanted:
     """The groups that a trace needs to know of a prompt."""
@@ -65,6 +67,8 @@ class Tracer:
         readouts = list(self._readouts())
         if readouts:
             tensors |= read_out(self.loaded.model, self.inputs, self.groups.layout, *readouts)
+        if LENS_TOKENS in tensors:
+            about["words"] = self._words(tensors[LENS_TOKENS])
         return Arrays({name: tensor.cpu().numpy() for name, tensor in tensors.items()}, about)
 
     @property
@@ -89,6 +93,11 @@ class Tracer:
         """The tokens that are this letter when they are decoded alone, as the paper's code reads an answer."""
         decode = self.loaded.tokenizer.decode
         return [token for token in self.loaded.tokens_of_letter(letter) if decode([token]) == letter]
+
+    def _words(self, tokens: Tensor) -> dict[str, str]:
+        """What the most probable tokens of a lens are called, each decoded alone: who reads the arrays has no model."""
+        first: list[int] = tokens[..., 0].unique().tolist()
+        return {str(token): self.loaded.tokenizer.decode([token]) for token in first}
 
     # The map
 
