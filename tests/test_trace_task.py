@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,16 @@ def load(folder: Path, model: str = OURS, **lines: Any) -> Any:
     return made.load_task_or_group(["mine"], "chat")
 
 
-def run(records: Path, *tasks: str, limit: int = QUESTIONS, **arguments: Any) -> dict[str, Any]:
+def run(folder: Path, *tasks: str, limit: int = QUESTIONS, **arguments: Any) -> dict[str, Any]:
     plugin.make_tasks_known()
-    out = simple_evaluate(
+    return simple_evaluate(  # type: ignore[no-any-return]
         model=LlavaVidFlow(
-            **{"pretrained": "flow-tiny", "device": "cpu", "records": str(records)} | arguments
+            **{"pretrained": "flow-tiny", "device": "cpu", "records": str(folder)} | arguments
         ),
         tasks=list(tasks),
         limit=limit,
         task_manager=TaskManager(include_defaults=False, model_name=OURS),
     )
-    return out  # type: ignore[no-any-return]
 
 
 def test_four_lines_make_a_trace_of_a_task_or_of_a_group(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_four_lines_make_a_trace_of_a_task_or_of_a_group(tmp_path: Path) -> None
     [
         ({"trace": "map"}, "it has no base; write four lines: task, class, base .* and trace"),
         ({"base": BASE}, "it has no trace; write four lines"),
-        ({"base": "flowbench"}, "it has no trace; write four lines"),
+        ({"base": "flowbench"}, r"it has no flow; write four lines: .* \(a TraceTask: trace\)"),
         ({"base": BASE, "trace": "mpa"}, "there is no kind of trace 'mpa'; did you mean 'map'?"),
         ({"base": "flowbench_object_cuont", "trace": "map"}, "no task 'flowbench_object_cuont'"),
         ({"base": BASE, "trace": "map", "flow": "blind"}, "leave flow 'blind' out"),
@@ -165,7 +165,8 @@ def test_the_arrays_are_those_of_the_public_functions(undisturbed: tuple[Path, d
         assert about["true_letter"] == row["answer_letter"] == doc["target"]
         assert about["num_tokens"] == prompt.layout.num_tokens
         letters = [model.tokens_of_letter(letter) for letter in prompt.letters]
-        assert all(len(tokens) == 1 for tokens in letters)
+        each = (len(letters), 2)  # a letter alone, and behind a space
+        assert [len(tokens) for tokens in letters] == [2] * len(letters)
         with torch.inference_mode():
             result = sweep(
                 model,
@@ -179,7 +180,8 @@ def test_the_arrays_are_those_of_the_public_functions(undisturbed: tuple[Path, d
         np.testing.assert_allclose(
             values["map.probability"], result.probabilities.numpy(), rtol=1e-5, atol=1e-7
         )
-        np.testing.assert_allclose(values["map.options"], result.candidates.numpy(), rtol=1e-5, atol=1e-7)
+        summed = result.candidates.unflatten(-1, each).sum(-1)
+        np.testing.assert_allclose(values["map.options"], summed.numpy(), rtol=1e-5, atol=1e-7)
         assert np.array_equal(values["map.prediction"], result.predictions.numpy())
         options = np.array(list(one.record.options.values()))
         np.testing.assert_allclose(values["map.baseline_options"], options, rtol=1e-4, atol=1e-7)
@@ -239,6 +241,28 @@ def test_a_mistake_in_the_arguments_is_one_line(arguments: dict[str, Any], says:
 
     with pytest.raises(RunError, match=says):
         read_arguments(arguments)
+
+
+def test_a_dry_run_says_the_costs_and_keeps_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "records"
+    with pytest.raises(SystemExit) as ended:
+        run(records, BASE, "flowbench_flow_map_object_count", dry_run=True)
+    assert ended.value.code == 0
+    plain, traced, total = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("dry run")
+    ]
+    assert plain.startswith(f"dry run: flow none: {QUESTIONS} questions of {BASE}; one takes ") == (
+        "trace" not in plain
+    )
+    told = {
+        ("trace" in line): float(re.search(r"one takes ([\d.]+) GFLOPs", line)[1]) for line in (plain, traced)
+    }  # type: ignore[index]
+    assert told[True] > 5 * told[False] > 0, "a map costs several prefills"
+    assert "trace map (13 knockouts)" in plain + traced
+    assert "GiB" in total
+    assert not records.exists()
 
 
 @pytest.mark.parametrize(
