@@ -15,6 +15,7 @@ from ..table import Column, Table, flops, one_line, percent
 from .parts import Block, Section, short_checkpoint
 from .pictures import PANEL, Picture, slug
 
+LONG = ("tests-by-task",)  # behind a click as a whole
 FOLDED = ("flips", "not-scored")  # long lists, one fold an arm
 LEAD = (
     "Accuracies in per cent with Wilson's 95 % intervals, differences in points on the questions that both arms "
@@ -30,7 +31,7 @@ def board_sections(made: Sequence[tuple[Board, Sequence[Table]]], commands: Sequ
         rest = [table for table in whole if table.name != "leaderboard"]
         blocks = [Block(table=table) for table in first]
         blocks += [Block(pictures=tuple(pictures(board)))]
-        blocks += [Block(table=table) for table in rest]
+        blocks += [Block(table=table, fold=table.title if table.name in LONG else "") for table in rest]
         blocks += list(_folds(board, tables))
         name = slug("board", board.benchmark)
         yield Section(name, f"Leaderboard: {board.benchmark}", LEAD, tuple(blocks), tuple(commands))

@@ -115,8 +115,7 @@ def _sections(
     options: Options,
 ) -> Iterable[Section]:
     of_arms, of_traces = commands(reading.runs, traces=False), commands(reading.runs, traces=True)
-    notes = dict.fromkeys(note for board in boards for note in board.notes)
-    yield ran_section(reading.runs, boards, notes)
+    yield ran_section(reading.runs, boards)
     yield from board_sections(tables, of_arms)
     maps = map_section(drawn, of_traces)
     if maps:

@@ -15,6 +15,7 @@ from ...trace.discovery import LayerBins
 from .pictures import PANEL
 
 MINUS = "−"
+LEAST = 4.0  # per cent that a panel spans at the least
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -51,7 +52,10 @@ def draw_curve(axes: Any, curve: Curve, style: Style, label: str) -> None:
 
 
 def finish(axes: Any, title: str, ylabel: str, xlabel: str = "layer (centre of the window)") -> None:
-    """Zero line, whole layers on x."""
+    """Zero line, whole layers on x; what is hardly there does not fill the panel."""
+    low, high = axes.get_ylim()
+    if high - low < LEAST:
+        axes.set_ylim(min(low, -0.75 * LEAST) if high <= 0.25 * LEAST else low, max(high, 0.25 * LEAST))
     axes.axhline(0, color=ZERO, lw=0.8, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel(xlabel)
@@ -87,7 +91,7 @@ def pathway_figure(bins: Sequence[tuple[str, LayerBins]], title: str) -> Figure:
             axes.barh(row, len(layers), left=layers[0] - 0.5, height=0.62, color=style.colour, alpha=alpha)
             if len(each.means) <= 10:
                 middle = (layers[0] + layers[-1]) / 2
-                axes.text(middle, row, f"{mean:.0f}".replace("-", MINUS), ha="center", va="center", fontsize=7)
+                axes.text(middle, row, f"{round(mean)}".replace("-", MINUS), ha="center", va="center", fontsize=7)
         kept = each.effective()
         if kept:
             axes.plot([kept[0] - 0.5, kept[-1] + 0.5], [row + 0.4] * 2, color=style.colour, lw=3, solid_capstyle="butt")

@@ -104,6 +104,8 @@ def _failures(board: Board) -> str:
     if not found:
         entry = _first(board)
         wrong = entry.accuracy.total - entry.accuracy.right
+        if not wrong:
+            return f"{_called(entry).capitalize()} answers none of them wrong, so there is nothing that a cut could repair."
         return f"{_called(entry).capitalize()} answers {wrong} questions wrong, and no cut was tried on them."
     best = max(found, key=lambda one: (one.share.value, -one.lost))
     if not best.repaired:
