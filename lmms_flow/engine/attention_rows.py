@@ -39,10 +39,9 @@ def pooled(weights: Weights, rows: Tensor, heads: Pooling) -> Tensor:
     for part in weights.of(rows):
         count += len(part)
         one = part.sum(0) if heads == "mean" else part.amax(0)
-        if found is None:
-            found = one
-        else:
-            found = found + one if heads == "mean" else torch.maximum(found, one)
+        if found is not None:
+            one = found + one if heads == "mean" else torch.maximum(found, one)
+        found = one
     assert found is not None
     return found / count if heads == "mean" else found
 

@@ -1,8 +1,8 @@
 """What read-outs take from a model while it runs: hidden states and attention weights of chosen rows.
 
 Hooks on the model's own modules hand each layer's states to the readers as they come and go. Attention is seen where
-transformers hands it to the attention function: queries, keys, mask and scale of the very call, of every family. Nothing
-is kept but what a reader keeps.
+transformers hands it to the attention function: queries, keys, mask and scale of the very call, of every family.
+Nothing is kept but what a reader keeps.
 """
 
 from __future__ import annotations

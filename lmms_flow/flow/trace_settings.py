@@ -179,16 +179,15 @@ def written(values: object) -> dict[str, Any]:
 
 def _words(value: object, what: str) -> list[str]:
     """A list of words, or one text in which they are joined by `+`."""
-    words = (
-        value.split("+")
-        if isinstance(value, str)
-        else list(value)
-        if isinstance(value, Iterable)
-        else [value]
-    )
-    if not words or not all(isinstance(word, str) and word.strip() for word in words):
+    given: list[object] = [value]
+    if isinstance(value, str):
+        given = list(value.split("+"))
+    elif isinstance(value, Iterable):
+        given = list(value)
+    words = [word.strip() for word in given if isinstance(word, str) and word.strip()]
+    if not words or len(words) < len(given):
         raise FlowError(f"{what} are a list of names, or names joined by '+', not {value!r}")
-    return [word.strip() for word in words]
+    return words
 
 
 def _kinds(value: object) -> tuple[str, ...]:

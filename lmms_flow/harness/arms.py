@@ -1,9 +1,9 @@
 """The arms and traces of a benchmark, as tasks of their own, by one pattern of names.
 
 For a benchmark `tvbench_flow` there are `tvbench_flow_effective`, `tvbench_flow_blind` and so on, for each of its
-sub-tasks `tvbench_flow_blind_action_antonym`, and `tvbench_flow_leaderboard` with all of them beside the baseline. In the
-same way there is `tvbench_flow_map` and one for each other kind of trace, and `tvbench_flow_trace` that reads all kinds.
-They are not files: each is the four lines that a user would write, made when lmms-eval lists its tasks.
+sub-tasks `tvbench_flow_blind_action_antonym`, and `tvbench_flow_leaderboard` with all of them beside the baseline. In
+the same way there is `tvbench_flow_map` and one for each other kind of trace, and `tvbench_flow_trace` that reads all
+kinds. They are not files: each is the four lines that a user would write, made when lmms-eval lists its tasks.
 """
 
 from __future__ import annotations

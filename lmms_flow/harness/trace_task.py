@@ -5,8 +5,8 @@
     base: tvbench_action_antonym
     trace: map
 
-`base` is a task, a group or a tag that lmms-eval knows. `trace` is a kind, a list of kinds, or settings by their names:
-`trace: {kinds: map, knockouts: [cross_frame, "video:question"], window: 5, style: center, layers: 1-16}` (docs/maps.md).
+`base` is a task, a group or a tag that lmms-eval knows. `trace` is a kind, a list of kinds, or settings by their names
+(docs/maps.md): `trace: {kinds: map, knockouts: [cross_frame, "video:question"], window: 5, style: center}`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The fields of a record by who knows them: the run, for every sample of a request, or the answer to one sample.
 
-Together with what the request loop adds (id, task, doc_id, status, reason, answer) and the journal (arrays, shapes) they
-are the fields of :class:`lmms_flow.records.record.SampleRecord`, which says what each of them means. A test holds them
-to that.
+Together with what the request loop adds (id, task, doc_id, status, reason, answer) and what the journal adds (arrays,
+shapes) they are the fields of :class:`lmms_flow.records.record.SampleRecord`, which says what each of them means. A
+test holds them to that.
 """
 
 from __future__ import annotations

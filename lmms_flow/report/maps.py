@@ -7,7 +7,8 @@ for each in read_maps("out"):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,30 +36,36 @@ def read_maps(folders: str | Path | Folders, records: Folders = ()) -> list[Flow
 
 def maps_of(traced: Sequence[Traced]) -> list[FlowMap]:
     """The flow maps among traced samples. Raises ReportError where the arrays of one can't be read."""
-    found: dict[tuple[Any, ...], list[MapSample]] = {}
+    found: dict[tuple[object, ...], tuple[FlowMap, list[MapSample]]] = {}
     for one in traced:
         if PROBABILITY in one.record.shapes:
             arrays = one.arrays()
-            found.setdefault(_asked(one, arrays.about), []).append(_sample(one, arrays))
+            asked = _asked(one, arrays.about)
+            found.setdefault(asked.asked, (asked, []))[1].append(_sample(one, arrays))
     return [
-        FlowMap(*asked, tuple(samples)) for asked, samples in sorted(found.items(), key=lambda item: item[0])
+        replace(asked, samples=tuple(samples)) for _, (asked, samples) in sorted(found.items(), key=_first)
     ]
 
 
-def _asked(one: Traced, about: Any) -> tuple[Any, ...]:
-    """What the questions of a map have in common: the fields of `FlowMap` but the last."""
+def _first(item: tuple[tuple[object, ...], object]) -> Any:
+    return item[0]
+
+
+def _asked(one: Traced, about: Mapping[str, Any]) -> FlowMap:
+    """What the questions of a map have in common; no question yet."""
     record = one.record
     try:
-        return (
-            arm_key(record)[0],
-            benchmark_of(record.base),
-            record.protocol,
-            frames_of(record),
-            tuple(about["knockouts"]),
-            tuple(about["centres"]),
-            int(about["window"]),
-            str(about["style"]),
-            int(about["num_layers"]),
+        return FlowMap(
+            checkpoint=arm_key(record)[0],
+            benchmark=benchmark_of(record.base),
+            protocol=record.protocol,
+            frames=frames_of(record),
+            knockouts=tuple(map(str, about["knockouts"])),
+            centres=tuple(map(int, about["centres"])),
+            window=int(about["window"]),
+            style=str(about["style"]),
+            num_layers=int(about["num_layers"]),
+            samples=(),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(one, error) from None
@@ -84,12 +91,18 @@ def _sample(one: Traced, arrays: Arrays) -> MapSample:
             options=values["map.options"].astype(np.float64),
             prediction=values["map.prediction"].astype(np.int64),
             true_tokens=letter_tokens.get(true, ()),
-            right=None if true is None else int(about["answer_token"]) in letter_tokens[true],
+            right=None if true is None else _is_right(record, str(about["answer"]), about, true),
         )
         _check(made, len(about["knockouts"]), len(about["centres"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _unreadable(one, error) from None
     return made
+
+
+def _is_right(record: SampleRecord, answer: str, about: Mapping[str, Any], true: str) -> bool:
+    """Whether the first token is the right letter; in the paper's protocol the baseline's may be of either case."""
+    same = answer.upper() == true and record.protocol == "paper"
+    return same or int(about["answer_token"]) in about["letter_tokens"][true]
 
 
 def _check(made: MapSample, knockouts: int, centres: int) -> None:

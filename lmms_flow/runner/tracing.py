@@ -1,7 +1,7 @@
 """What a trace reads out of one question, beside its answer: the sweep of a map, and the read-outs of one prefill.
 
-Each kind is a function of `trace/` or `engine/` over (model, inputs, layout); here they get what the loaded model knows,
-and what they give is put under its names, with what a reader must know of the axes.
+Each kind is a function of `trace/` or `engine/` over (model, inputs, layout); here they get what the loaded model
+knows, and what they give is put under its names, with what a reader must know of the axes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Tracer:
 
     def _words(self, tokens: Tensor) -> dict[str, str]:
         """What the most probable tokens of a lens are called, each decoded alone: who reads the arrays has no model."""
-        first: list[int] = tokens[..., 0].unique().tolist()
+        first: list[int] = torch.unique(tokens[..., 0]).tolist()  # type: ignore[no-untyped-call]
         return {str(token): self.loaded.tokenizer.decode([token]) for token in first}
 
     # The map
@@ -157,5 +157,5 @@ def _summed(candidates: Tensor, counts: Sequence[int]) -> Tensor:
     """Probabilities of each letter's tokens added up, fp32 [..., option]."""
     if not counts:
         return candidates.new_zeros(*candidates.shape[:-1], 0).float()
-    parts = candidates.float().split(list(counts), dim=-1)
+    parts = torch.split(candidates.float(), list(counts), dim=-1)
     return torch.stack([part.sum(-1) for part in parts], dim=-1)

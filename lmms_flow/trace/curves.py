@@ -8,7 +8,7 @@ samples, so the intervals are drawn by clip.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import FlowError, nearest
 from ..flow.trace_settings import SHALLOWEST, scaled_to_depth
-from .discovery import PAPER_BIN, LayerBins
+from .bins import PAPER_BIN, LayerBins
 
 Array: TypeAlias = NDArray[np.float64]
 Of: TypeAlias = Literal["answer", "true_option"]
@@ -118,6 +118,11 @@ class FlowMap:
     style: str
     num_layers: int
     samples: tuple[MapSample, ...]
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """All but the samples: what tells maps apart."""
+        return tuple(getattr(self, item.name) for item in fields(self) if item.name != "samples")
 
     @property
     def subtasks(self) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ MEASURE = """
       || !table.querySelector("tbody th[scope=row]")).length,
     twice: ids.filter((id, place) => ids.indexOf(id) !== place),
     nowhere: [...document.querySelectorAll("[aria-labelledby], nav a")].map((element) =>
-      element.getAttribute("aria-labelledby") || element.getAttribute("href").slice(1)).filter((id) => !document.getElementById(id)),
+      element.getAttribute("aria-labelledby") || element.getAttribute("href").slice(1))
+      .filter((id) => !document.getElementById(id)),
     boxes: [...document.querySelectorAll(".scroll")].filter((box) =>
       box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "auto").length,
   };

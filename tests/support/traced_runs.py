@@ -17,7 +17,9 @@ RULES = tuple(dict.fromkeys(rule for rules in TARGET_SETS.values() for rule in r
 LETTERS = ("A", "B")
 
 
-def arrays_of(right: bool, seed: int, rules: Sequence[str] = RULES, words: Sequence[str] = ("bag", " up")) -> Arrays:
+def arrays_of(
+    right: bool, seed: int, rules: Sequence[str] = RULES, words: Sequence[str] = ("bag", " up")
+) -> Arrays:
     """What a trace of one question reads out: full attention says A, which is right or wrong.
 
     Every rule has its own depth, so that a curve that is drawn for another is seen.
@@ -25,7 +27,9 @@ def arrays_of(right: bool, seed: int, rules: Sequence[str] = RULES, words: Seque
     rng = np.random.default_rng(seed)
     tokens = FRAMES * SIDE * SIDE
     layers = np.arange(LAYERS)
-    falls = [0.8 * np.exp(-(((layers - place) / 2) ** 2)) * (place + 1) / len(rules) for place in range(len(rules))]
+    falls = [
+        0.8 * np.exp(-(((layers - place) / 2) ** 2)) * (place + 1) / len(rules) for place in range(len(rules))
+    ]
     probability = (0.9 * (1 - np.stack(falls)) + 0.001 * rng.random((len(rules), LAYERS))).astype(np.float32)
     options = np.stack([probability, 1 - probability], axis=-1)
     true = "A" if right else "B"
@@ -64,7 +68,12 @@ def arrays_of(right: bool, seed: int, rules: Sequence[str] = RULES, words: Seque
 
 
 def write_traced(
-    folder: Path, correct: Sequence[bool], base: str = "tvbench_flow_object_count", *, words: Sequence[str] = ("bag", " up"), **fields: Any
+    folder: Path,
+    correct: Sequence[bool],
+    base: str = "tvbench_flow_object_count",
+    *,
+    words: Sequence[str] = ("bag", " up"),
+    **fields: Any,
 ) -> None:
     """The log of a trace under `folder/results`, and its arrays under `folder/records`."""
     task = base.replace("_flow_", "_flow_trace_")
@@ -73,19 +82,42 @@ def write_traced(
         arrays = arrays_of(right, doc_id, words=words)
         place = place_of(task, f"key{doc_id}")
         write_arrays(folder / "records", place, arrays, "part")
-        told = {"base": base, "task": task, "trace": "{}", "arrays": place, "clip": f"clip {doc_id // 2}", **fields}
+        told = {
+            "base": base,
+            "task": task,
+            "trace": "{}",
+            "arrays": place,
+            "clip": f"clip {doc_id // 2}",
+            **fields,
+        }
         made = record(doc_id, right, "none", shapes=arrays.shapes, num_layers=LAYERS, **told)
-        rows.append({"doc_id": doc_id, "target": "A", "input": f"question {doc_id}", "record": made, "accuracy": float(right)})
+        rows.append(
+            {
+                "doc_id": doc_id,
+                "target": "A",
+                "input": f"question {doc_id}",
+                "record": made,
+                "accuracy": float(right),
+            }
+        )
     write_lines(folder / "results" / f"20260101_000000_samples_{task}.jsonl", rows)
 
 
 def write_run(folder: Path, right: int = 12, wrong: int = 4, **fields: Any) -> Path:
     """A run of three arms and a trace on one task; the folder that is reported."""
     base, results = "tvbench_flow_object_count", folder / "results"
-    told = {"base": base, "num_layers": LAYERS, "runtime": "float32 on cpu, sdpa attention, torch 2.15.0", **fields}
+    told = {
+        "base": base,
+        "num_layers": LAYERS,
+        "runtime": "float32 on cpu, sdpa attention, torch 2.15.0",
+        **fields,
+    }
     options = {"A": 0.9, "B": 0.1}
     write_log(results, "none", [True] * right + [False] * wrong, base, options=options, **told)
-    arms = {"cross_frame@1-6": ([False] * 5 + [True] * (right - 5 + wrong), 60), "blind": ([False] * (right + wrong), 10)}
+    arms = {
+        "cross_frame@1-6": ([False] * 5 + [True] * (right - 5 + wrong), 60),
+        "blind": ([False] * (right + wrong), 10),
+    }
     for flow, (answers, kept) in arms.items():
         task = f"tvbench_flow_{flow.partition('@')[0]}_object_count"
         write_log(results, flow, answers, task, options={"A": 0.3, "B": 0.7}, edges_kept=kept, **told)

@@ -1,7 +1,7 @@
 """Failure analysis: of what full attention answers wrong, which cut repairs it (the paper's Figs 10 and AA).
 
-Case 1: the probability of the wrong answer falls under a cut, so the cut edges carried the mistake. Case 2: it rises, so
-they spoke against it.
+Case 1: the probability of the wrong answer falls under a cut, so the cut edges carried the mistake. Case 2: it rises,
+so they spoke against it.
 """
 
 from __future__ import annotations
@@ -93,11 +93,17 @@ def letter_of(sample: ScoredSample) -> str | None:
     return word if word in sample.options else None
 
 
-def failure_section(boards: Sequence[Board], drawn: Sequence[Drawn], commands: Sequence[str]) -> Section | None:
+def failure_section(
+    boards: Sequence[Board], drawn: Sequence[Drawn], commands: Sequence[str]
+) -> Section | None:
     """The section; None where nothing was answered wrong, or nothing was cut."""
     blocks = [block for board in boards for block in _of_board(board)]
     blocks += [block for one in drawn for block in _of_map(one)]
-    return Section("failures", "Failures and what repairs them", LEAD, tuple(blocks), tuple(commands)) if blocks else None
+    return (
+        Section("failures", "Failures and what repairs them", LEAD, tuple(blocks), tuple(commands))
+        if blocks
+        else None
+    )
 
 
 def _of_board(board: Board) -> Iterator[Block]:
@@ -108,7 +114,9 @@ def _of_board(board: Board) -> Iterator[Block]:
     names = [one.entry.name for one in found]
     figure = share_figure(names, [s.value for s in scores], [s.interval for s in scores], "repaired (%)")
     told = "; ".join(f"{name} {100 * score.value:.0f} %" for name, score in zip(names, scores, strict=True))
-    caption = f"{board.benchmark}: share of full attention's wrong answers that each arm repairs, Wilson's 95 % intervals."
+    caption = (
+        f"{board.benchmark}: share of the baseline's wrong answers that each arm repairs, 95 % intervals."
+    )
     picture = Picture(slug(board.benchmark, "repairs"), caption, f"Wrong answers repaired: {told}.", figure)
     yield Block(pictures=(picture,), table=_repair_table(board, found))
 
@@ -139,7 +147,9 @@ def _repair_table(board: Board, found: Sequence[Repair]) -> Table:
         )
         for one in found
     )
-    return Table("repairs", f"{board.benchmark}: what repairs wrong answers", columns, rows, (), board.benchmark)
+    return Table(
+        "repairs", f"{board.benchmark}: what repairs wrong answers", columns, rows, (), board.benchmark
+    )
 
 
 # By the map: every window of layers
@@ -150,7 +160,11 @@ def _of_map(one: Drawn) -> Iterator[Block]:
     if not wrong.samples:
         return
     pictures = tuple(_case_picture(one, wrong, rule) for rule in one.map.knockouts[:4])
-    yield Block(text=f"{one.title}. {len(wrong.samples)} wrong answers.", pictures=pictures, table=_case_table(one, wrong))
+    yield Block(
+        text=f"{one.title}. {len(wrong.samples)} wrong answers.",
+        pictures=pictures,
+        table=_case_table(one, wrong),
+    )
 
 
 def cases(wrong: FlowMap, rule: str) -> tuple[FlowMap, FlowMap]:

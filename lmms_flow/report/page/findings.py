@@ -1,4 +1,4 @@
-"""What was found, in three sentences made from the numbers: accuracy, where information flows, what the wrong answers say."""
+"""What was found, in three sentences made from the numbers: accuracy, where information flows, what failed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def _sparsest_equal(board: Board) -> Entry | None:
     equal = [
         entry
         for entry in board.entries
-        if entry.test is not None and entry.arm.share_kept < 1 and entry.test.equivalence(board.settings.margin) < 0.05
+        if entry.test is not None
+        and entry.arm.share_kept < 1
+        and entry.test.equivalence(board.settings.margin) < 0.05
     ]
     return min(equal, key=lambda entry: entry.arm.share_kept, default=None)
 
@@ -76,7 +78,9 @@ def _flow(board: Board, drawn: Sequence[Drawn]) -> str:
         ranges = {rule: bins.effective() for rule, bins in one.ranges().items()}
         if any(ranges.values()):
             parts = [
-                f"{rule} in layers {kept[0]} to {kept[-1]}" for rule, kept in ranges.items() if kept and rule in PATHWAY
+                f"{rule} in layers {kept[0]} to {kept[-1]}"
+                for rule, kept in ranges.items()
+                if kept and rule in PATHWAY
             ]
             rule = min(one.curves, key=lambda name: float(np.nanmin(one.curves[name].mean)))
             curve = one.curves[rule]
@@ -105,7 +109,7 @@ def _failures(board: Board) -> str:
         entry = _first(board)
         wrong = entry.accuracy.total - entry.accuracy.right
         if not wrong:
-            return f"{_called(entry).capitalize()} answers none of them wrong, so there is nothing that a cut could repair."
+            return f"{_called(entry).capitalize()} answers none of them wrong, so no cut can repair any."
         return f"{_called(entry).capitalize()} answers {wrong} questions wrong, and no cut was tried on them."
     best = max(found, key=lambda one: (one.share.value, -one.lost))
     if not best.repaired:
