@@ -41,9 +41,15 @@ FULL = SampleRecord(
 )
 
 
-def record(doc_id: int = 0, task: str = "t", **fields: object) -> SampleRecord:
-    values = {"id": str(doc_id), "task": task, "doc_id": doc_id, "status": "ok", "answer": "A", **fields}
-    return SampleRecord(**values)
+def record(doc_id: int = 0, task: str = "t", **fields: Any) -> SampleRecord:
+    values: dict[str, Any] = {
+        "id": str(doc_id),
+        "task": task,
+        "doc_id": doc_id,
+        "status": "ok",
+        "answer": "A",
+    }
+    return SampleRecord(**values | fields)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -93,7 +99,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("says", OTHERS)
-def test_a_record_of_another_format_is_refused_by_name(tmp_path, says):
+def test_a_record_of_another_format_is_refused_by_name(tmp_path: Path, says: str) -> None:
     """In a journal with its file and line; a run and a report refuse it alike."""
     with Journal(tmp_path) as journal:
         journal.write("a", record(0))
@@ -120,19 +126,19 @@ def test_a_record_of_another_format_is_refused_by_name(tmp_path, says):
         ([], "the line of the journal is list, not a JSON object"),
     ],
 )
-def test_a_line_that_is_none_of_a_journal_is_refused(tmp_path, line, says):
+def test_a_line_that_is_none_of_a_journal_is_refused(tmp_path: Path, line: Any, says: str) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(RecordError, match=re.escape(f"{tmp_path / 't.jsonl'}, line 1: {says}")):
         read_journal(tmp_path)
 
 
 @pytest.mark.parametrize("rubbish", ["", "{", "\udce9", "[" * 100_000])
-def test_what_is_not_json_is_no_record(rubbish):
+def test_what_is_not_json_is_no_record(rubbish: str) -> None:
     with pytest.raises(RecordError, match="a record: not JSON, so it is no record"):
         SampleRecord.from_json(rubbish)
 
 
-def test_records_and_lines_say_their_format(tmp_path):
+def test_records_and_lines_say_their_format(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.write("a", FULL)
     (line,) = lines(tmp_path)

@@ -59,8 +59,13 @@ class SweepResult:
 def window_layers(layer: int, num_layers: int, window: int, style: str) -> tuple[int, ...]:
     """The layers (from 1) in which a knockout centred on `layer` cuts.
 
-    `center`: `window` layers around it, fewer at the ends (an even window reaches one further down, as in the paper's
-    code); `inverse`: all others; `from_layer`: it and all later ones; `to_layer`: all up to it.
+    Args:
+        layer: the centre, from 1.
+        num_layers: of the model.
+        window: how many layers are cut around it; fewer at the ends, and an even window reaches one further down, as in
+            the paper's code.
+        style: `center`: the window; `inverse`: all other layers; `from_layer`: the centre and all later ones;
+            `to_layer`: all up to it.
     """
     first, last = max(1, layer - window // 2), min(num_layers, layer + (window + 1) // 2 - 1)
     everything = range(1, num_layers + 1)
@@ -118,26 +123,18 @@ def sweep(
     centres = _check(inputs, layout, num_layers, window, style, layers)
     cuts = [_as_knockout(each) for each in knockouts]
     _check_candidates(candidates, model)
-    resolved_cuts = [_resolve(cut, layout, num_layers) for cut in cuts]
-    check_windows(resolved_cuts, layer_windows(decoder))
+    resolved = [_resolve(cut, layout, num_layers) for cut in cuts]
+    check_windows(resolved, layer_windows(decoder))
+    cut_layers = [frozenset(window_layers(layer, num_layers, window, style)) for layer in centres]
+    forks = [Fork(_first_row(cut), cut, each) for cut in resolved for each in cut_layers]
+    if not forks:
+        raise FlowError("a sweep needs at least one knockout and one layer")
     prove(model)
-    forks = [
-        Fork(_first_row(resolved), resolved, frozenset(window_layers(layer, num_layers, window, style)))
-        for resolved in resolved_cuts
-        for layer in centres
-    ]
     walks = _chunks(forks, _bytes_a_row(model), max_memory)
     bar = tqdm(walks, desc="sweep", unit="walk", disable=not progress or len(walks) < 2)
-    baseline: Tensor | None = None
-    read: list[Tensor] = []
     with eagerly():
-        for chunk in bar:
-            logits = _read(model, decoder, inputs, chunk)
-            baseline = logits[0]
-            read.append(logits[1:])
-    if baseline is None:
-        raise FlowError("a sweep needs at least one knockout and one layer")
-    return _result(cuts, centres, baseline, torch.cat(read), candidates)
+        logits = [_read(model, decoder, inputs, chunk) for chunk in bar]
+    return _result(cuts, centres, logits, candidates)
 
 
 def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
@@ -286,11 +283,12 @@ def _chunks(forks: Sequence[Fork], bytes_a_row: int, max_memory: int) -> list[li
 def _result(
     cuts: Sequence[Knockout],
     centres: tuple[int, ...],
-    baseline: Tensor,
-    logits: Tensor,
+    logits: Sequence[Tensor],
     candidates: Sequence[int],
 ) -> SweepResult:
-    before, after = baseline.softmax(-1), logits.softmax(-1)
+    """What is read from the logits of the walks, each [1 + fork, vocabulary] with the baseline first."""
+    before = logits[-1][0].softmax(-1)
+    after = torch.cat([walk[1:] for walk in logits]).softmax(-1)
     answer = int(before.argmax())
     wanted = torch.tensor(candidates, dtype=torch.long, device=after.device)
     shape = (len(cuts), len(centres))
