@@ -49,7 +49,7 @@ def measure(model: Any, layout: Layout, device: str, repeats: int) -> dict[str, 
         for knockout in knockouts:
             window = f"{knockout}@{middle - 4}-{middle + 4}"
             with intervene(model, window, layout, engine="dense"):
-                taken += seconds(plain, device)
+                taken += float(seconds(plain, device))
         return taken * num_layers
 
     with torch.inference_mode():

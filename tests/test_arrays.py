@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from lmms_flow.errors import RecordError, RunError
-from lmms_flow.records import arrays as arrays_module
 from lmms_flow.records.arrays import Arrays, are_whole, place_of, read_arrays
 from lmms_flow.records.journal import Journal, read_journal
 from lmms_flow.records.record import SampleRecord
@@ -163,7 +162,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, monkeypatch
     with Journal(tmp_path) as journal:
         journal.write("second", record(1), some(1))
         with monkeypatch.context() as patch:
-            patch.setattr(arrays_module.os, "fsync", full)
+            patch.setattr(os, "fsync", full)
             with pytest.raises(
                 RunError, match="No space left on device; the 1 answers written before are kept"
             ):
@@ -224,9 +223,7 @@ def test_what_a_killed_run_left_unfinished_is_written_over(tmp_path: Path, monke
     """And two runs that write at the same time have each a file of its own for that."""
     seen = []
     replaced = os.replace
-    monkeypatch.setattr(
-        arrays_module.os, "replace", lambda a, b: (seen.append(Path(a).name), replaced(a, b))[1]
-    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (seen.append(Path(a).name), replaced(a, b))[1])
     with Journal(tmp_path) as one, Journal(tmp_path) as other:
         one.write("a", record(), some())
         other.write("b", record(1), some(1))
