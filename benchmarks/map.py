@@ -1,6 +1,6 @@
 """What the flow map of one question costs: all target sets, all centres, in forwards and seconds.
 
-    python benchmarks/map.py [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--repeats 3]
+    python -m benchmarks.map [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--repeats 3]
 
 The prompt is the paper's 7B prompt (1,267 tokens), the decoder a Llama with random weights. The peer is one masked SDPA
 forward for each knockout and centre, as the paper's code runs it (without its eager attention, attention maps and
@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 import transformers
-from speed import decoder, seconds
 from tqdm import tqdm
 
+from benchmarks.figures import seconds
+from benchmarks.speed import decoder
 from lmms_flow.engine import intervene, sweep
 from lmms_flow.engine.flops import flop_counter
 from lmms_flow.flow import PRESETS, Layout
@@ -49,8 +50,8 @@ def measure(model: Any, layout: Layout, device: str, repeats: int) -> dict[str, 
         for knockout in knockouts:
             window = f"{knockout}@{middle - 4}-{middle + 4}"
             with intervene(model, window, layout, engine="dense"):
-                taken += float(seconds(plain, device))
-        return taken * num_layers
+                taken += seconds(plain, device)
+        return taken * float(num_layers)
 
     with torch.inference_mode():
         plain(), mapped(), one_by_one()  # warm
