@@ -33,7 +33,7 @@ def prompts(make: Any) -> list[Prompt]:
     return [make(frames=2 + seed % 3, seed=seed) for seed in range(SAMPLES)]
 
 
-def swept(model: Any, prompt: Prompt, window: int, style: str, doc_id: int) -> MapSample:
+def swept(model: Any, prompt: Prompt, window: int, style: Any, doc_id: int) -> MapSample:
     result = sweep(
         model, prompt.tensors, prompt.layout, KNOCKOUTS, window=window, style=style, candidates=OPTIONS
     )
@@ -233,14 +233,15 @@ def write(folder: Path, doc_id: int = 0, about: dict[str, Any] | None = None, **
         "map.baseline": np.array([0.6], np.float32),
         "map.baseline_options": np.array([0.1, 0.5], np.float32),
     }
-    fields = {"checkpoint": "m", "base": "bench_task", "protocol": "paper", "clip": "c", "num_frames": 8}
-    record = SampleRecord(
-        **(
-            {"id": "q", "task": "bench_map_task", "doc_id": doc_id, "status": "ok", "trace": "{}"}
-            | fields
-            | changes
-        )
-    )
+    fields: dict[str, Any] = {
+        "checkpoint": "m",
+        "base": "bench_task",
+        "protocol": "paper",
+        "clip": "c",
+        "num_frames": 8,
+    }
+    fields |= {"id": "q", "task": "bench_map_task", "doc_id": doc_id, "status": "ok", "trace": "{}"}
+    record = SampleRecord(**(fields | changes))
     with Journal(folder) as journal:
         journal.write(f"{record.task}-{doc_id}-{changes}", record, Arrays(values, ABOUT | (about or {})))
 

@@ -171,7 +171,18 @@ class FlowMap:
         """The change of the accuracy among the questions that full attention answers right, in per cent (Tables 2, B).
 
         In a map of the style `to_layer` the centre L//2 is the paper's first half, in one of `from_layer` the centre
-        L//2 + 1 its second half. Raises FlowError as `curve` does.
+        L//2 + 1 its second half.
+
+        Args:
+            knockout: one of `knockouts`.
+            seed: of the bootstrap.
+            resamples: of the clips.
+
+        Returns:
+            The mean change [centre], of each question 0 or -100.
+
+        Raises:
+            FlowError: the map has no such knockout.
         """
         return self._mean(knockout, lambda one: (one.stays_right - 1) * 100, "right", seed, resamples)
 
