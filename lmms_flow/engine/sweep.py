@@ -20,6 +20,7 @@ from ..errors import FlowError, nearest
 from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
 from .applied import applied
 from .decoder import decoder_layers, module_of
+from .dense import HOW, check_how
 from .fork import CantForkError, Fork, ForkWalk
 from .hooks import has_foreign_hooks, open_blocks
 from .layer_call import CACHE, going_on_from, keeping
@@ -82,6 +83,7 @@ def sweep(
     style: Style = "center",
     layers: Sequence[int] | None = None,
     candidates: Sequence[int] = (),
+    how: str = HOW[0],
     max_memory: int = DEFAULT_MEMORY,
     progress: bool = False,
 ) -> SweepResult:
@@ -99,6 +101,7 @@ def sweep(
         style: which layers are cut for a layer: a window around it, all but that window, from it on, or up to it.
         layers: limits the windows' layers, from 1; all by default.
         candidates: token ids whose probabilities are kept, such as the answer letters.
+        how: where a cut edge loses its weight, as for `intervene`.
         max_memory: bytes for the forks' states; more forks than fit take more walks.
         progress: whether a bar is shown.
 
@@ -116,13 +119,14 @@ def sweep(
     inputs = _only_the_prompt(inputs)
     num_layers = len(decoder_layers(decoder))
     centres = _check(inputs, layout, num_layers, window, style, layers)
+    check_how(how)
     cuts = [_as_knockout(each) for each in knockouts]
     _check_candidates(candidates, model)
     resolved_cuts = [_resolve(cut, layout, num_layers) for cut in cuts]
     check_windows(resolved_cuts, layer_windows(decoder))
     prove(model)
     forks = [
-        Fork(_first_row(resolved), resolved, frozenset(window_layers(layer, num_layers, window, style)))
+        Fork(_first_row(resolved), resolved, frozenset(window_layers(layer, num_layers, window, style)), how)
         for resolved in resolved_cuts
         for layer in centres
     ]
@@ -152,7 +156,7 @@ def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk
         if not fork.layers:
             rows.append(rows[0])
             continue
-        with applied(model, decoder, [_in_layers(fork)], "dense"):
+        with applied(model, decoder, [_in_layers(fork)], "dense", how=fork.how):
             rows.append(_last_logits(model, inputs))
     return torch.stack(rows)
 
