@@ -111,15 +111,17 @@ def test_what_is_refused() -> None:
     prompt = make_inputs()
     with pytest.raises(FlowError, match="did you mean 'after_softmax'"):
         sweep(model, prompt.tensors, prompt.layout, ["video:last"], how="after_softmx")
-    with pytest.raises(FlowError, match="write engine='dense'"):
-        with intervene(model, "video:last", prompt.layout, how="after_softmax"):
-            pass
+    with (
+        pytest.raises(FlowError, match="write engine='dense'"),
+        intervene(model, "video:last", prompt.layout, how="after_softmax"),
+    ):
+        pass
     with (
         intervene(model, "video:last", prompt.layout),
         pytest.raises(FlowError, match="takes a block of its own"),
+        intervene(model, "blind", prompt.layout, engine="dense", how="after_softmax"),
     ):
-        with intervene(model, "blind", prompt.layout, engine="dense", how="after_softmax"):
-            pass
+        pass
     assert find_decoder(model).config._attn_implementation == "eager"
 
 
@@ -133,6 +135,8 @@ def test_attention_past_the_interface_and_unknown_arguments_are_refused(
     ):
         edge_attention(attention, *[torch.zeros(1, 1, 1, 4)] * 3, None, position_bias=torch.zeros(1))
     monkeypatch.setattr(attention, "forward", lambda hidden_states, attention_mask=None: hidden_states)
-    with pytest.raises(UnsupportedModelError, match="does not run through transformers' attention interface"):
-        with weighing_edges(find_decoder(model)):
-            pass
+    with (
+        pytest.raises(UnsupportedModelError, match="does not run through transformers' attention interface"),
+        weighing_edges(find_decoder(model)),
+    ):
+        pass

@@ -1,7 +1,8 @@
 """Attention whose edges are weighed: what a mask that is added to the scores can't say.
 
-A knockout takes an edge out of the scores, before the softmax, and the edges that are left share its weight. Here an edge
-can also lose its weight behind the softmax (`Zeroed`), where nobody takes its share, or keep a part of it (`Gated`).
+A knockout takes an edge out of the scores, before the softmax, and the edges that are left share its weight. Here an
+edge can also lose its weight behind the softmax (`Zeroed`), where nobody takes its share, or be cut by halves
+(`Gated`).
 Computed as it is written, a few rows at a time, for grouped heads, capped scores and sinks too.
 """
 
@@ -25,8 +26,6 @@ from .layer_call import goes_through_interface, versions
 
 NAME = "lmms_flow_edges"
 CHUNK_ROWS = 256  # of which the weights are held at once, [head, row, key]
-# A cut edge whose weight was e^60 times that of all kept ones together: its derivative is no number that means anything.
-LARGEST = 60.0
 # What transformers hands over that changes nothing here: masks are made of it, or the function behind is told of it.
 HARMLESS = frozenset(
     {"sliding_window", "is_causal", "position_ids", "cache_position", "use_cache", "output_attentions",
@@ -47,16 +46,20 @@ class Zeroed:
 
 @dataclass(frozen=True)
 class Gated:
-    """In the place of a layer's mask: the weights before their sum is taken, times a gate of each edge.
+    """In the place of a layer's mask: the model's own attention, and for each knockout a gate on the way to its own.
 
-    `w_ij = g_ij exp(s_ij) / sum_k g_ik exp(s_ik)`: the scores plus log g. A gate of 1 changes nothing, a gate of 0 is the
-    knockout, and the derivative is finite at both. `gates` is [query segment, key segment], the same for all heads;
-    `segments` [token] says in which segment a token lies.
+    With o what a row reads and o_K what it reads under knockout K, cut before the softmax:
+    `o + sum_K (g_K - 1) (o - o_K)`. All gates at 1 change nothing, one gate at 0 is that knockout, and the derivative
+    by a gate is the whole step that the knockout makes in this layer. (A gate in the scores, `s + log g`, ends in the
+    same two places; but where a head reads nothing else, nothing moves until g is nearly 0, and its derivative at 1
+    is next to nothing.)
+
+    `own` is the model's mask, `gates` [knockout], `keep` bool [knockout, query, key].
     """
 
     own: Tensor | None
     gates: Tensor
-    segments: Tensor
+    keep: Tensor
 
 
 def edge_attention(
@@ -71,7 +74,7 @@ def edge_attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers asks for it, which also takes `Zeroed` and `Gated` for a mask; [batch, row, head, width].
+    """Attention as transformers asks for it, which also takes `Zeroed` and `Gated`; [batch, row, head, width].
 
     The rows of `query` are the last ones of `key`.
     """
@@ -80,8 +83,8 @@ def edge_attention(
     )
     if unknown is not None:
         raise UnsupportedModelError(
-            f"{type(module).__name__} gives its attention {unknown}, of which nothing is known here: its edges can't be "
-            f"weighed ({versions()})"
+            f"{type(module).__name__} gives its attention {unknown}, of which nothing is known here: its edges "
+            f"can't be weighed ({versions()})"
         )
     plain = not isinstance(attention_mask, Zeroed | Gated)
     if plain and softcap is None and s_aux is None:
@@ -112,15 +115,15 @@ class _Rows:
 
     visible: Tensor  # bool [batch or 1, 1, row, key]
     added: Tensor | None
-    keep: Tensor | None
-    gates: Tensor | None
+    keep: Tensor  # bool [batch or 1, 1, row, key], with gates [knockout, row, key]
+    gates: Tensor | None = None
 
 
 def _of_rows(edges: Zeroed | Gated, rows: range, num_queries: int, num_keys: int) -> _Rows:
     """The part of a layer's mask that belongs to some of its rows."""
     own, added = edges.own, None
     if own is None:
-        device = edges.keep.device if isinstance(edges, Zeroed) else edges.gates.device
+        device = edges.keep.device
         visible = torch.ones(len(rows), num_keys, dtype=torch.bool, device=device)
         visible = visible.tril(num_keys - num_queries + rows.start)[None, None]
     else:
@@ -129,15 +132,8 @@ def _of_rows(edges: Zeroed | Gated, rows: range, num_queries: int, num_keys: int
         added = None if part.dtype == torch.bool else part
     if isinstance(edges, Zeroed):
         keep = edges.keep if not edges.keep.ndim else edges.keep[:, :, rows.start : rows.stop]
-        return _Rows(visible, added, keep, None)
-    first = num_keys - num_queries
-    queries = edges.segments[first + rows.start : first + rows.stop]
-    # As products and not by indices: their gradient is a sum in a fixed order.
-    of = [
-        nn.functional.one_hot(each, len(edges.gates)).to(edges.gates.dtype)
-        for each in (queries, edges.segments)
-    ]
-    return _Rows(visible, added, None, of[0] @ edges.gates @ of[1][:num_keys].T)
+        return _Rows(visible, added, keep)
+    return _Rows(visible, added, edges.keep[:, rows.start : rows.stop], edges.gates)
 
 
 @dataclass(frozen=True)
@@ -160,38 +156,37 @@ class _Heads:
         scores = scores if scores.dtype == torch.float64 else scores.float()
         if rows.added is not None:
             scores = scores + rows.added.unsqueeze(2)
-        scores = scores.masked_fill(~rows.visible.unsqueeze(2), -torch.inf)
-        weights = (
-            self._gated(scores, rows.gates) if rows.gates is not None else self._zeroed(scores, rows.keep)
-        )
-        out = weights.to(self.value.dtype) @ self.value.unsqueeze(2)
-        return out.view(batch, num_heads, count, self.value.shape[-1]).transpose(1, 2)
+        visible = rows.visible.unsqueeze(2)
+        weights = self._softmax(scores, visible)
+        if rows.gates is None:
+            out = self._read(weights * (rows.keep if not rows.keep.ndim else rows.keep.unsqueeze(2)))
+        else:
+            out = self._gated(scores, visible, self._read(weights), rows)
+        return out.reshape(batch, num_heads, count, -1).transpose(1, 2)
 
-    def _sink(self, like: Tensor) -> Tensor | None:
+    def _gated(self, scores: Tensor, visible: Tensor, full: Tensor, rows: _Rows) -> Tensor:
+        """The steps towards each knockout's attention, in the rows that it changes."""
+        assert rows.gates is not None
+        steps = torch.zeros_like(full)
+        for gate, keep in zip(rows.gates, rows.keep, strict=True):
+            changed = (~keep).any(-1).nonzero()[:, 0]
+            if len(changed):
+                of_rows = visible.expand(*visible.shape[:3], *keep.shape)[..., changed, :]
+                cut = self._read(self._softmax(scores[..., changed, :], of_rows & keep[changed]))
+                step = (gate - 1) * (full[..., changed, :] - cut)
+                steps = steps.index_add(3, changed, step.to(steps.dtype))
+        return full + steps
+
+    def _softmax(self, scores: Tensor, visible: Tensor) -> Tensor:
+        """The weights of what is visible; a row of nothing (padding) reads evenly, as under a mask of numbers."""
+        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
         if self.sinks is None:
-            return None
-        return (
-            self.sinks.to(like.dtype).view(1, like.shape[1], like.shape[2], 1, 1).expand(*like.shape[:-1], 1)
-        )
+            return scores.softmax(-1)
+        sink = self.sinks.to(scores.dtype).view(1, *scores.shape[1:3], 1, 1).expand(*scores.shape[:-1], 1)
+        return torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
 
-    def _zeroed(self, scores: Tensor, keep: Tensor | None) -> Tensor:
-        sink = self._sink(scores)
-        every = scores if sink is None else torch.cat([scores, sink], dim=-1)
-        largest = torch.finfo(every.dtype).min
-        weights = every.clamp(min=largest).softmax(-1)[
-            ..., : scores.shape[-1]
-        ]  # a padding row reads evenly, as in SDPA
-        assert keep is not None
-        return weights * (keep if not keep.ndim else keep.unsqueeze(2))
-
-    def _gated(self, scores: Tensor, gates: Tensor) -> Tensor:
-        sink = self._sink(scores)
-        highest = scores.detach().masked_fill(gates == 0, -torch.inf).amax(-1, keepdim=True)
-        if sink is not None:
-            highest = torch.maximum(highest, sink.detach())
-        raised = (scores - highest).clamp(max=LARGEST).exp() * gates
-        total = raised.sum(-1, keepdim=True)
-        return raised / (total if sink is None else total + (sink - highest).exp())
+    def _read(self, weights: Tensor) -> Tensor:
+        return weights.to(self.value.dtype) @ self.value.unsqueeze(2)
 
 
 @contextmanager

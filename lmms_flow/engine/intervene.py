@@ -49,8 +49,8 @@ def intervene(
         continuation: for training (teacher forcing): so many tokens of the answer follow each prompt in the same
             forward, one number or one a layout. They take the cuts that generated tokens take. Dense engine only: it
             computes every position, and gradients flow through it.
-        how: "before_softmax" takes the cut edges out of the scores, as the paper does, and the others share their weight;
-            "after_softmax" takes their weight away behind it, and nobody gets it. Dense engine only.
+        how: "before_softmax" takes the cut edges out of the scores, as the paper does, and the others share their
+            weight; "after_softmax" takes their weight away behind it, and nobody gets it. Dense engine only.
 
     Raises:
         FlowError: the flow or the call does not fit.
