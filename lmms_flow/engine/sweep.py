@@ -191,7 +191,7 @@ def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk
 
 
 def check_layers(num_layers: int, window: int, style: str, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers (from 1) around which windows lie, all by default. Raises FlowError where they or the windows don't fit."""
+    """The layers (from 1) around which windows lie, all by default. Raises FlowError where something does not fit."""
     if style not in STYLES:
         raise FlowError(f"there is no style {style!r}{nearest(style, STYLES)} (styles: {', '.join(STYLES)})")
     if window < 1:

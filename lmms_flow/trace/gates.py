@@ -1,10 +1,10 @@
 """Gate gradients: the effect of every cut on the answer, to first order, of all knockouts in all layers at once.
 
 A knockout's gate in a layer is 1 where its edges are left alone and 0 where they are cut (`engine/gating.py`). The
-derivative of the answer's log-probability by the gate, with its sign turned, is the first-order effect of the cut: what
-the cut changes in its layer is exact, what later layers make of it is taken to be linear. One forward and one backward
-serve all knockouts in all layers. Integrated, each window's cut is followed along its own way from open to closed gates,
-and the derivatives on it are averaged: with enough steps that is the cut itself, at a price of its own for each.
+derivative of the answer's log-probability by the gate, with its sign turned, is the first-order effect of the cut:
+what the cut changes in its layer is exact, what later layers make of it is taken to be linear. One forward and one
+backward serve all knockouts in all layers. Integrated, each window's cut is followed along its own way from open to
+closed gates, and the derivatives on it are averaged: with enough steps that is the cut itself, at a price of its own.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _agreed: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # decoder -> t
 class GateGradients:
     """What cuts would change of one prompt's answer. Layers count from 1.
 
-    `effects` float64 [knockout, layer]: of the knockout in the window of that layer, as a sweep cuts it. `answer` is the
-    baseline's answer token, `baseline` its probability; `read_out` says of what the effects are.
+    `effects` float64 [knockout, layer]: of the knockout in the window of that layer, as a sweep cuts it. `answer` is
+    the baseline's answer token, `baseline` its probability; `read_out` says of what the effects are.
     """
 
     knockouts: tuple[Knockout, ...]
@@ -72,7 +72,9 @@ def gate_gradients(
         inputs: the model's, for one prompt without padding.
         layout: of the prompt.
         knockouts: rules without layers, such as "video:question".
-        window, style, layers: which layers are cut at once, as for `sweep`.
+        window: how many layers are cut at once.
+        style: which layers are cut for a layer, as for `sweep`.
+        layers: limits the windows' layers, from 1; all by default.
         steps: 1 for the derivative under full attention, in which the layers of a window add up; more for the mean at
             so many places on the way of each knockout and window, a forward and a backward for each of them.
         read_out: "log_probability" or "probability" of the baseline's answer token.
