@@ -38,7 +38,7 @@ from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_wo
 from lmms_flow.harness.host_calls import before_tasks
 from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.sample import describe, unpack
+from lmms_flow.harness.sample import describe, traced, unpack
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.read_ahead import ReadAhead
 from lmms_flow.records.journal import Journal
@@ -162,6 +162,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             journal = Journal(self.args.records, rank=self._rank)
             logger.info(f"records of this run are in {journal.folder}")
         asking = self._asking(requests)
+        asking.check_traces(requests)
         with ReadAhead(timeout=self.args.video_timeout) as reader, journal or nullcontext():
             answerer = Answerer(asking, reader)
             loop = RequestLoop(
@@ -200,7 +201,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     def _check(self, requests: Sequence[Any] = ()) -> None:
         """Shows once, before the first flow is run, that cuts reach this model."""
         texts = {self.flow.text, *((request.metadata or {}).get("flow") for request in requests)}
-        if self._is_checked or texts <= {NONE.name, None}:
+        if self._is_checked or (texts <= {NONE.name, None} and not any(traced(r.metadata) for r in requests)):
             return
         try:
             with torch.no_grad():

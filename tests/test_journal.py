@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -66,7 +67,8 @@ def test_every_field_of_a_record_is_known_by_the_run_the_answer_or_the_loop() ->
     """By one of them alone, and with the same type as in the record."""
     loop = {"id": str, "task": str, "doc_id": int, "status": Status, "reason": str, "answer": str}
     run, answer = get_type_hints(RunFields), get_type_hints(AnswerFields)
-    known = [*loop.items(), *run.items(), *answer.items()]
+    journal = {"arrays": str, "shapes": Mapping[str, tuple[int, ...]]}
+    known = [*loop.items(), *run.items(), *answer.items(), *journal.items()]
     record = {name: kind for name, kind in get_type_hints(SampleRecord).items() if name != "format"}
     assert sorted(known, key=repr) == sorted(record.items(), key=repr)
 

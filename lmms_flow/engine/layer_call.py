@@ -263,6 +263,14 @@ def keeping(model: nn.Module, count: int) -> dict[str, int]:
     return {} if name is None else {name: count}
 
 
+def keeping_last(model: nn.Module) -> dict[str, Tensor]:
+    """The argument that asks for the last position's logits by its place; none where the model has no such thing.
+
+    A place is no number of positions: the sparse engine drops no row for a caller who asks this way.
+    """
+    return {name: torch.tensor([-1]) for name in keeping(model, 1)}
+
+
 def going_on_from(module: nn.Module, cache: Any) -> dict[str, Any]:
     """The argument that hands a key/value cache to a decoder or a model, under the name that it takes."""
     name = next((name for name in CACHE if name in _names(module)), CACHE[0])

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..errors import FlowError, nearest
 from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
+from ..flow.trace_settings import STYLES
 from .applied import applied
 from .decoder import decoder_layers, module_of
 from .dense import HOW, check_how
@@ -30,7 +31,6 @@ from .proof import prove
 from .windows import check_windows, layer_windows
 
 Style: TypeAlias = Literal["center", "inverse", "from_layer", "to_layer"]
-STYLES = ("center", "inverse", "from_layer", "to_layer")
 DEFAULT_MEMORY = 2 << 30
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from lmms_flow.inputs.clip import ANY_READER, Clip, Frames, existing_file
 from lmms_flow.inputs.workers import TIMEOUT, Workers
@@ -35,4 +36,13 @@ def read_frames(
     return _shared.read(Clip(os.fspath(file), num_frames, start, end, sampling, duration, reader), timeout)
 
 
-__all__ = ["Clip", "Frames", "read_frames"]
+def frames_at(path: str | os.PathLike[str], indices: Sequence[int], timeout: float = TIMEOUT) -> Frames:
+    """The frames of a file at these places in the order of display, counted from 0.
+
+    Raises SampleError as :func:`read_frames` does, and where the file has fewer frames.
+    """
+    file = existing_file(path)
+    return _shared.read(Clip(os.fspath(file), len(indices), at=tuple(indices)), timeout)
+
+
+__all__ = ["Clip", "Frames", "frames_at", "read_frames"]

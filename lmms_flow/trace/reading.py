@@ -1,0 +1,42 @@
+"""Read-outs of one prompt: what each of them is, and several of them in one prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..engine.recorder import Reader, record
+from ..flow import Layout
+
+
+class ReadOut(Reader):
+    """Something that is read out of one prefill, as named tensors on the CPU."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was read, once the prefill is over."""
+        raise NotImplementedError
+
+
+def read_out(model: Any, inputs: Mapping[str, Any], layout: Layout, *readouts: ReadOut) -> dict[str, Tensor]:
+    """Several read-outs in one prefill, which costs less than one after another.
+
+        >>> read_out(model, inputs, layout, GenerationProbability(letters), LogitLens(), VideoAttention())
+
+    Args:
+        model: a VideoLLM of transformers, or what `lmms_flow.load` gave. Inside a block of `intervene` its flow is
+            read out; every row is then computed, also under engine="sparse".
+        inputs: the model's, for one prompt without padding; `input_ids` [1, token].
+        layout: of the prompt.
+        readouts: `GenerationProbability`, `LogitLens`, `VideoAttention`.
+
+    Returns:
+        The named tensors of all of them.
+
+    Raises:
+        FlowError: the inputs are not the layout's prompt, or a read-out does not fit them.
+        UnsupportedModelError: something can't be read exactly in this model.
+    """
+    record(model, inputs, layout, readouts)
+    return {name: tensor for each in readouts for name, tensor in each.tensors().items()}
