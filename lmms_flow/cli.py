@@ -54,6 +54,16 @@ REPORT_EXAMPLES = """\
   lmms-flow report out --output page.html --question 17  with a card for question 17
 """
 
+DISCOVER = """\
+Applies the paper's rule to a flow map that ran (a task such as flowbench_flow_map, with --log_samples --output_path
+DIR) and writes the pathway as a flow's YAML file, with where it comes from. docs/discovery.md says how.
+"""
+
+DISCOVER_EXAMPLES = """\
+  lmms-flow discover out                             into out/discovered.yaml, for flow=out/discovered.yaml
+  lmms-flow discover out --closed --task tvbench_flow_action_antonym
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status. A user's mistake is one line on stderr and status 2."""
@@ -63,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return evaluate(arguments[1:])
     args = _parser().parse_args(arguments)
+    args.typed = arguments
     from .errors import UserError
 
     try:
@@ -93,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("eval", help="lmms-eval with our tasks known and an honest exit status")
     _add_compare(commands)
     _add_report(commands)
+    _add_discover(commands)
     return parser
 
 
@@ -236,6 +248,56 @@ def _add_report(commands: Commands) -> None:
     report.set_defaults(run=_report)
 
 
+def _add_discover(commands: Commands) -> None:
+    discover = commands.add_parser(
+        "discover",
+        help="a pathway from a flow map that ran, as a flow's YAML file",
+        description=DISCOVER,
+        epilog=DISCOVER_EXAMPLES,
+        formatter_class=RAW,
+    )
+    discover.add_argument(
+        "folders", nargs="+", metavar="DIR", help="what --output_path named, of a map's run"
+    )
+    discover.add_argument(
+        "--output", type=Path, metavar="FILE", help="the flow's file (discovered.yaml in the first folder)"
+    )
+    discover.add_argument("--name", help="of the flow (the file's)")
+    discover.add_argument(
+        "--closed", action="store_true", help="close the template text too (docs/language.md)"
+    )
+    discover.add_argument(
+        "--below", type=float, default=-5.0, metavar="PER_CENT", help="a bin is kept below this (%(default)s)"
+    )
+    discover.add_argument("--bin", type=int, metavar="LAYERS", help="layers of a bin (the paper's 5, scaled)")
+    discover.add_argument(
+        "--among",
+        choices=("right", "all", "wrong"),
+        default="right",
+        help="the questions that full attention answers so (%(default)s)",
+    )
+    discover.add_argument(
+        "--of", choices=("answer", "true_option"), default="answer", help="whose probability (%(default)s)"
+    )
+    discover.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="questions of this task alone; may be repeated",
+    )
+    discover.add_argument("--checkpoint", help="whose map, where there are several")
+    discover.add_argument(
+        "--records",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="as for compare; may be repeated",
+    )
+    discover.set_defaults(run=_discover)
+
+
 def _show(args: argparse.Namespace) -> int:
     from .show.showing import show
 
@@ -347,6 +409,22 @@ def _report(args: argparse.Namespace) -> int:
         line = f"{made.failures} samples failed; --allow-errors accepts that"
         print(f"lmms-flow report: {line}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _discover(args: argparse.Namespace) -> int:
+    from .report.discover import Rule, find, flow_file, write_flow
+    from .report.rendering import for_terminal
+    from .show.showing import make_console
+
+    rule = Rule(args.below, args.bin, args.of, args.among, tuple(args.task), args.closed)
+    found = find(args.folders, rule, args.records, args.checkpoint)
+    file = args.output or Path(args.folders[0]) / "discovered.yaml"
+    write_flow(flow_file(found, args.name or file.stem, ["lmms-flow", *args.typed]), file)
+    console = make_console()
+    for part in for_terminal(found.table()):
+        console.print(part)
+    console.print(f"written: {file}")
     return 0
 
 

@@ -65,7 +65,9 @@ def layer_strip(axes: Any, bound: BoundFlow) -> None:
     by_layer = [{str(cut) for cut in cuts} for cuts in bound.cuts]
     for row, name in enumerate(knockouts):
         colours = [CUT if drawn or name in cuts else KEPT for cuts in by_layer]
-        axes.barh([row] * len(layers), 0.9, left=[layer - 0.45 for layer in layers], color=colours, height=0.8)
+        axes.barh(
+            [row] * len(layers), 0.9, left=[layer - 0.45 for layer in layers], color=colours, height=0.8
+        )
     axes.set_yticks(range(len(knockouts)), knockouts, fontsize="small")
     axes.set_ylim(len(knockouts) - 0.5, -0.5)
     axes.set_xlim(0.5, len(layers) + 0.5)

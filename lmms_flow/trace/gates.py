@@ -30,7 +30,7 @@ from ..flow import Knockout, Layout
 
 READ_OUTS = ("log_probability", "probability")
 # How far the gated model may lie from the plain one while every gate is open, relative to the largest logit.
-OPEN_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+OPEN_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 HALF_TOLERANCE = 5e-2
 
 _agreed: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # decoder -> the attention that was compared

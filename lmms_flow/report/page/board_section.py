@@ -22,7 +22,9 @@ LEAD = (
 )
 
 
-def board_sections(made: Sequence[tuple[Board, Sequence[Table]]], commands: Sequence[str]) -> Iterator[Section]:
+def board_sections(
+    made: Sequence[tuple[Board, Sequence[Table]]], commands: Sequence[str]
+) -> Iterator[Section]:
     """A section a benchmark."""
     for board, tables in made:
         whole = [table for table in tables if table.name not in FOLDED]
@@ -45,7 +47,9 @@ def _folds(board: Board, tables: Sequence[Table]) -> Iterator[Block]:
             part = tuple(rows)
             what = table.title.removeprefix(f"{board.benchmark}: ").rpartition(": ")[2]
             title = f"{label[0]}: {len(part)} {what}"
-            yield Block(Table(table.name, title, table.columns, part, table.notes, table.benchmark), fold=title)
+            yield Block(
+                Table(table.name, title, table.columns, part, table.notes, table.benchmark), fold=title
+            )
 
 
 def pictures(board: Board) -> Iterator[Picture]:
@@ -149,7 +153,9 @@ def ledger_section(boards: Sequence[Board], commands: Sequence[str]) -> Section:
         "What each arm cost. FLOPs are counted from the plan of the rows that are computed, each arm as if it ran alone; "
         "seconds are of the model alone, the videos' reading and encoding is shared by all arms of a question."
     )
-    return Section("ledger", "The ledger", lead, tuple(Block(table=_ledger(board)) for board in boards), tuple(commands))
+    return Section(
+        "ledger", "The ledger", lead, tuple(Block(table=_ledger(board)) for board in boards), tuple(commands)
+    )
 
 
 def _ledger(board: Board) -> Table:

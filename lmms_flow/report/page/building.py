@@ -32,8 +32,8 @@ from .cards import Card, Deck, deal
 from .failures import failure_section
 from .findings import findings
 from .map_section import Drawn, map_section
-from .overlay import frames_with_attention
 from .options import Options
+from .overlay import frames_with_attention
 from .parts import Block, Section
 from .pictures import page_style, slug
 from .ran import commands, ran_section
@@ -90,7 +90,9 @@ def make(reading: Reading, traced: Sequence[Traced], options: Options) -> Report
     boards = make_boards(reading.arms, settings, allow_differences=allowed, notes=reading.notes)
     tables = tuple((board, tuple(all_tables(board))) for board in boards)
     with page_style():
-        drawn = tuple(Drawn.of(each, _name_of(each, place), options.seed) for place, each in enumerate(maps_of(traced)))
+        drawn = tuple(
+            Drawn.of(each, _name_of(each, place), options.seed) for place, each in enumerate(maps_of(traced))
+        )
         sections = tuple(_sections(reading, boards, tables, drawn, traced, options))
     template = environment().get_template("card.html.j2")
 
@@ -122,7 +124,9 @@ def _sections(
     if maps:
         yield maps
     for section in readout_sections(gather(traced), drawn, of_traces, options.seed):
-        overlaid = frames_with_attention(traced) if section.name == "attention" and options.with_frames else None
+        overlaid = (
+            frames_with_attention(traced) if section.name == "attention" and options.with_frames else None
+        )
         more: tuple[Block, ...] = (overlaid,) if overlaid else ()
         yield Section(section.name, section.title, section.lead, (*section.blocks, *more), section.commands)
     failures = failure_section(boards, drawn, of_arms)
@@ -157,11 +161,11 @@ def html(made: Report, folders: Folders) -> str:
             boards=[(board, findings(board, made.drawn)) for board in made.boards],
             sections=made.sections,
             deck=made.deck,
-            cards=[Markup(card) for card in made.deck.cards],  # noqa: S704  (rendered by our own template)
+            cards=[Markup(card) for card in made.deck.cards],
             notes=made.notes,
             command=shlex.join(["lmms-flow", "report", *map(str, folders)]),
             compare=shlex.join(["lmms-flow", "compare", *map(str, folders)]),
-            script=Markup(script),  # noqa: S704
+            script=Markup(script),
             script_digest=digest,
             version=__version__,
         )
@@ -175,8 +179,14 @@ def _write_tables(made: Report, folder: Path) -> list[Path]:
     """Every table and curve as CSV, and all answers in one."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = [table for _, of_board in made.tables for table in of_board]
-    tables += [block.table for section in made.sections for block in section.blocks if block.table and not block.fold]
-    alone = list({id(table): table for table in tables if table.columns[0].raw or table.columns[0].head == "model"}.values())
+    tables += [
+        block.table for section in made.sections for block in section.blocks if block.table and not block.fold
+    ]
+    alone = list(
+        {
+            id(table): table for table in tables if table.columns[0].raw or table.columns[0].head == "model"
+        }.values()
+    )
     written = []
     for name in dict.fromkeys(table.name for table in alone):
         written += write_csv([table for table in alone if table.name == name], folder / f"{name}.csv")
@@ -188,14 +198,28 @@ def _write_tables(made: Report, folder: Path) -> list[Path]:
 def _write_curves(drawn: Sequence[Drawn], file: Path) -> list[Path]:
     if not drawn:
         return []
-    heads = ("benchmark", "checkpoint", "style", "window", "among", "knockout", "layer", "mean", "low", "high", "questions")
+    heads = (
+        "benchmark",
+        "checkpoint",
+        "style",
+        "window",
+        "among",
+        "knockout",
+        "layer",
+        "mean",
+        "low",
+        "high",
+        "questions",
+    )
     with file.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(heads)
         for one in drawn:
             about = (one.map.benchmark, one.map.checkpoint, one.map.style, one.map.window, one.among)
             for curve in one.curves.values():
-                for layer, mean, low, high in zip(curve.layers, curve.mean, curve.low, curve.high, strict=True):
+                for layer, mean, low, high in zip(
+                    curve.layers, curve.mean, curve.low, curve.high, strict=True
+                ):
                     writer.writerow((*about, curve.knockout, layer, mean, low, high, curve.questions))
     return [file]
 

@@ -85,12 +85,18 @@ def deal(
     """Makes the cards. Raises ReportError for a named question that there is not."""
     arms = tuple(dict.fromkeys(entry.name for board in boards for entry in board.entries))
     wanted = list(named)
-    found: list[tuple[Card, ScoredSample]] = [pair for board in boards for pair in _cards(board, wanted, arms)]
+    found: list[tuple[Card, ScoredSample]] = [
+        pair for board in boards for pair in _cards(board, wanted, arms)
+    ]
     _check_named(boards, wanted)
     room = min(LARGEST, ALL // max(1, len(found)))
     cards, spent = [], 0
     for card, sample in tqdm(found, desc="question cards", unit="card", delay=2, leave=False):
-        text = next(text for text in _ever_smaller(card, sample, render, with_frames) if _size(text) <= room or text == "")
+        text = next(
+            text
+            for text in _ever_smaller(card, sample, render, with_frames)
+            if _size(text) <= room or text == ""
+        )
         if text and spent + _size(text) <= ALL:
             cards.append(text)
             spent += _size(text)
@@ -134,7 +140,9 @@ def _cards(board: Board, named: Sequence[str], arms: Sequence[str]) -> Iterator[
             given = {entry.name: entry.arm.samples[place] for entry in entries if place in entry.arm.samples}
             some = next(iter(given.values()))
             if place in flips or some.id in named or f"{place[0]}/{place[1]}" in named:
-                baselines = {entry.name for entry in entries if entry.arm.is_baseline and entry.baseline is None}
+                baselines = {
+                    entry.name for entry in entries if entry.arm.is_baseline and entry.baseline is None
+                }
                 yield _card(checkpoint, given, flips.get(place, {}), baselines, arms), _with_frames(given)
 
 
@@ -159,7 +167,9 @@ def _card(
         id=sample.id or str(sample.doc_id),
         task=sample.task,
         doc_id=sample.doc_id,
-        question=sample.question if len(sample.question) <= QUESTION else sample.question[: QUESTION - 1] + "…",
+        question=sample.question
+        if len(sample.question) <= QUESTION
+        else sample.question[: QUESTION - 1] + "…",
         target=one_line(sample.target, 80),
         letters=letters,
         answers=answers,
@@ -182,4 +192,6 @@ def _check_named(boards: Sequence[Board], named: Sequence[str]) -> None:
     known = {one.id for one in samples if one.id} | {f"{one.task}/{one.doc_id}" for one in samples}
     for name in named:
         if name not in known:
-            raise ReportError(f"--question {name}: no question of these runs has this id{nearest(name, sorted(known))}")
+            raise ReportError(
+                f"--question {name}: no question of these runs has this id{nearest(name, sorted(known))}"
+            )

@@ -87,10 +87,18 @@ def pathway_figure(bins: Sequence[tuple[str, LayerBins]], title: str) -> Figure:
             axes.barh(row, len(layers), left=layers[0] - 0.5, height=0.62, color=style.colour, alpha=alpha)
             if len(each.means) <= 10:
                 middle = (layers[0] + layers[-1]) / 2
-                axes.text(middle, row, f"{mean:.0f}".replace("-", MINUS), ha="center", va="center", fontsize=7)
+                axes.text(
+                    middle, row, f"{mean:.0f}".replace("-", MINUS), ha="center", va="center", fontsize=7
+                )
         kept = each.effective()
         if kept:
-            axes.plot([kept[0] - 0.5, kept[-1] + 0.5], [row + 0.4] * 2, color=style.colour, lw=3, solid_capstyle="butt")
+            axes.plot(
+                [kept[0] - 0.5, kept[-1] + 0.5],
+                [row + 0.4] * 2,
+                color=style.colour,
+                lw=3,
+                solid_capstyle="butt",
+            )
     axes.set_yticks(range(len(bins)), [rule for rule, _ in bins])
     axes.set_ylim(len(bins) - 0.4, -0.5)
     num_layers = max((each.num_layers for _, each in bins), default=1)

@@ -93,11 +93,17 @@ def letter_of(sample: ScoredSample) -> str | None:
     return word if word in sample.options else None
 
 
-def failure_section(boards: Sequence[Board], drawn: Sequence[Drawn], commands: Sequence[str]) -> Section | None:
+def failure_section(
+    boards: Sequence[Board], drawn: Sequence[Drawn], commands: Sequence[str]
+) -> Section | None:
     """The section; None where nothing was answered wrong, or nothing was cut."""
     blocks = [block for board in boards for block in _of_board(board)]
     blocks += [block for one in drawn for block in _of_map(one)]
-    return Section("failures", "Failures and what repairs them", LEAD, tuple(blocks), tuple(commands)) if blocks else None
+    return (
+        Section("failures", "Failures and what repairs them", LEAD, tuple(blocks), tuple(commands))
+        if blocks
+        else None
+    )
 
 
 def _of_board(board: Board) -> Iterator[Block]:
@@ -139,7 +145,9 @@ def _repair_table(board: Board, found: Sequence[Repair]) -> Table:
         )
         for one in found
     )
-    return Table("repairs", f"{board.benchmark}: what repairs wrong answers", columns, rows, (), board.benchmark)
+    return Table(
+        "repairs", f"{board.benchmark}: what repairs wrong answers", columns, rows, (), board.benchmark
+    )
 
 
 # By the map: every window of layers
@@ -150,7 +158,11 @@ def _of_map(one: Drawn) -> Iterator[Block]:
     if not wrong.samples:
         return
     pictures = tuple(_case_picture(one, wrong, rule) for rule in one.map.knockouts[:4])
-    yield Block(text=f"{one.title}. {len(wrong.samples)} wrong answers.", pictures=pictures, table=_case_table(one, wrong))
+    yield Block(
+        text=f"{one.title}. {len(wrong.samples)} wrong answers.",
+        pictures=pictures,
+        table=_case_table(one, wrong),
+    )
 
 
 def cases(wrong: FlowMap, rule: str) -> tuple[FlowMap, FlowMap]:

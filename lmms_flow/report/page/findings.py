@@ -62,7 +62,9 @@ def _sparsest_equal(board: Board) -> Entry | None:
     equal = [
         entry
         for entry in board.entries
-        if entry.test is not None and entry.arm.share_kept < 1 and entry.test.equivalence(board.settings.margin) < 0.05
+        if entry.test is not None
+        and entry.arm.share_kept < 1
+        and entry.test.equivalence(board.settings.margin) < 0.05
     ]
     return min(equal, key=lambda entry: entry.arm.share_kept, default=None)
 
@@ -76,7 +78,9 @@ def _flow(board: Board, drawn: Sequence[Drawn]) -> str:
         ranges = {rule: bins.effective() for rule, bins in one.ranges().items()}
         if any(ranges.values()):
             parts = [
-                f"{rule} in layers {kept[0]} to {kept[-1]}" for rule, kept in ranges.items() if kept and rule in PATHWAY
+                f"{rule} in layers {kept[0]} to {kept[-1]}"
+                for rule, kept in ranges.items()
+                if kept and rule in PATHWAY
             ]
             rule = min(one.curves, key=lambda name: float(np.nanmin(one.curves[name].mean)))
             curve = one.curves[rule]

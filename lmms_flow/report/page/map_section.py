@@ -48,7 +48,11 @@ class Drawn:
     def title(self) -> str:
         """What was asked, in words."""
         one = self.map
-        window = f"windows of {one.window} layers" if one.style == "center" else f"{one.style}, {one.window} layers"
+        window = (
+            f"windows of {one.window} layers"
+            if one.style == "center"
+            else f"{one.style}, {one.window} layers"
+        )
         if one.style in SIDES:
             window = "all layers up to it" if one.style == "to_layer" else "it and all later layers"
         return f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {window}"
@@ -84,7 +88,9 @@ def _blocks(one: Drawn) -> Iterator[Block]:
     how_many = next(iter(one.curves.values())) if one.curves else None
     if how_many is None:
         return
-    said = "that full attention answers right" if one.among == "right" else "(full attention answers none right)"
+    said = (
+        "that full attention answers right" if one.among == "right" else "(full attention answers none right)"
+    )
     text = f"{one.title}. {how_many.questions} questions {said}, on {how_many.clips} clips."
     yield Block(text=text, pictures=pictures)
     ranges = one.ranges()
@@ -143,7 +149,9 @@ def _range_table(one: Drawn, ranges: Mapping[str, LayerBins]) -> Table:
         layers = f"{kept[0]}-{kept[-1]}" if kept else "none"
         rows.append((rule, layers, curve.layers[place], float(curve.mean[place])))
     note = f"A bin whose mean change lies below {MINUS}5 % is effective; the range goes from the first to the last one."
-    return Table("pathway", f"{one.title}: the paper's rule", columns, tuple(rows), (note,), one.map.benchmark)
+    return Table(
+        "pathway", f"{one.title}: the paper's rule", columns, tuple(rows), (note,), one.map.benchmark
+    )
 
 
 def _accuracy(one: Drawn) -> Picture:
@@ -152,7 +160,9 @@ def _accuracy(one: Drawn) -> Picture:
     half = "first" if one.map.style == "to_layer" else "second"
     caption = f"Change of the accuracy among what full attention answers right; in the middle the {half} half is cut."
     figure = curve_figure(curves, "accuracy", "change of accuracy (%)")
-    return Picture(slug(one.name, "accuracy"), caption, f"{caption} {'; '.join(map(lowest, curves))}.", figure)
+    return Picture(
+        slug(one.name, "accuracy"), caption, f"{caption} {'; '.join(map(lowest, curves))}.", figure
+    )
 
 
 def _beside_their_bases(drawn: Sequence[Drawn]) -> Iterator[Block]:

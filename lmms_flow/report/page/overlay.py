@@ -75,6 +75,8 @@ def _blend(frame: Any, part: Any) -> Any:
     """A frame in grey, its tokens' attention in colour above it."""
     height, width = frame.shape[:2]
     colours = (255 * colormaps["inferno"](np.sqrt(np.clip(part, 0, 1)))[..., :3]).astype(np.uint8)
-    above = np.asarray(Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
+    above = np.asarray(
+        Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64
+    )
     grey = np.asarray(frame, dtype=np.float64).mean(axis=-1, keepdims=True)
     return (0.45 * grey + 0.55 * above).clip(0, 255).astype(np.uint8)

@@ -54,7 +54,7 @@ class Picture:
             f'style="max-width: {float(size[1]) * 4 / 3:.0f}px"><title id="{self.name}-alt">{escape(self.alt)}</title>'
         )
         body = re.sub(r"\s*\n\s*", "\n", text[text.index(">") + 1 :])
-        return Markup(head + body)  # noqa: S704  (made by matplotlib, which escapes text)
+        return Markup(head + body)
 
 
 def page_style() -> rc_context:  # type: ignore[valid-type]

@@ -30,7 +30,9 @@ def ran_section(runs: Sequence[Run], boards: Sequence[Board], notes: Iterable[st
     strips = tuple(_strips(boards))
     blocks = [Block(table=table), *(Block(text=note) for note in notes)]
     if strips:
-        text = "What each flow cuts, layer by layer (blue: kept, orange: cut), as lmms-flow show --png draws it."
+        text = (
+            "What each flow cuts, layer by layer (blue: kept, orange: cut), as lmms-flow show --png draws it."
+        )
         blocks.append(Block(text=text, pictures=strips))
     return Section("ran", "What was run", "", tuple(blocks))
 
@@ -89,7 +91,9 @@ def _run_row(run: Run, arms: Sequence[Arm]) -> tuple[str, ...]:
     numbers = ", ".join(part for part in parts if " on " in part or part.endswith("attention"))
     versions = [part for part in parts if part not in numbers.split(", ")]
     host = run.results.get("lmms_eval_version")
-    frames = sorted({str(arm.frames) for arm in own if arm.frames}) or [args.get("num_frames", "not written down")]
+    frames = sorted({str(arm.frames) for arm in own if arm.frames}) or [
+        args.get("num_frames", "not written down")
+    ]
     return (
         _date(run),
         checkpoint,
@@ -123,7 +127,9 @@ def _strips(boards: Sequence[Board]) -> Iterator[Picture]:
                 continue  # a file that lies elsewhere; its digest is in the tables
             if bound.digest != arm.digest:
                 continue  # a file that was edited since
-            figure = Figure(figsize=(PANEL[0], 0.8 + 0.22 * max(1, len(_kinds(bound.rules())))), layout="constrained")
+            figure = Figure(
+                figsize=(PANEL[0], 0.8 + 0.22 * max(1, len(_kinds(bound.rules())))), layout="constrained"
+            )
             layer_strip(figure.subplots(), bound)
             kept = f"{percent(arm.share_kept)} % of the edges are kept"
             rules = ", ".join(bound.rules()) or "pairs drawn at random in every layer"

@@ -54,9 +54,13 @@ class Gathered:
                     self.attention.setdefault(target, []).append(values.mean(axis=1, dtype=np.float64))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             place = one.folder / one.record.arrays
-            raise ReportError(f"{place}: not the read-outs of a trace ({error}); delete it and run again") from None
+            raise ReportError(
+                f"{place}: not the read-outs of a trace ({error}); delete it and run again"
+            ) from None
 
-    def _probability(self, values: Mapping[str, NDArray[np.float32]], about: Mapping[str, object], clip: str) -> None:
+    def _probability(
+        self, values: Mapping[str, NDArray[np.float32]], about: Mapping[str, object], clip: str
+    ) -> None:
         letters, true = list(about["letters"]), about["true_letter"]  # type: ignore[call-overload]
         for kind in ("head", "normed"):
             array = values.get(f"generation_probability.{kind}")
@@ -88,7 +92,11 @@ class Gathered:
 
 def word_of(text: object, token: int) -> str:
     """A token as a row's name: spaces are shown, so that `of` and ` of` are told apart."""
-    return f"token {token}" if not isinstance(text, str) or not text else one_line(text.replace(" ", "␣"), 18) or "␣"
+    return (
+        f"token {token}"
+        if not isinstance(text, str) or not text
+        else one_line(text.replace(" ", "␣"), 18) or "␣"
+    )
 
 
 def gather(traced: Sequence[Traced]) -> list[Gathered]:
@@ -105,9 +113,19 @@ def readout_sections(
 ) -> Iterator[Section]:
     """A section for each kind of read-out that was made."""
     made = (
-        ("probability", "Generation probability", PROBABILITY_LEAD, [_probability(one, seed) for one in gathered]),
+        (
+            "probability",
+            "Generation probability",
+            PROBABILITY_LEAD,
+            [_probability(one, seed) for one in gathered],
+        ),
         ("lens", "Logit lens", LENS_LEAD, [_lens(one) for one in gathered]),
-        ("attention", "Attention to the frames", ATTENTION_LEAD, [_attention(one, drawn) for one in gathered]),
+        (
+            "attention",
+            "Attention to the frames",
+            ATTENTION_LEAD,
+            [_attention(one, drawn) for one in gathered],
+        ),
     )
     for name, title, lead, blocks in made:
         kept = tuple(block for block in blocks if block is not None)
@@ -166,15 +184,22 @@ def _lens(one: Gathered) -> Block | None:
     for counter, total in zip(one.words, totals, strict=True):
         for word, count in counter.items():
             strength[word] = max(strength[word], round(1e6 * count / total))
-    words = sorted((word for word, _ in strength.most_common(WORDS)), key=lambda word: _middle(one.words, word))
+    words = sorted(
+        (word for word, _ in strength.most_common(WORDS)), key=lambda word: _middle(one.words, word)
+    )
     shares = np.array([[counter[word] for counter in one.words] for word in words]) / totals
     figure = Figure(figsize=(PANEL[0], 1.1 + 0.2 * len(words)), layout="constrained")
     axes = figure.subplots()
     heat(figure, axes, 100 * shares, "video tokens (%)")
     axes.set_yticks(range(len(words)), [literal(word) for word in words], fontsize=7.5)
     axes.set_xlabel("layer")
-    told = "; ".join(f"{word.strip()} most in layer {int(row.argmax()) + 1}" for word, row in zip(words, shares, strict=True))
-    caption = f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: the {len(words)} commonest words by layer."
+    told = "; ".join(
+        f"{word.strip()} most in layer {int(row.argmax()) + 1}"
+        for word, row in zip(words, shares, strict=True)
+    )
+    caption = (
+        f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: the {len(words)} commonest words by layer."
+    )
     name = slug(one.benchmark, short_checkpoint(one.checkpoint), "lens")
     return Block(pictures=(Picture(name, caption, f"Words of the video by layer: {told}.", figure),))
 
@@ -188,14 +213,18 @@ def _middle(counters: Sequence[Counter[str]], word: str) -> float:
 def _attention(one: Gathered, drawn: Sequence[Drawn]) -> Block | None:
     pictures = []
     for target in TARGETS:
-        same = [each for each in one.attention.get(target, ()) if each.shape == one.attention[target][0].shape]
+        same = [
+            each for each in one.attention.get(target, ()) if each.shape == one.attention[target][0].shape
+        ]
         if same:
             pictures.append(_attention_picture(one, target, same, _knockout(one, target, drawn)))
     return Block(pictures=tuple(pictures)) if pictures else None
 
 
 def _knockout(one: Gathered, target: str, drawn: Sequence[Drawn]) -> Curve | None:
-    maps = (each for each in drawn if (each.map.checkpoint, each.map.benchmark) == (one.checkpoint, one.benchmark))
+    maps = (
+        each for each in drawn if (each.map.checkpoint, each.map.benchmark) == (one.checkpoint, one.benchmark)
+    )
     return next((each.curves[SAME_EDGES[target]] for each in maps if SAME_EDGES[target] in each.curves), None)
 
 
@@ -215,7 +244,9 @@ def _attention_picture(
     grid[0].set_title(f"{target} to video", loc="left")
     layer = int(mean.sum(axis=1).argmax())
     told = f"most in layer {layer + 1}, to frame {int(mean[layer].argmax()) + 1}"
-    caption = f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {target} to video, {len(rows)} questions."
+    caption = (
+        f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {target} to video, {len(rows)} questions."
+    )
     if knockout:
         draw_curve(grid[1], knockout, style_of(knockout.knockout), knockout.knockout)
         finish(grid[1], f"{knockout.knockout} cut", "change (%)", "layer")
