@@ -1,7 +1,7 @@
 """How well gate gradients foresee a sweep, and what they take, on the bundled model: python benchmarks/gates.py.
 
 For each question the exact change of the answer's log-probability by the sweep, for every knockout and window, beside
-that by first-order and by integrated gate gradients: Spearman's rank correlation, and how many of the tenth of cuts that
+For each question the exact change of the answer's log-probability by the sweep, for every knockout and window, beside
 change most are found among the tenth that is foreseen to. Means over the questions, and both of the mean map.
 """
 

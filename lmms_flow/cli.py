@@ -43,10 +43,10 @@ COMPARE_EXAMPLES = """\
 """
 
 REPORT = """\
-Reads what lmms-eval wrote (--log_samples --output_path DIR), arms and traces alike, and writes one page that needs nothing
-else: three sentences of what was found, what was run, leaderboards, flow maps, read-outs, failures, costs, and a card
-for every question that was answered otherwise. Its figures (PNG, SVG) and tables (CSV) go into a folder beside it.
-docs/report.md says what is on the page.
+Reads what lmms-eval wrote (--log_samples --output_path DIR), arms and traces alike, and writes one page that needs
+nothing else: three sentences of what was found, what was run, leaderboards, flow maps, read-outs, failures, costs,
+and a card for every question that was answered otherwise. Its figures (PNG, SVG) and tables (CSV) go into a folder
+beside it. docs/report.md says what is on the page.
 """
 
 REPORT_EXAMPLES = """\
@@ -295,6 +295,20 @@ def _add_discover(commands: Commands) -> None:
         metavar="DIR",
         help="as for compare; may be repeated",
     )
+    discover.add_argument(
+        "--search",
+        action="store_true",
+        help="go on from there: run the model for the sparsest closed pathway that answers as full attention does",
+    )
+    discover.add_argument(
+        "--margin",
+        type=float,
+        default=0.02,
+        help="of --search: the largest difference that counts as none, as a share (%(default)s)",
+    )
+    discover.add_argument(
+        "--arms", type=int, default=16, help="of --search: pathways of the first round (%(default)s)"
+    )
     discover.set_defaults(run=_discover)
 
 
@@ -420,11 +434,25 @@ def _discover(args: argparse.Namespace) -> int:
     rule = Rule(args.below, args.bin, args.of, args.among, tuple(args.task), args.closed)
     found = find(args.folders, rule, args.records, args.checkpoint)
     file = args.output or Path(args.folders[0]) / "discovered.yaml"
-    write_flow(flow_file(found, args.name or file.stem, ["lmms-flow", *args.typed]), file)
+    command, tables, files = ["lmms-flow", *args.typed], [found.table()], [file]
+    if args.search:
+        from .report.search_page import searched_file, tables_of, write_figure
+        from .report.search_runs import search_from
+
+        folder = file.with_suffix("")
+        outcome = search_from(found, args.folders, folder, args.margin, args.arms)
+        content = searched_file(found, outcome, args.margin, args.name or file.stem, command)
+        tables += tables_of(outcome, args.margin)
+        files += [outcome.file, write_figure(outcome, folder / "frontier.png")]
+    else:
+        content = flow_file(found, args.name or file.stem, command)
+    write_flow(content, file)
     console = make_console()
-    for part in for_terminal(found.table()):
-        console.print(part)
-    console.print(f"written: {file}")
+    for table in tables:
+        for part in for_terminal(table):
+            console.print(part)
+    for written in files:
+        console.print(f"written: {written}")
     return 0
 
 
