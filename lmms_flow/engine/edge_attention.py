@@ -89,9 +89,10 @@ def edge_attention(
     plain = not isinstance(attention_mask, Zeroed | Gated)
     if plain and softcap is None and s_aux is None:
         kwargs.pop("is_causal", None)
-        return sdpa_attention_forward(
+        out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
+        return out, None
     edges = attention_mask if not plain else Zeroed(attention_mask, torch.ones((), dtype=torch.bool))
     heads = _Heads(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux, key, value)
     parts = []

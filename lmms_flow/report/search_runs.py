@@ -226,7 +226,7 @@ def _rules(known: FlowMap, rule: Kept) -> list[Kept]:
 
 def _score(arm: Arm, full: Arm) -> Score:
     flops = arm.flops
-    return Score(paired(arm, full), arm.edges_kept, flops[1] if flops else float("nan"))
+    return Score(paired(arm, full), arm.share_kept, flops[1] if flops else float("nan"))
 
 
 def _run_of(folders: Sequence[str | Path], flow_map: FlowMap) -> Run:

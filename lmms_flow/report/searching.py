@@ -102,12 +102,13 @@ def by_rule(flow_map: FlowMap, below: float, width: int | None = None) -> Kept:
 def suggested(flow_map: FlowMap, start: Kept, arms: int = ARMS) -> list[Kept]:
     """The rule's pathway, and parts of it that the map's curves suggest: the best of each size first.
 
-    Each kind's range runs from the first to the last layer whose curve lies below a threshold. Of the pathways that
-    these ranges make, those are taken that lose least by the curves among all that keep as little.
+    Each kind's range runs from the first to the last layer whose curve lies below a threshold, or is the rule's with a
+    layer or two less. Of the pathways that these ranges make, those are taken that lose least by the curves among all
+    that keep as little.
     """
     curves = [flow_map.curve(kind, resamples=0).mean for kind in KINDS]
     options = [
-        list(dict.fromkeys([whole, *(_below(curve, t, whole) for t in THRESHOLDS)]))
+        list(dict.fromkeys([whole, *(_below(curve, t, whole) for t in THRESHOLDS), *_trimmed(whole)]))
         for curve, whole in zip(curves, start.ranges, strict=True)
     ]
     made = [replace(start, ranges=(a, b, c)) for a, b, c in product(*options)]
@@ -134,6 +135,11 @@ def _below(curve: np.ndarray, threshold: float, whole: range) -> range:
     """From the first to the last layer of `whole` whose value lies below; `whole` where none does."""
     layers = [layer for layer in whole if curve[layer - 1] < threshold]
     return range(layers[0], layers[-1] + 1) if layers else whole
+
+
+def _trimmed(whole: range) -> list[range]:
+    """One or two layers less on one side."""
+    return [part for less in (1, 2) for part in (whole[less:], whole[:-less]) if part]
 
 
 def _foreseen_loss(kept: Kept, curves: Sequence[np.ndarray]) -> float:
@@ -178,7 +184,7 @@ def search(start: Sequence[Kept], ask: Ask, questions: int, margin: float) -> Fo
     passed = [each for each in alive if known[each].equivalent(margin)]
     if not passed:
         return None
-    best = min(passed, key=lambda each: known[each].edges)
+    best = _sparsest(passed, known)
     way = sorted(passed, key=lambda each: -known[each].edges)
     while smaller := [each for each in best.smaller() if each not in known]:
         known.update(ask(smaller, questions))
@@ -190,9 +196,14 @@ def search(start: Sequence[Kept], ask: Ask, questions: int, margin: float) -> Fo
             known.update(ask([together], questions))
             if known[together].equivalent(margin):
                 passed.append(together)
-        best = min(passed, key=lambda each: known[each].edges)
+        best = _sparsest(passed, known)
         way.append(best)
     return Found(best, tuple(dict.fromkeys(way)), known)
+
+
+def _sparsest(passed: Sequence[Kept], scores: Mapping[Kept, Score]) -> Kept:
+    """The one with the fewest edges; of as many, with the fewest layers."""
+    return min(passed, key=lambda each: (scores[each].edges, sum(map(len, each.ranges))))
 
 
 def _half(alive: list[Kept], scores: Mapping[Kept, Score], margin: float) -> list[Kept]:
