@@ -1,6 +1,6 @@
 """Attention alone at growing lengths: masked SDPA, strips and FlexAttention beside plain causal SDPA.
 
-    python benchmarks/long.py [--json FILE] [--tokens 512 1267 ...] [--shapes small 7b]
+    python -m benchmarks.long [--json FILE] [--tokens 512 1267 ...] [--shapes small 7b]
                               [--device cuda --dtype bfloat16 --tokens 65536 --shapes 7b] [--repeats 3]
 
 The prompt is the paper's 7B prompt with more frames, the flows are its pathways. Each layer of a pathway runs on the
@@ -13,11 +13,8 @@ FlexAttention compiled, before the clock runs.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.integrations.flex_attention import flex_attention_forward
 
+from benchmarks.figures import keep, seconds
 from lmms_flow.engine import RowPlan
 from lmms_flow.engine.flex import block_mask
 from lmms_flow.engine.strips import Strips, attend_in_strips, dense_mask
@@ -44,6 +41,7 @@ LENGTHS = {"small": (512, 1267, 2048, 4096, 8192, 16384), "7b": (512, 1267, 2048
 MODULE = torch.nn.Module().eval()  # stands for the model's attention module
 
 Run = Callable[[], Any]
+States = tuple[Tensor, Tensor, Tensor]  # query, key, value [batch, head, row, width]
 
 
 def layers_of(flow: str, layout: Layout) -> Counter[Strips]:
@@ -52,17 +50,7 @@ def layers_of(flow: str, layout: Layout) -> Counter[Strips]:
     return Counter(plan.strips(layer) for layer in range(1, LAYERS + 1))
 
 
-def seconds(run: Run, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def runs(layers: Counter[Strips], states: tuple[Tensor, ...], masked: bool) -> Iterator[tuple[str, int, Run]]:
+def runs(layers: Counter[Strips], states: States, masked: bool) -> Iterator[tuple[str, int, Run]]:
     """(way, how many layers of the model are like this, its attention) of each layer that has to be timed."""
     yield "causal", LAYERS, lambda: scaled_dot_product_attention(*states, is_causal=True)
     device, dtype = states[0].device, states[0].dtype
@@ -76,8 +64,9 @@ def runs(layers: Counter[Strips], states: tuple[Tensor, ...], masked: bool) -> I
             yield "masked", times, partial(scaled_dot_product_attention, *live, attn_mask=mask)
 
 
-def first_rows(states: tuple[Tensor, ...], rows: int) -> tuple[Tensor, ...]:
-    return tuple(each[:, :, :rows] for each in states)
+def first_rows(states: States, rows: int) -> States:
+    query, key, value = states
+    return query[:, :, :rows], key[:, :, :rows], value[:, :, :rows]
 
 
 def measure(flow: str, shape: str, num_tokens: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -85,9 +74,10 @@ def measure(flow: str, shape: str, num_tokens: int, args: argparse.Namespace) ->
     heads, width = SHAPES[shape]
     layers = layers_of(flow, PRESETS[0].layout(num_tokens))
     dtype = getattr(torch, args.dtype)
-    states = tuple(
+    query, key, value = (
         torch.randn(1, heads, num_tokens, width, device=args.device, dtype=dtype) for _ in range(3)
     )
+    states = (query, key, value)
     todo = list(runs(layers, states, masked=num_tokens <= args.masked_up_to))
     compiling = sum(seconds(run, args.device) for way, _, run in todo if way == "flex")
 
@@ -131,27 +121,9 @@ def main() -> None:
         for shape in args.shapes:
             for num_tokens in args.tokens or LENGTHS[shape]:
                 for flow in FLOWS:
-                    figures = report(measure(flow, shape, num_tokens, args), args)
+                    figures = keep([measure(flow, shape, num_tokens, args)], args, place, order=place)
     draw(figures)
     print(f"written to {args.json}")
-
-
-def report(figure: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Writes a figure in its place among those that the file holds of this machine, and returns all of them."""
-    machine = {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "dtype": args.dtype,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    earlier = json.loads(args.json.read_text()) if args.json.exists() else {}
-    held = earlier["figures"] if earlier.get("machine") == machine else []
-    figures = sorted([one for one in held if place(one) != place(figure)] + [figure], key=place)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=1) + "\n")
-    return figures
 
 
 def place(figure: dict[str, Any]) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """What lmms-flow adds to a run: at the start of lmms-eval, for each sample on the host, in memory and to the prefill.
 
-    python benchmarks/overhead.py [--json FILE] [--width 512] [--layers 8] [--repeats 7]
+    python -m benchmarks.overhead [--json FILE] [--width 512] [--layers 8] [--repeats 7]
 
 Prints a table and writes JSON with the machine, the versions and the figures. The prefill is compared within one
 run, in turn: the stock model with SDPA and no mask, the same through masked kernels (sham), and one knockout, on the

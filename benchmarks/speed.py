@@ -1,6 +1,6 @@
 """How much a cut saves: the sparse engine's prefill and the one-walk sweep, against the strongest thing beside them.
 
-    python benchmarks/speed.py [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--tokens 20000] [--repeats 5]
+    python -m benchmarks.speed [--json FILE] [--device cuda --dtype bfloat16 --shape 7b] [--tokens 20000] [--repeats 5]
 
 The prompt is the paper's 7B prompt (1,267 tokens), the decoder a Llama with random weights. The peers are the stock
 model with SDPA and no mask (prefill and decoding), the same arms in a run each (arms), and one masked SDPA forward a
@@ -14,12 +14,9 @@ are timed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache
 
+from benchmarks.figures import keep, machine, seconds
 from lmms_flow.engine import Baseline, intervene, sweep
 from lmms_flow.flow import PRESETS, Flow, Layout
 
@@ -62,16 +60,6 @@ def decoder(shape: str, device: str, dtype: torch.dtype) -> Any:
     with torch.device(device):
         model = transformers.LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=dtype)
     return model.eval()
-
-
-def seconds(run: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def prefill_ratio(model: Any, flow: str, layout: Layout, device: str, repeats: int) -> tuple[float, float]:
@@ -163,7 +151,7 @@ def sweep_ratio(
 ) -> tuple[float, float]:
     """(seconds of the sweep, median of one masked forward each over the sweep)."""
     tokens = torch.randint(512, (1, layout.num_tokens), device=device)
-    num_layers = model.config.num_hidden_layers
+    num_layers: int = model.config.num_hidden_layers
 
     def forked() -> float:
         return seconds(lambda: sweep(model, {"input_ids": tokens}, layout, knockouts), device)
@@ -186,7 +174,7 @@ def sweep_ratio(
     return statistics.median(b for _, b in pairs), statistics.median(a / b for a, b in pairs)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -196,7 +184,11 @@ def main() -> None:
     parser.add_argument("--shape", choices=("small", "7b", "13b"), default="small")
     parser.add_argument("--tokens", type=int, help="a longer prompt than the paper's; with --shape 7b")
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     dtype = getattr(torch, args.dtype)
     small = args.shape == "small"
     layout_7b = PRESETS[0].layout(args.tokens)
@@ -213,6 +205,7 @@ def main() -> None:
         off = differences(model, name, layout, args.device) if layout.num_tokens < DENSE_UP_TO else {}
         row(f"prefill, {name}", shape, taken, ratio, **off)
 
+    paper = PRESETS[0].layout()
     if args.shape in ("small", "7b"):
         model = decoder(seven, args.device, dtype)
         for name in ("effective-llava-next-7b-closed", "effective-llava-next-7b"):
@@ -221,25 +214,14 @@ def main() -> None:
             report(rows, args)
             return
         closed = "effective-llava-next-7b-closed"
-        row(
-            f"decoding, {closed}",
-            seven,
-            *decoding_ratio(model, closed, PRESETS[0].layout(), args.device, args.repeats),
-        )
-        row(
-            f"arms, none {' '.join(ARMS)}",
-            seven,
-            *arms_ratio(model, ARMS, PRESETS[0].layout(), args.device, args.repeats),
-        )
+        row(f"decoding, {closed}", seven, *decoding_ratio(model, closed, paper, args.device, args.repeats))
+        row(f"arms, none {' '.join(ARMS)}", seven, *arms_ratio(model, ARMS, paper, args.device, args.repeats))
         if small:
             model = decoder("small-512", args.device, dtype)
         for knockouts in (SWEEP, (*SWEEP, "cross_frame")):
             shape = "small-512" if small else seven
-            row(
-                f"sweep, {' '.join(knockouts)}",
-                shape,
-                *sweep_ratio(model, knockouts, PRESETS[0].layout(), args.device, args.repeats),
-            )
+            taken, ratio = sweep_ratio(model, knockouts, paper, args.device, args.repeats)
+            row(f"sweep, {' '.join(knockouts)}", shape, taken, ratio)
     if args.shape in ("small", "13b"):
         model = decoder(thirteen, args.device, dtype)
         name = "effective-llava-next-13b-closed"
@@ -249,20 +231,8 @@ def main() -> None:
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """Writes the figures beside those that the file holds of this machine, and prints them."""
-    machine = {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "dtype": args.dtype,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    earlier = json.loads(args.json.read_text()) if args.json.exists() else {}
-    held = {_place(row): row for row in earlier["figures"]} if earlier.get("machine") == machine else {}
-    held |= {_place(row): row for row in rows}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"machine": machine, "figures": list(held.values())}, indent=1) + "\n")
-    table = Table("what", "shape", "tokens", "seconds", "times faster", title=machine["device"])
+    keep(rows, args, place)
+    table = Table("what", "shape", "tokens", "seconds", "times faster", title=machine(args)["device"])
     for one in rows:
         numbers = f"{one['tokens']:,}", f"{one['seconds']:.3f}", f"{one['times faster']:.2f}"
         table.add_row(one["what"], one["shape"], *numbers)
@@ -270,7 +240,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     print(f"written to {args.json}")
 
 
-def _place(row: dict[str, Any]) -> tuple[str, str, int]:
+def place(row: dict[str, Any]) -> tuple[str, str, int]:
     return row["what"], row["shape"], row["tokens"]
 
 

@@ -1,6 +1,6 @@
 """What proving the frames costs: 8 frames of a 10-second 720p clip, and of an hour, beside decord's random access.
 
-    python benchmarks/video.py [--json FILE] [--repeats 5] [--seconds 10] [--minutes 60]
+    python -m benchmarks.video [--json FILE] [--repeats 5] [--seconds 10] [--minutes 60]
 
 Readers take turns within one run and the least processor time of each counts, so that a busy machine changes little.
 The clips are written with PyAV: a moving pattern with noise. The hour is one minute, copied sixty times. docs/videos.md
@@ -61,9 +61,10 @@ def repeated(source: Path, target: Path, times: int) -> Path:
             with av.open(str(source)) as read:
                 stream = read.streams.video[0]
                 out = out or write_to.add_stream_from_template(stream)
+                assert stream.time_base is not None
                 length = round(stream.frames / FPS / stream.time_base)
                 for packet in read.demux(stream):
-                    if packet.size:
+                    if packet.size and packet.pts is not None and packet.dts is not None:
                         packet.pts, packet.dts = packet.pts + turn * length, packet.dts + turn * length
                         packet.stream = out
                         write_to.mux(packet)

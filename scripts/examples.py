@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 def run(notebook: Path, folder: Path = EXAMPLES) -> nbformat.NotebookNode:
     """A notebook with the outputs of a fresh run in `folder`. Raises CellExecutionError where a cell fails."""
-    content = nbformat.read(notebook, as_version=4)
+    content: nbformat.NotebookNode = nbformat.read(notebook, as_version=4)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(content, timeout=300, kernel_name="python3", resources=resources).execute()
     for cell in content.cells:

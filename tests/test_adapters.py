@@ -168,15 +168,15 @@ def test_a_base_that_is_missing(named: str | None, part: str, tmp_path: Path) ->
 @pytest.mark.parametrize("wrong", ["width", "layers more", "layers fewer", "names"])
 def test_an_adapter_of_another_model(wrong: str, beside: bool, base: Path, tmp_path: Path) -> None:
     """Nothing of it may be left out: the rest would be a model that nobody trained."""
-    given: dict[str, Any] = {
+    sizes: dict[str, dict[str, Any]] = {
         "width": {"hidden": HIDDEN // 2},
         "layers more": {"layers": LAYERS + 1},
         "layers fewer": {"layers": LAYERS - 1},
         "names": {"name": lambda layer, part: f"transformer.h.{layer}.{part}"},
-    }[wrong]
+    }
     if beside:
         shutil.copytree(base, tmp_path / "adapter")
-    write_adapter(tmp_path / "adapter", str(base), **given)
+    write_adapter(tmp_path / "adapter", str(base), **sizes[wrong])
     line = line_of(tmp_path / "adapter")
     assert "adapter" in line.replace(str(tmp_path / "adapter"), "")
 

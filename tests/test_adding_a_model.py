@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
 
+from lmms_flow.errors import SampleError
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.model_wrappers.base import FlowModel
 from lmms_flow.records.journal import read_journal
 from tests.support.checkpoints import next_video
 from tests.support.clips import write_clip
+from tests.support.tokenized import VIDEO, tokenizer
 
 TEXT = "Question: Which way does it move?\nOptions:\n(A) left\n(B) right \nOnly give the best option."
 
 
-class MyModel(FlowModel):
+class MyModel(FlowModel):  # type: ignore[misc]
     default_checkpoint = ""
 
 
@@ -27,7 +30,7 @@ class PairsChat(VideoChat):
         return super().frame_spans(input_ids, video, num_frames // 2)
 
 
-class PairsModel(FlowModel):
+class PairsModel(FlowModel):  # type: ignore[misc]
     def load(self, source: str) -> VideoChat:
         chat = super().load(source)
         return PairsChat(chat.model, chat.processor)
@@ -56,7 +59,7 @@ def answer(model: FlowModel, clip: Path) -> str:
 def test_a_subclass_that_names_a_checkpoint_runs_under_a_flow(checkpoint: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     write_clip(clip)
-    kept = {}
+    kept: dict[str, Any] = {}
     for flow in ("none", "cross_frame"):
         model = MyModel(pretrained=str(checkpoint), flow=flow, records=str(tmp_path / flow), device="cpu")
         assert isinstance(answer(model, clip), str)
@@ -69,13 +72,40 @@ def test_a_subclass_that_names_a_checkpoint_runs_under_a_flow(checkpoint: Path, 
 def test_an_overridden_seam_changes_what_a_frame_is(checkpoint: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     write_clip(clip)
-    kept = {}
+    kept: dict[type[FlowModel], Any] = {}
     for wrapper in (MyModel, PairsModel):
         folder = tmp_path / wrapper.__name__
         model = wrapper(pretrained=str(checkpoint), flow="cross_frame", records=str(folder), device="cpu")
         answer(model, clip)
         kept[wrapper] = read_journal(folder)[0].edges_kept
     assert kept[PairsModel] > kept[MyModel]  # the two frames of a pair read each other
+
+
+class MergingChat(VideoChat):
+    """A processor that merges frames in pairs, and a placeholder that becomes two tokens for each pair."""
+
+    def __init__(self) -> None:
+        super().__init__(None, tokenizer("llama"), video_token=VIDEO)
+
+    def encode(self, text: str, frames: Any) -> Any:
+        ids = list(self.tokenizer(text)["input_ids"])
+        at, pairs = ids.index(self.tokenizer.convert_tokens_to_ids(VIDEO)), len(frames.indices) // 2
+        ids[at : at + 1] = [ids[at]] * 2 * pairs
+        return ids, {"video_grid_thw": torch.tensor([[pairs, 2, 4]])}
+
+
+class MergingPairsChat(MergingChat):
+    def frame_spans(self, input_ids: Any, video: range, num_frames: int) -> tuple[range, ...]:
+        return super().frame_spans(input_ids, video, num_frames // 2)
+
+
+def test_merged_frames_are_no_frames_of_their_own() -> None:
+    """Four frames in two pairs of two tokens: half a pair's tokens are the half of a picture, and no frame."""
+    frames = SimpleNamespace(indices=(0, 1, 2, 3))
+    with pytest.raises(SampleError, match="makes 2 frames of those that were read .* says 4: override it"):
+        MergingChat().prompt(f"Watch. {VIDEO} What?", frames)  # type: ignore[arg-type]
+    prompt, _ = MergingPairsChat().prompt(f"Watch. {VIDEO} What?", frames)  # type: ignore[arg-type]
+    assert [len(span) for span in prompt.frames] == [2, 2]
 
 
 def test_token_rows_beside_the_ids_are_padded_with_them() -> None:

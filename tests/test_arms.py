@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,9 @@ def test_a_users_task_is_never_replaced() -> None:
     index = {"flowbench": {"type": "task", "yaml_path": "f.yaml"}, "flowbench_flow_blind": own}
     add_arms(index, lambda name: {})
     assert index["flowbench_flow_blind"] is own
-    assert made_config(index, "flowbench_flow_sham", lambda name: {})["base"] == "flowbench"
+    sham = made_config(index, "flowbench_flow_sham", lambda name: {})
+    assert sham is not None
+    assert sham["base"] == "flowbench"
     assert made_config(index, "flowbench", lambda name: {}) is None
 
 
@@ -212,8 +215,8 @@ def test_members_of_one_short_name_keep_their_arms() -> None:
     }
     configs: Any = {"pool": {"task": ["pool_one", "one"]}, "a": {"base": "pool", "flow": "blind"}}
     add_arms(index, configs.__getitem__)
-    arms = made_config(index, "a", configs.__getitem__)["task"]
-    assert [made_config(index, arm, configs.__getitem__)["base"] for arm in arms] == ["pool_one", "one"]
+    made: Any = partial(made_config, index, read=configs.__getitem__)
+    assert [made(arm)["base"] for arm in made("a")["task"]] == ["pool_one", "one"]
 
 
 def test_groups_written_out_and_groups_in_a_circle() -> None:

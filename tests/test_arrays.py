@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from lmms_flow.errors import RecordError, RunError
 from lmms_flow.records import arrays as arrays_module
 from lmms_flow.records.arrays import Arrays, are_whole, place_of, read_arrays
-from lmms_flow.records.journal import Journal
+from lmms_flow.records.journal import Journal, read_journal
 from lmms_flow.records.record import SampleRecord
 
 
@@ -173,6 +174,50 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, monkeypatch
         assert journal.find("third") is None
     left = sorted(path.name for path in (tmp_path / "arrays").rglob("*") if path.is_file())
     assert left == ["key.safetensors", "second.safetensors"]
+
+
+@pytest.mark.parametrize("steps", [(1, 2, 4), (3, 3, 3), (5, 1, 2), (6, 7, 2)])
+def test_a_run_that_is_killed_three_times_leaves_the_same_bytes(
+    tmp_path: Path, steps: tuple[int, ...]
+) -> None:
+    """Killed at any step between the first byte of an array and the end of its line."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for doc_id in range(5):
+        with Journal(whole) as journal:
+            journal.write(f"key{doc_id}", record(doc_id), some(doc_id))
+    for step in (*steps, 0):
+        child = os.fork()
+        if child == 0:
+            _go_on(broken, killed_at=step)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) == bool(step), "it was killed, or came to its end"
+    assert contents(broken) == contents(whole)
+    assert len(read_journal(broken)) == 5
+
+
+def _go_on(folder: Path, killed_at: int) -> None:
+    """Traces what is not there yet; killed at the n-th flush or renaming of a file."""
+    steps = [0]
+
+    def or_die(do: Any) -> Any:
+        def step(*args: Any) -> Any:
+            steps[0] += 1
+            if steps[0] == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return do(*args)
+
+        return step
+
+    os.fsync, os.replace = or_die(os.fsync), or_die(os.replace)
+    with Journal(folder) as journal:
+        for doc_id in range(5):
+            if journal.find(f"key{doc_id}") is None:
+                journal.write(f"key{doc_id}", record(doc_id), some(doc_id))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("arrays/*/*")}
 
 
 def test_what_a_killed_run_left_unfinished_is_written_over(tmp_path: Path, monkeypatch: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from lmms_flow.engine import Baseline, decoder_layers, find_decoder, intervene
-from lmms_flow.engine.baseline import departure
+from lmms_flow.engine.departure import departure
 from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import Flow, FlowError
 from tests.support.engines import RUNS, TOLERANCE, arms, difference, generate, record

@@ -265,7 +265,7 @@ def test_how_frames_are_taken_travels_with_the_video() -> None:
     from lmms_eval.protocol import ChatMessages
 
     given = {"form": "paper", "sampling": "segment_starts", "num_frames": 24}
-    messages = questions.doc_to_messages({**DOC, "start": 1.0, "end": 2.5}, given)  # type: ignore[typeddict-item]
+    messages = questions.doc_to_messages({**DOC, "start": 1.0, "end": 2.5}, given)
     assert messages[0]["content"][0] == {
         "type": "video",
         "url": "/v.mp4",

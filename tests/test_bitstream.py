@@ -17,12 +17,10 @@ X264 = "bframes=2:keyint=24:min-keyint=24:scenecut=0"
 def packets(path: Path) -> tuple[str, bytes | None, list[av.Packet]]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        codec = stream.codec_context.codec.canonical_name
-        return (
-            codec,
-            stream.codec_context.extradata,
-            [packet for packet in container.demux(stream) if packet.size],
-        )
+        kept = [packet for packet in container.demux(stream) if packet.size]
+        context = stream.codec_context
+        codec, extradata = context.codec.canonical_name, context.extradata
+    return codec, extradata, kept
 
 
 @pytest.mark.parametrize(

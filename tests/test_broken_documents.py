@@ -56,7 +56,7 @@ ARM = (
     "task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTask\n"
     f"base: {BASE}\nflow: video:last\ndataset_kwargs: {{data_files: {{test: rows.jsonl}}}}\n"
 )
-BROKEN = {
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "an answer that is no letter of its options": ({"answer_letter": "J"}, "the answer 'J' is not one of"),
     "no options": ({"candidates": []}, "a question needs 2 to 10 options, this one has 0"),
     "a field that is not filled": ({"question": None}, "its question is None, not text"),

@@ -14,7 +14,9 @@ from lmms_flow.flow import preset_of
 
 TASKS = {"flowbench", "flowbench_action_antonym", "flowbench_object_count"}
 
-FLOW_TINY_PROMPT = preset_of("flow-tiny").prompt
+FLOW_TINY = preset_of("flow-tiny")
+assert FLOW_TINY is not None
+FLOW_TINY_PROMPT = FLOW_TINY.prompt
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -218,6 +220,7 @@ def test_the_list_of_tasks_is_what_lmms_eval_finds(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("command", ["", "show", "flows", "tasks", "verify", "compare", "eval"])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status: str | int | None
     try:
         status = main([*([command] if command else []), "--help"])
     except SystemExit as stop:

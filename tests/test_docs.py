@@ -56,6 +56,27 @@ def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names["curves"].probabilities.shape == (1, 12)
 
 
+def test_the_read_outs_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands in docs/readouts.md: every axis is as long as it is said to be."""
+    shutil.copy(next((assets.flowbench_dir() / "clips").glob("moving_direction*.mp4")), tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/readouts.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    lines = [
+        f"last = {line}" if line.startswith(("gen", "logit", "att")) else line for line in block.splitlines()
+    ]
+    found = []
+    for line in lines:
+        exec(compile(line, "docs/readouts.md", "exec"), names)
+        found.append(tuple(names["last"].shape) if line.startswith("last") else None)
+    layout = names["prompt"].layout
+    assert [each for each in found if each] == [
+        (12, 2),
+        (12, layout.size("video"), 5),
+        (12, 1, len(layout.frames)),
+    ]
+
+
 def test_flowbench_has_the_stated_number_of_questions() -> None:
     counted = sum(len(file.read_text().splitlines()) for file in assets.flowbench_dir().glob("*.jsonl"))
     for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", assets.flowbench_dir() / "README.md"):

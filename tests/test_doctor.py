@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +127,7 @@ def test_a_host_that_is_built_otherwise_fails_in_one_line(monkeypatch: pytest.Mo
 
 def test_a_plug_in_that_the_host_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        host.sys.modules["lmms_eval.models"], "list_available_models", lambda include_aliases: ["other"]
+        sys.modules["lmms_eval.models"], "list_available_models", lambda include_aliases: ["other"]
     )
     found = of("lmms-eval")["models"]
     assert (found.status, "entry point is not found" in found.todo) == ("fails", True)
@@ -133,7 +135,7 @@ def test_a_plug_in_that_the_host_does_not_see(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_folder_that_can_not_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(doctor.os, "access", lambda place, mode: not str(place).startswith(str(tmp_path)))
+    monkeypatch.setattr(os, "access", lambda place, mode: not str(place).startswith(str(tmp_path)))
     records = of("folders")["records"]
     assert (records.status, "records=FOLDER" in records.todo) == ("fails", True)
     monkeypatch.undo()

@@ -123,7 +123,7 @@ def test_the_papers_knockout_sets_exactly_its_attention_weights_to_zero() -> Non
 
 def own_mask(model: Any, num_tokens: int) -> Tensor:
     """What the model itself lets each layer see, bool [layer, query, key]: all that is earlier, or a window of it."""
-    config = find_decoder(model).config
+    config: Any = find_decoder(model).config
     causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril()
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * LAYERS
     near = causal.triu(1 - config.sliding_window) if "sliding_attention" in kinds else causal
@@ -250,7 +250,8 @@ def test_sham_goes_through_masks_and_changes_no_more_than_rounding(family: str, 
     model, make_inputs = model_of(family, attn)
     prompt = make_inputs()
     seen: list[Any] = []
-    hook = decoder_layers(find_decoder(model))[0].self_attn.register_forward_pre_hook(
+    attention: Any = decoder_layers(find_decoder(model))[0].self_attn
+    hook = attention.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
     )
     with intervene(model, "sham", prompt.layout):
@@ -281,7 +282,7 @@ def test_noise_in_rows_that_are_cut_off_leaves_the_last_logits_bit_for_bit(famil
     model, make_inputs = model_of(family)
     prompt = make_inputs()
     video = prompt.groups["video"]
-    embeddings = find_decoder(model).get_input_embeddings()(prompt.tensors["input_ids"]).detach()
+    embeddings = model.get_input_embeddings()(prompt.tensors["input_ids"]).detach()
     noisy = embeddings.clone()
     noisy[:, video.start : video.stop] += torch.randn(1, len(video), embeddings.shape[-1], device=DEVICE)
 
@@ -686,7 +687,7 @@ def test_a_single_layer_that_ignores_its_mask_fails_the_self_check(
     layer: int, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = tiny("llama", layers=LAYERS, attn_implementation="sdpa")
-    attention = decoder_layers(find_decoder(model))[layer].self_attn
+    attention: Any = decoder_layers(find_decoder(model))[layer].self_attn
     original = attention.forward
 
     def deaf(hidden_states: Tensor, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
@@ -706,15 +707,16 @@ def test_kernels_that_round_differently_under_a_mask_pass_the_self_check(
 ) -> None:
     """As on a GPU in bfloat16, where the masked kernel is another one; a model of random weights is no exception."""
     model, _ = tiny("llama", layers=LAYERS, attn_implementation="sdpa")
-    for layer in decoder_layers(find_decoder(model)):
+    attentions: list[Any] = [layer.self_attn for layer in decoder_layers(find_decoder(model))]
+    for attention in attentions:
 
         def coarse(
-            hidden_states: Tensor, *args: Any, original: Any = layer.self_attn.forward, **kwargs: Any
+            hidden_states: Tensor, *args: Any, original: Any = attention.forward, **kwargs: Any
         ) -> Any:
             out, weights = original(hidden_states, *args, **kwargs)
             return out if kwargs["attention_mask"] is None else 1.00002 * out, weights
 
-        monkeypatch.setattr(layer.self_attn, "forward", coarse)
+        monkeypatch.setattr(attention, "forward", coarse)
     assert require_self_check(model)
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -48,6 +48,7 @@ def evaluation(host: Any, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
     return replace
 
 
+Run = Callable[..., int]
 RUN = ["--model", "dummy", "--tasks", "flowbench"]
 
 
@@ -56,7 +57,7 @@ def result(task: str = "flowbench_object_count", **metrics: object) -> tuple[dic
     return {"configs": {task: {}}, "results": {task: {"alias": task, **named}}}, None
 
 
-def scored(**changes: object) -> tuple[dict[str, Any], None]:
+def scored(**changes: Any) -> tuple[dict[str, Any], None]:
     return result(**{"accuracy": 0.5, "errors": 0, "unreadable": 0, **changes})
 
 
@@ -141,7 +142,13 @@ def test_an_exit_status_passes_through(evaluation: Evaluation, status: Any) -> N
 def test_results_without_a_score_are_status_1(
     evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for metrics in ({}, {"accuracy": []}, {"score": float("nan")}, {"errors": 0, "unreadable": 0}):
+    without: list[dict[str, Any]] = [
+        {},
+        {"accuracy": []},
+        {"score": float("nan")},
+        {"errors": 0, "unreadable": 0},
+    ]
+    for metrics in without:
         evaluation(lambda args, metrics=metrics: result(**metrics))
         assert main(RUN) == 1, metrics
         assert said(capfd) == "lmms-flow eval: task flowbench_object_count has no scored sample"
@@ -239,10 +246,12 @@ def fake_flow_class() -> type[Any]:
     """A chat model of ours without weights: it reads the frames and answers B."""
     from lmms_eval.api.model import lmms
 
-    class FakeFlow(lmms):
+    class FakeFlow(lmms):  # type: ignore[misc]
         is_simple = False
 
-        def __init__(self, on_error: str = "raise", records: Any = None, **_: Any) -> None:
+        def __init__(
+            self, on_error: Literal["raise", "record"] = "raise", records: Any = None, **_: Any
+        ) -> None:
             super().__init__()
             self.on_error, self.records = on_error, records
 
@@ -271,7 +280,7 @@ def fake_flow_class() -> type[Any]:
 
 
 @pytest.fixture
-def fake_flow(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
+def fake_flow(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs `main` with that model on a made flowbench of which one clip is missing."""
     from lmms_eval import models
     from lmms_eval.api import task
@@ -289,7 +298,7 @@ def fake_flow(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def test_a_missing_video_ends_the_run_with_its_name(
-    fake_flow: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    fake_flow: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert fake_flow("on_error=raise") == 1
     line = capfd.readouterr().err.strip().splitlines()[-1]
@@ -298,7 +307,7 @@ def test_a_missing_video_ends_the_run_with_its_name(
 
 
 def test_a_missing_video_is_recorded_and_no_wrong_answer(
-    fake_flow: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    fake_flow: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert fake_flow("on_error=record") == 1
     assert "1 of the samples failed (flowbench_object_count: 1)" in said(capfd)
@@ -317,7 +326,7 @@ def test_a_missing_video_is_recorded_and_no_wrong_answer(
 
 
 def test_errors_may_be_allowed_and_the_journal_serves_the_rest(
-    fake_flow: type[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    fake_flow: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert fake_flow("on_error=record", "--allow-errors") == 0
     assert fake_flow("on_error=record", "--allow-errors") == 0

@@ -139,7 +139,7 @@ def test_a_model_that_ignores_masks_is_refused_while_loading(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The self-check; full attention needs no masks."""
-    kind = type(decoder_layers(find_decoder(checkpoint.load().model))[0].self_attn)
+    kind: Any = type(decoder_layers(find_decoder(checkpoint.load().model))[0].self_attn)
     original = kind.forward
 
     def deaf(self: Any, *args: Any, attention_mask: Any = None, **arguments: Any) -> Any:

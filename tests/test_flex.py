@@ -25,7 +25,8 @@ from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine.flex import block_mask, kept_pairs
 from lmms_flow.engine.strips import Strips, attend_in_strips, kernel_of
 from lmms_flow.flow import Blocks, Flow
-from lmms_flow.flow.presets import PRESET_NAMES, find_preset, prompt_layout
+from lmms_flow.flow.layout import prompt_layout
+from lmms_flow.flow.presets import PRESET_NAMES, find_preset
 from tests.support.engines import LATE, TOLERANCE, difference, flows, record, run
 from tests.support.models import DEVICE, tiny
 
@@ -77,8 +78,9 @@ def dense(blocks: Blocks, skipped: int = 0) -> torch.Tensor:
 
 
 def expected(mask: torch.Tensor, size: int) -> BlockMask:
+    rows, keys = mask.shape
     return create_block_mask(
-        lambda b, h, q, k: mask[q, k], None, None, *mask.shape, device="cpu", BLOCK_SIZE=size
+        lambda b, h, q, k: mask[q, k], None, None, rows, keys, device="cpu", BLOCK_SIZE=size
     )
 
 
@@ -89,7 +91,8 @@ def assert_same(found: BlockMask, mask: torch.Tensor, size: int) -> None:
     assert found.BLOCK_SIZE == wanted.BLOCK_SIZE
     for name in LISTS:
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
-    assert torch.equal(create_mask(found.mask_mod, 1, 1, *mask.shape, device="cpu")[0, 0], mask)
+    rows, keys = mask.shape
+    assert torch.equal(create_mask(found.mask_mod, 1, 1, rows, keys, device="cpu")[0, 0], mask)
 
 
 @pytest.mark.parametrize("size", [4, 16, 128])
@@ -104,6 +107,7 @@ def test_blocks_are_those_of_the_dense_mask(size: int, monkeypatch: pytest.Monke
         found = block_mask(blocks, skipped, CPU)
         assert_same(found, mask[skipped:], size)
         assert kept_pairs(blocks, skipped).sum() == mask[skipped:].sum()
+        assert found.full_kv_num_blocks is not None
         full, partial = full + int(found.full_kv_num_blocks.sum()), partial + int(found.kv_num_blocks.sum())
     assert full > 50
     assert partial > 50
@@ -137,7 +141,7 @@ def by_flex(module: Any, query: Any, key: Any, value: Any, strips: Strips) -> to
 
 def largest_difference(attend: Any, strips: Strips, mask: torch.Tensor) -> float:
     """From masked SDPA, where two query heads share one of keys."""
-    module = torch.nn.Module().eval()
+    module: Any = torch.nn.Module().eval()
     module.num_key_value_groups = 2
     numbers = torch.Generator().manual_seed(0)
     query, key, value = (
@@ -164,7 +168,9 @@ def test_the_compiled_kernel_equals_masked_attention() -> None:
     segments = tuple(range(a, b) for a, b in ((0, 60), (60, 500), (500, 513), (513, 700)))
     blocks = Blocks(segments, (0b1, 0b11, 0b001, 0b1010))  # the third and the fourth skip segments
     strips = Strips((), blocks, skipped=70)
-    assert block_mask(blocks, 70, CPU).full_kv_num_blocks.sum() > 0
+    full = block_mask(blocks, 70, CPU).full_kv_num_blocks
+    assert full is not None
+    assert full.sum() > 0
     assert largest_difference(by_flex, strips, dense(blocks, 70)) < 1e-5
 
 
@@ -231,7 +237,9 @@ def test_a_model_on_flex_attention_equals_the_reference(size: int, monkeypatch: 
 class Largest(TorchDispatchMode):
     """Notes the size of the largest tensor that is made inside the block, in bytes."""
 
-    bytes = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -16,6 +16,8 @@ from lmms_flow.engine import keep_masks
 from lmms_flow.flow import PRESET_NAMES, PRESETS, Knockout, LayerRange, Pathway, find_preset, preset_of
 from lmms_flow.flow.layout import merge
 from lmms_flow.flow.leaks import leaks
+from lmms_flow.flow.pathway import BoundPathway
+from lmms_flow.flow.presets import Preset
 from tests.support.layouts import random_layout
 
 # Kept edges with the lengths of the paper's prompts, in per cent of full attention, one decimal.
@@ -36,9 +38,21 @@ RANGES = {
 }
 
 
+def preset_called(name: str) -> tuple[Preset, bool]:
+    found = find_preset(name)
+    assert found is not None
+    return found
+
+
+def pathway_of(flow: Flow, num_layers: int) -> BoundPathway:
+    pathway = flow.bind(num_layers).pathway
+    assert pathway is not None
+    return pathway
+
+
 @pytest.mark.parametrize(("name", "share"), PAPER_SHARES.items())
 def test_released_presets_keep_the_papers_share_of_edges(name: str, share: float) -> None:
-    preset, _ = find_preset(name)
+    preset, _ = preset_called(name)
     kept, total = Flow.load(name).kept_edges(preset.layout(), preset.layers)
     assert round(100 * kept / total, 1) == share
 
@@ -53,7 +67,7 @@ def test_the_papers_7b_prompt_has_the_published_number_of_edges() -> None:
 
 def test_the_papers_presets_are_told_from_our_own() -> None:
     assert {preset.name for preset in PRESETS if preset.from_paper} == set(PAPER_SHARES)
-    paper, own = find_preset("effective-llava-next-7b")[0], find_preset("effective-flow-tiny")[0]
+    (paper, _), (own, _) = map(preset_called, ("effective-llava-next-7b", "effective-flow-tiny"))
     assert [paper.scored_by(closed) for closed in (False, True)] == ["the paper", "nobody yet (unvalidated)"]
     assert [own.scored_by(closed) for closed in (False, True)] == ["this package, on flowbench"] * 2
 
@@ -77,7 +91,10 @@ def naive_pathway(layout: Layout, layer: int, ranges: Ranges, closed: bool) -> n
     video, last = group == "video", group == "last"
     query, key = np.arange(n)[:, None], np.arange(n)[None, :]
     keep = key <= query
-    inside = lambda span: span is not None and span[0] <= layer <= span[1]  # noqa: E731
+
+    def inside(span: tuple[int, int] | None) -> bool:
+        return span is not None and span[0] <= layer <= span[1]
+
     if not inside(cross):
         keep &= ~((frame[:, None] > frame[None, :]) & (frame[None, :] >= 0))
     if not inside(to_question):
@@ -95,7 +112,7 @@ def naive_pathway(layout: Layout, layer: int, ranges: Ranges, closed: bool) -> n
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
 def test_presets_equal_a_naive_builder_on_random_layouts(name: str) -> None:
-    preset, closed = find_preset(name)
+    preset, closed = preset_called(name)
     flow = Flow.load(name)
     for seed in range(300):
         layout = random_layout(seed)
@@ -110,8 +127,8 @@ def test_presets_equal_a_naive_builder_on_random_layouts(name: str) -> None:
 
 
 def own_pathway(ranges: Ranges, closed: bool) -> Flow:
-    kept = (None if span is None else LayerRange(f"{span[0]}-{span[1]}") for span in ranges)
-    return Flow("pathway", "mine", "mine", pathways=(Pathway(*kept, closed),))
+    cross, enter, leave = (None if span is None else LayerRange(f"{span[0]}-{span[1]}") for span in ranges)
+    return Flow("pathway", "mine", "mine", pathways=(Pathway(cross, enter, leave, closed),))
 
 
 SOME_NOWHERE = [
@@ -212,18 +229,18 @@ def test_random_control_of_a_preset_cuts_exactly_as_many_edges() -> None:
 
 
 def test_mirrored_keeps_the_same_kinds_in_the_layers_counted_from_the_other_end() -> None:
-    bound = Flow.load("mirrored:effective-llava-next-7b").bind(32)
-    assert bound.pathway.cross_frame == range(18, 28)
-    assert bound.pathway.video_question == range(13, 28)
-    assert bound.pathway.question_last == range(8, 18)
-    bound = Flow.load("mirrored:effective", checkpoint="flow-tiny").bind(12)
-    found = Flow.load("effective", checkpoint="flow-tiny").bind(12).pathway
-    assert bound.pathway.question_last == range(13 - found.question_last[-1], 14 - found.question_last[0])
+    mirrored = pathway_of(Flow.load("mirrored:effective-llava-next-7b"), 32)
+    assert mirrored.cross_frame == range(18, 28)
+    assert mirrored.video_question == range(13, 28)
+    assert mirrored.question_last == range(8, 18)
+    mirrored = pathway_of(Flow.load("mirrored:effective", checkpoint="flow-tiny"), 12)
+    found = pathway_of(Flow.load("effective", checkpoint="flow-tiny"), 12)
+    assert mirrored.question_last == range(13 - found.question_last[-1], 14 - found.question_last[0])
 
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
 def test_leak_audit_opens_the_released_presets_and_closes_the_closed(name: str) -> None:
-    preset, closed = find_preset(name)
+    preset, closed = preset_called(name)
     routes = Flow.load(name).leaks(preset.layout(), preset.layers)
     if closed:
         assert routes == ()
@@ -297,7 +314,7 @@ NOWHERE = '{cross_frame: 1-4, "video:question": none, "question:last": 1-12}'
 def test_what_enters_the_question_by_the_gap_is_a_leak_where_it_may_enter_nowhere(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(f"pathway: {NOWHERE}")
-    preset, _ = find_preset("effective-flow-tiny")
+    preset, _ = preset_called("effective-flow-tiny")
     routes = Flow.load(file).leaks(preset.layout(), preset.layers)
     assert [str(route) for route in routes] == [
         "video -> gap (layer 1) -> last (layer 2)",
@@ -350,14 +367,14 @@ def test_yaml_pathway_is_the_preset(tmp_path: Path) -> None:
     file.write_text(f"{{pathway: {ranges}, closed: true}}")
     assert Flow.load(file).bind(32).digest == Flow.load("effective-llava-next-7b-closed").bind(32).digest
     file.write_text('{pathway: {cross_frame: -16, "video:question": 7, "question:last": "8-"}}')
-    pathway = Flow.load(file).bind(32).pathway
+    pathway = pathway_of(Flow.load(file), 32)
     assert (pathway.cross_frame, pathway.video_question, pathway.question_last) == (
         range(1, 17),
         range(7, 8),
         range(8, 33),
     )
     file.write_text(f"pathway: {NOWHERE}")
-    assert Flow.load(file).bind(12).pathway.video_question == range(0)
+    assert pathway_of(Flow.load(file), 12).video_question == range(0)
 
 
 def test_aliases_bind_by_repository_or_folder_never_by_size() -> None:
@@ -373,7 +390,9 @@ def test_aliases_bind_by_repository_or_folder_never_by_size() -> None:
         assert Flow.load("effective", checkpoint=checkpoint).name == "effective-flow-tiny"
         assert Flow.load("effective_closed", checkpoint=checkpoint).name == "effective-flow-tiny-closed"
     cached = "hub/models--byminji--LLaVA-NeXT-7B-Video-FT/snapshots/0123"
-    assert preset_of(cached).name == "effective-llava-next-7b"
+    found = preset_of(cached)
+    assert found is not None
+    assert found.name == "effective-llava-next-7b"
     with pytest.raises(
         FlowError, match=r"no pathway is known for checkpoint 'other/llava-7b'.*effective-llava-next-7b"
     ):

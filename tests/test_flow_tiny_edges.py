@@ -160,6 +160,7 @@ def many_draws(count: int = 4000) -> list[Draw]:
 
 def test_an_answerable_draw_leaves_the_planted_way_open() -> None:
     kept = PLANTED.bind(NUM_LAYERS).pathway
+    assert kept is not None
     needed = {"cross_frame": kept.cross_frame, "video:question": kept.video_question}
     needed["question:last"] = kept.question_last
     draws = many_draws()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from lmms_flow import versions
-from lmms_flow.harness import host, plugin
+from lmms_flow.harness import host
+from lmms_flow.harness.ground import MODELS
 from lmms_flow.harness.host import HostError, Seam
 from lmms_flow.harness.host_cache import cache_in_use
 
@@ -117,7 +118,7 @@ def test_the_entry_point_tells_it_and_never_raises() -> None:
     seen, log_text = json.loads(last), "\n".join(log) + run.stderr
     for spoil, said in SPOILT.items():
         names, (line,) = seen[spoil]
-        assert names == (0 if "ModelManifest" in spoil else len(plugin.MODELS)), spoil
+        assert names == (0 if "ModelManifest" in spoil else len(MODELS)), spoil
         assert said in line
         assert log_text.count(line) == [seen[one][1] for one in SPOILT].count([line])
 
@@ -159,9 +160,11 @@ def test_a_renamed_evaluation_is_no_run_without_a_cache(monkeypatch: pytest.Monk
 
 
 def test_a_request_of_another_form_is_one_line() -> None:
-    good = ("", lambda doc: [], {}, 0, "task", "test")
+    good: tuple[Any, ...] = ("", lambda doc: [], {}, 0, "task", "test")
     assert host.arguments_of(SimpleNamespace(args=good)).task == "task"
-    for args in (good[:5], (*good, 1), list(good), ("", {}, lambda doc: [], 0, "task", "test"), None):
+    swapped = (good[0], good[2], good[1], *good[3:])
+    others: list[Any] = [good[:5], (*good, 1), list(good), swapped, None]
+    for args in others:
         with pytest.raises(HostError) as error:
             host.arguments_of(SimpleNamespace(args=args))
         line_of(error.value)
@@ -171,14 +174,16 @@ def test_an_index_of_another_form_is_one_line() -> None:
     host.check_index(
         {"a": {"type": "task", "yaml_path": "a.yaml"}, "b": {"type": "group", "task": -1, "yaml_path": -1}}
     )
-    for index in ([], {"a": {"kind": "task"}}, {"a": "a.yaml"}):
+    others: list[Any] = [[], {"a": {"kind": "task"}}, {"a": "a.yaml"}]
+    for index in others:
         with pytest.raises(HostError, match="index of tasks whose entries have type and yaml_path"):
             host.check_index(index)
 
 
 def test_an_end_of_another_form_is_one_line() -> None:
     assert host.results_of((None, None)) is None
-    for returned in (None, {"results": {}}, ({"scores": {}}, None)):
+    others: list[Any] = [None, {"results": {}}, ({"scores": {}}, None)]
+    for returned in others:
         with pytest.raises(HostError, match="lmms-eval .* has no"):
             host.results_of(returned)
 

@@ -15,7 +15,7 @@ import torch
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lmms_flow import assets
 from lmms_flow.harness import plugin
@@ -88,9 +88,9 @@ def test_where_a_checkpoint_lies_and_how_it_is_cut_up_says_nothing(folder: Path,
     (folder / "model.safetensors").unlink()
     names = sorted(weights)
     shards = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
-    for file, kept in shards.items():
-        save_file({name: weights[name] for name in kept}, folder / file, metadata={"format": "pt"})
-    places = {name: file for file, kept in shards.items() for name in kept}
+    for shard, kept in shards.items():
+        save_file({name: weights[name] for name in kept}, folder / shard, metadata={"format": "pt"})
+    places = {name: shard for shard, kept in shards.items() for name in kept}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert identity(load(folder)) == before, "the same weights, in two files"
     changed = load_file(folder / "b.safetensors")
@@ -202,7 +202,7 @@ def test_a_changed_processor(folder: Path) -> None:
     assert identity(load(folder)) != before
 
 
-class Chatty(LlavaVidFlow):
+class Chatty(LlavaVidFlow):  # type: ignore[misc]
     """A user's wrapper: its code is a part of what answers."""
 
 
@@ -215,6 +215,8 @@ def test_another_class_of_wrapper(folder: Path) -> None:
 
 
 class Tied(nn.Module):
+    angles: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -281,7 +283,7 @@ def test_weights_that_are_kept_elsewhere_are_read_there() -> None:
     from accelerate import cpu_offload
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model.config = Settings()
     away = cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
     assert any(weight.is_meta for weight in away.parameters())
@@ -296,7 +298,7 @@ def test_weights_that_are_kept_elsewhere_are_read_there() -> None:
 def test_adapters_and_which_of_them_are_in_use() -> None:
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
-    base = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    base: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     base.config = Settings()
     plain = told(base)
     made = peft.LoraConfig(r=2, target_modules=["0", "1"], init_lora_weights=False)

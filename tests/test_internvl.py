@@ -23,16 +23,8 @@ from lmms_flow.flow import Flow
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.video import read_frames
 from lmms_flow.model_wrappers.internvl import InternvlFlow
-from tests.support.checkpoints_internvl import (
-    HIDDEN,
-    PATCH_SIZE,
-    PHI_TEMPLATE,
-    VISION_HEADS,
-    VISION_HIDDEN,
-    VISION_LAYERS,
-    internvl_chat,
-    native_internvl,
-)
+from tests.support.checkpoints import HIDDEN, VISION_HEADS, VISION_HIDDEN, VISION_LAYERS
+from tests.support.checkpoints_internvl import PATCH_SIZE, PHI_TEMPLATE, internvl_chat, native_internvl
 from tests.support.clips import write_clip
 from tests.support.wrapped import GREEDY, answers, greedy_tokens, messages, question, refusal
 

@@ -41,9 +41,15 @@ FULL = SampleRecord(
 )
 
 
-def record(doc_id: int = 0, task: str = "t", **fields: object) -> SampleRecord:
-    values = {"id": str(doc_id), "task": task, "doc_id": doc_id, "status": "ok", "answer": "A", **fields}
-    return SampleRecord(**values)
+def record(doc_id: int = 0, task: str = "t", **fields: Any) -> SampleRecord:
+    values: dict[str, Any] = {
+        "id": str(doc_id),
+        "task": task,
+        "doc_id": doc_id,
+        "status": "ok",
+        "answer": "A",
+    }
+    return SampleRecord(**values | fields)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -75,13 +81,13 @@ def test_every_field_of_a_record_is_known_by_the_run_the_answer_or_the_loop() ->
 
 WITHOUT_ENGINE = {name: value for name, value in FULL.to_dict().items() if name != "engine"}
 OTHERS = {
-    "the record has no format number, and this version reads format 1": {
+    "the record has no format number, and this version reads format 2": {
         name: value for name, value in FULL.to_dict().items() if name != "format"
     },
-    "the record has format 2, and this version reads format 1": FULL.to_dict() | {"format": 2},
-    "the record has format '1', and": FULL.to_dict() | {"format": "1"},
+    "the record has format 1, and this version reads format 2": FULL.to_dict() | {"format": 1},
+    "the record has format '2', and": FULL.to_dict() | {"format": "2"},
     "the record has format True, and": FULL.to_dict() | {"format": True},
-    "the record lacks the field 'engine' of format 1": WITHOUT_ENGINE,
+    "the record lacks the field 'engine' of format 2": WITHOUT_ENGINE,
     "the record is list, not a JSON object": [FULL.to_dict()],
     "the record's status is 'fine', not 'ok' or 'error' or 'skipped'": FULL.to_dict() | {"status": "fine"},
     "the record's doc_id is '3', not a whole number": FULL.to_dict() | {"doc_id": "3"},
@@ -93,7 +99,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("says", OTHERS)
-def test_a_record_of_another_format_is_refused_by_name(tmp_path, says):
+def test_a_record_of_another_format_is_refused_by_name(tmp_path: Path, says: str) -> None:
     """In a journal with its file and line; a run and a report refuse it alike."""
     with Journal(tmp_path) as journal:
         journal.write("a", record(0))
@@ -120,19 +126,19 @@ def test_a_record_of_another_format_is_refused_by_name(tmp_path, says):
         ([], "the line of the journal is list, not a JSON object"),
     ],
 )
-def test_a_line_that_is_none_of_a_journal_is_refused(tmp_path, line, says):
+def test_a_line_that_is_none_of_a_journal_is_refused(tmp_path: Path, line: Any, says: str) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(RecordError, match=re.escape(f"{tmp_path / 't.jsonl'}, line 1: {says}")):
         read_journal(tmp_path)
 
 
 @pytest.mark.parametrize("rubbish", ["", "{", "\udce9", "[" * 100_000])
-def test_what_is_not_json_is_no_record(rubbish):
+def test_what_is_not_json_is_no_record(rubbish: str) -> None:
     with pytest.raises(RecordError, match="a record: not JSON, so it is no record"):
         SampleRecord.from_json(rubbish)
 
 
-def test_records_and_lines_say_their_format(tmp_path):
+def test_records_and_lines_say_their_format(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.write("a", FULL)
     (line,) = lines(tmp_path)

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import time
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ COUNT, ACTION = "tvbench_flow_object_count", "tvbench_flow_action_antonym"
 
 
 def write_arm(
-    folder: Path, flow: str, counted: list[bool | None], acted: list[bool | None], **fields: Any
+    folder: Path, flow: str, counted: Sequence[bool | None], acted: Sequence[bool | None], **fields: Any
 ) -> None:
     """An arm of two sub-tasks as tasks of its own, or the baseline."""
     for base, correct in ((COUNT, counted), (ACTION, acted)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ def prefill(
 def held_masks(model: Any) -> int:
     """Bytes of every tensor [..., query, key] that the intervention's hooks can reach, the model's own masks aside."""
     found: dict[int, int] = {}
-    for hook in find_decoder(model)._forward_pre_hooks.values():
+    hooks: Iterable[Any] = find_decoder(model)._forward_pre_hooks.values()
+    for hook in hooks:
         collect(hook._call.__self__, found, seen=set())
     return sum(found.values())
 

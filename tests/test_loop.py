@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -20,6 +20,8 @@ from lmms_flow.flow import FlowError
 from lmms_flow.harness import loop
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import Outcome, Sample
+from lmms_flow.harness.steps import HostAnswer
+from lmms_flow.records.fields import RunFields
 from lmms_flow.records.journal import Journal, read_journal
 from lmms_flow.records.record import SampleRecord
 from tests.support.requests import DOCS, GEN_KWARGS, request
@@ -30,14 +32,15 @@ ROOT = Path(__file__).resolve().parent.parent
 class Model:
     """Answers with the question in capitals, and remembers what it was asked."""
 
-    def __init__(self, **faults: object) -> None:
+    def __init__(self, digest: str = "", **faults: BaseException) -> None:
         self.batches: list[list[str]] = []
+        self.digest = digest
         self.faults = faults  # document id -> what to raise
 
     def key(self, sample: Sample) -> str:
-        return f"{sample.task}-{sample.doc_id}"
+        return f"{sample.task}-{sample.doc_id}{self.digest}"
 
-    def answer(self, samples: list[Sample]) -> list[Outcome]:
+    def answer(self, samples: Sequence[Sample]) -> list[Outcome]:
         self.batches.append([sample.id for sample in samples])
         for sample in samples:
             if sample.id.replace("-", "_") in self.faults:
@@ -49,13 +52,23 @@ class Model:
         return [name for batch in self.batches for name in batch]
 
 
-def said(**values: object) -> Callable[..., dict[str, object]]:
+def said(**values: Unpack[RunFields]) -> Callable[..., RunFields]:
     """The same fields in every record."""
     return lambda task, metadata, sample: values
 
 
-def make_loop(model: Model, **arguments: object) -> RequestLoop:
+def make_loop(model: Model, **arguments: Any) -> RequestLoop:
     return RequestLoop(key=model.key, answer=model.answer, **arguments)
+
+
+def records_of(answers: Iterable[HostAnswer]) -> list[SampleRecord]:
+    """Those beside the answers, of a task of ours."""
+    return [
+        SampleRecord.from_json(record)
+        for answer in answers
+        if isinstance(answer, list)
+        for record in answer[1:]
+    ]
 
 
 @pytest.mark.smoke
@@ -111,9 +124,8 @@ def test_our_tasks_take_a_record_beside_the_answer(tmp_path: Path) -> None:
             for _ in range(2)
         ]
     assert runs[0] == runs[1], "an answer from the journal is the same answer"
-    answer, text = runs[0][0]
-    record = SampleRecord.from_json(text)
-    assert answer == record.answer == "X 2?"
+    (record,) = records_of(runs[0])
+    assert runs[0][0][0] == record.answer == "X 2?"
     assert (record.id, record.doc_id, record.status) == ("x-2", 2, "ok")
     assert (record.flow, record.engine, record.frames) == ("video:last", "dense", (1, 4))
     assert record.milliseconds is not None
@@ -198,7 +210,7 @@ def test_a_model_may_report_failures_beside_answers() -> None:
     answers = RequestLoop(key=lambda s: str(s.doc_id), answer=answer, batch_size=3, on_error="record").run(
         [request(i, ours=True) for i in range(3)], DOCS
     )
-    records = [SampleRecord.from_json(record) for _, record in answers]
+    records = records_of(answers)
     assert [record.status for record in records] == ["ok", "error", "skipped"]
     assert records[1].frames == (1,)
 
@@ -224,7 +236,8 @@ def test_a_killed_run_asks_only_for_the_arms_that_are_missing(tmp_path: Path) ->
 
 
 def test_videos_are_announced_before_they_are_asked_for() -> None:
-    model, told = Model(), []
+    model = Model()
+    told: list[Sample] = []
     told_before: list[int] = []
 
     def answer(samples: Sequence[Sample]) -> list[Outcome]:
@@ -247,7 +260,7 @@ def test_a_clip_that_the_data_set_does_not_hand_out_is_skipped(tmp_path: Path, l
     for metadata, status in (({"missing_clips": "skip"}, "skipped"), ({}, "error")):
         asked = [request(i, ours=True, metadata=metadata) for i in range(3)]
         answers = RequestLoop(key=key, answer=Model().answer, on_error="record").run(asked, DOCS)
-        records = [SampleRecord.from_json(record) for _, record in answers]
+        records = records_of(answers)
         assert [record.status for record in records] == ["ok", status, "ok"]
         assert "/clips/1.mp4" in records[1].reason
     assert any("1 of 3 samples were skipped (x: 1)" in line for line in log)
@@ -307,7 +320,7 @@ class Crowded(Model):
         super().__init__()
         self.room = room
 
-    def answer(self, samples: list[Sample]) -> list[Outcome]:
+    def answer(self, samples: Sequence[Sample]) -> list[Outcome]:
         import torch
 
         outcomes = super().answer(samples)
@@ -331,11 +344,10 @@ def test_out_of_memory_for_a_single_sample_is_its_error() -> None:
 
 def test_a_flow_file_edited_in_between_is_told_and_not_served(tmp_path: Path, log: list[str]) -> None:
     for digest, asked in (("d1", ["x-0"]), ("d2", ["x-0"]), ("d2", [])):
-        model = Model()
-        model.key = lambda sample, digest=digest: f"{sample.doc_id}-{digest}"  # type: ignore[method-assign]
-        common = {"flow": "late.yaml", "flow_digest": digest}
+        model = Model(digest)
+        fields = said(flow="late.yaml", flow_digest=digest)
         with Journal(tmp_path) as journal:
-            make_loop(model, journal=journal, fields=said(**common)).run([request(0)], DOCS)
+            make_loop(model, journal=journal, fields=fields).run([request(0)], DOCS)
         assert model.asked == asked
     assert sum("'late.yaml' changed since" in line for line in log) == 1
 
@@ -346,11 +358,9 @@ def test_a_served_answer_carries_the_labels_of_this_run(tmp_path: Path) -> None:
         model = Model()
         with Journal(tmp_path) as journal:
             fields = said(flow=flow, flow_digest="d", protocol="paper")
-            ((_, record),) = make_loop(model, journal=journal, fields=fields).run(
-                [request(0, ours=True)], DOCS
-            )
+            answers = make_loop(model, journal=journal, fields=fields).run([request(0, ours=True)], DOCS)
         assert model.asked == asked
-        assert SampleRecord.from_json(record).flow == flow
+        assert records_of(answers)[0].flow == flow
 
 
 def test_the_log_tells_what_came_from_the_journal(tmp_path: Path, log: list[str]) -> None:

@@ -109,7 +109,7 @@ def document(benchmark: str, stem: str, options: list[str], answer: str) -> Ques
     """The question as the benchmark's rows bring it; the true option is the last one that is the same text."""
     letter = [letter for letter, option in lettered(options) if option == answer][-1]
     if benchmark == "tvbench":
-        row = {"video": "v.mp4", "question": stem, "candidates": options, "answer": answer}
+        row: dict[str, Any] = {"video": "v.mp4", "question": stem, "candidates": options, "answer": answer}
         (doc,) = tvbench.process_docs(Rows.of("action_count", row))
     elif benchmark == "videomme":
         marked = [f"{letter}. {option}" for letter, option in lettered(options)]

@@ -97,8 +97,9 @@ def test_fields_of_the_benchmarks() -> None:
 
 def test_options_as_python_prints_a_dictionary() -> None:
     """lmms-eval's TOMATO."""
-    doc = {"options": ["it's up", 'a "b"', "down"], "answer": 1}
-    text = f"<options>\n{dict(zip('ABC', doc['options'], strict=True))}\n</options>\nGuess."
+    words = ["it's up", 'a "b"', "down"]
+    doc = {"options": words, "answer": 1}
+    text = f"<options>\n{dict(zip('ABC', words, strict=True))}\n</options>\nGuess."
     options = find_options(text, doc)
     assert [text[option.start : option.stop] for option in options] == [
         "'A': \"it's up\"",

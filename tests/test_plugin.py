@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmms_flow.harness import plugin
-from lmms_flow.harness.ground import task_manager
+from lmms_flow.harness.ground import MODELS, task_manager
 
 HEAVY = (
     "torch",
@@ -81,10 +81,10 @@ def test_the_folder_holds_the_tasks() -> None:
 
 def test_the_manifests_name_our_models() -> None:
     registry = pytest.importorskip("lmms_eval.models").MODEL_REGISTRY_V2
-    for model in plugin.MODELS:
+    for model in MODELS:
         resolved = registry.resolve(model)
         assert resolved.model_type == "chat"
-        assert resolved.class_path == plugin.MODELS[model]
+        assert resolved.class_path == MODELS[model]
 
 
 class Host:

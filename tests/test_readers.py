@@ -31,7 +31,7 @@ def installed(reader: str, path: Path) -> Any:
         pytest.skip(f"{reader} is not installed")
 
 
-COLOURS = {
+COLOURS: dict[str, dict[str, Any]] = {
     "plain": {},
     "full range": {"pix_fmt": "yuvj420p"},
     "4:4:4": {"pix_fmt": "yuv444p"},
@@ -76,7 +76,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
         sound = container.add_stream("aac", rate=48000)
         cover = container.add_stream("png", rate=1)
         cover.width, cover.height, cover.pix_fmt = 160, 64, "rgb24"
-        cover.disposition = av.stream.Disposition.attached_pic.value
+        cover.disposition = av.stream.Disposition.attached_pic.value  # type: ignore[assignment]
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), format="fltp", layout="mono")
         silence.sample_rate = 48000
         picture = av.VideoFrame.from_ndarray(image(3), format="rgb24")

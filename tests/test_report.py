@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,7 +155,7 @@ def test_pathways_stand_beside_their_controls(tmp_path: Path) -> None:
 
 
 def test_what_a_record_leaves_empty_is_no_difference(tmp_path: Path) -> None:
-    empty = {"protocol": "", "prompt_digest": "", "data_digest": ""}
+    empty: dict[str, Any] = {"protocol": "", "prompt_digest": "", "data_digest": ""}
     write_log(tmp_path, "none", [True, None], num_frames=0, frames=range(8), **empty)
     write_log(tmp_path / "b", "blind", [True, False])
     baseline, blind = read_arms([tmp_path])

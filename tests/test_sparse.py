@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lmms_flow.engine import RowPlan, find_decoder, intervene
+from lmms_flow.engine import RowPlan, decoder_layers, find_decoder, intervene
 from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway
 from lmms_flow.flow.presets import Preset
@@ -173,10 +173,8 @@ def test_dropped_rows_are_really_not_computed() -> None:
     model, make_inputs = tiny("llama")
     prompt = make_inputs(frames=4)
     seen: list[int] = []
-    layers = find_decoder(model).layers
-    handles = [
-        layer.mlp.register_forward_hook(Hook(lambda m, a, out: seen.append(out.shape[1]))) for layer in layers
-    ]
+    mlps: list[Any] = [layer.mlp for layer in decoder_layers(find_decoder(model))]
+    handles = [mlp.register_forward_hook(Hook(lambda m, a, out: seen.append(out.shape[1]))) for mlp in mlps]
     try:
         with intervene(model, "blind", prompt.layout, engine="sparse"), torch.no_grad():
             seen.clear()  # the model is tried on a made-up prompt first

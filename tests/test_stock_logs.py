@@ -183,7 +183,7 @@ def test_a_metrics_value_says_right_or_wrong(metric: str, value: Any, right: boo
 
 
 def test_the_metric_is_the_first_that_judges_every_sample_and_never_a_count() -> None:
-    lines = [{"errors": 0, "WUPS": 0.3, "tvbench_acc": 1.0}, {"errors": 1}]
+    lines: list[dict[str, Any]] = [{"errors": 0, "WUPS": 0.3, "tvbench_acc": 1.0}, {"errors": 1}]
     assert find_metric(lines, ["errors", "WUPS", "tvbench_acc"]) == "tvbench_acc"
     assert find_metric(lines, ["WUPS"]) is None
     assert find_metric(lines, ["elsewhere"]) is None

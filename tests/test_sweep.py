@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmms_flow.engine import Knockout, intervene, sweep
-from lmms_flow.engine.sweep import STYLES, window_layers
+from lmms_flow.engine.sweep import STYLES, Style, window_layers
 from lmms_flow.flow import FlowError, Layout
 from tests.support.layouts import random_layout
 from tests.support.models import FAMILIES, text_prompt, tiny
@@ -84,7 +84,7 @@ def test_a_sweep_equals_one_forward_a_knockout(family: str, attention: str) -> N
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_style_on_random_layouts(style: str) -> None:
+def test_every_style_on_random_layouts(style: Style) -> None:
     model, _ = tiny("llama", attn_implementation="sdpa")
     for seed in range(4):
         layout = random_layout(seed + 100, empty=False)
@@ -95,7 +95,7 @@ def test_every_style_on_random_layouts(style: str) -> None:
 
 
 def test_a_memory_budget_only_changes_the_number_of_walks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmms_flow.engine.sweep import ForkWalk
+    from lmms_flow.engine.fork import ForkWalk
 
     model, make_inputs = tiny("llama", attn_implementation="sdpa")
     prompt = make_inputs(frames=3)
@@ -110,7 +110,7 @@ def test_a_memory_budget_only_changes_the_number_of_walks(monkeypatch: pytest.Mo
 
 
 def test_out_of_memory_is_tried_again_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmms_flow.engine.sweep import ForkWalk
+    from lmms_flow.engine.fork import ForkWalk
 
     model, make_inputs = tiny("llama", attn_implementation="sdpa")
     prompt = make_inputs(frames=3)
@@ -169,7 +169,7 @@ def test_the_model_is_untouched_afterwards() -> None:
 def test_a_mistake_is_one_clear_line(arguments: dict[str, Any], message: str) -> None:
     model, make_inputs = tiny("llama")
     prompt = make_inputs()
-    given = {"knockouts": [Knockout("video", "last")], "layout": prompt.layout} | arguments
+    given: dict[str, Any] = {"knockouts": [Knockout("video", "last")], "layout": prompt.layout} | arguments
     with pytest.raises(FlowError, match=message) as caught:
         sweep(model, prompt.tensors, **given)
     assert "\n" not in str(caught.value)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lmms_flow.harness import plugin
+from lmms_flow.harness.ground import MODELS
 from lmms_flow.records.record import SampleRecord
 from lmms_flow.tasks import questions
 from lmms_flow.tasks.flowbench import rows as flowbench
@@ -33,7 +34,7 @@ def question(**changes: object) -> Question:
         "pair": None,
         **changes,
     }
-    return Question(**values)  # type: ignore[typeddict-item]
+    return Question(**values)
 
 
 def record(status: str = "ok", **fields: object) -> str:
@@ -185,9 +186,7 @@ def test_every_family_has_a_task_in_the_group() -> None:
 def test_each_of_our_models_answers_with_one_token() -> None:
     shared = yaml.load((TASKS / "_paper_protocol.yaml").read_text(), Loader=_AnyTag)
     kwargs = shared["model_specific_generation_kwargs"]
-    assert {model: kwargs[model]["max_new_tokens"] for model in plugin.MODELS} == dict.fromkeys(
-        plugin.MODELS, 1
-    )
+    assert {model: kwargs[model]["max_new_tokens"] for model in MODELS} == dict.fromkeys(MODELS, 1)
 
 
 def test_a_family_that_there_is_not_is_named() -> None:
@@ -213,7 +212,7 @@ class _AnyTag(yaml.SafeLoader):
     """Reads `!function x.y` as the text x.y."""
 
 
-_AnyTag.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+_AnyTag.add_constructor("!function", lambda loader, node: node.value)
 
 
 @pytest.fixture(scope="module")

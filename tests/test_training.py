@@ -124,7 +124,9 @@ def test_tokens_that_are_cut_off_get_no_gradient(family: str) -> None:
     hook = model.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
     with hook, intervene(model, "blind", prompt.layout, engine="dense", continuation=2):
         gradients(model, tensors, 2)
-    by_token = decoder_inputs[0].grad[0].abs().sum(-1)
+    gradient = decoder_inputs[0].grad
+    assert gradient is not None
+    by_token = gradient[0].abs().sum(-1)
     video = prompt.groups["video"]
     assert bool((by_token[video.start : video.stop] == 0).all())
     assert bool((by_token[video.stop :][:-1] > 0).all())  # but for the last token, which predicts nothing

@@ -71,6 +71,12 @@ def made_frames(indices: tuple[int, ...], fps: float, size: tuple[int, int] = (2
 # The original forward, written out
 
 
+def places_of(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Row and column of each patch, four neighbours after one another."""
+    corners = [(row, column) for row in range(0, rows, 2) for column in range(0, columns, 2)]
+    return [(row + y, column + x) for row, column in corners for y in (0, 1) for x in (0, 1)]
+
+
 def video_features(weights: dict[str, Tensor], patches: Tensor, grid: Tensor) -> Tensor:
     """[patch, pixel] to [token, hidden], frame after frame.
 
@@ -85,13 +91,7 @@ def video_features(weights: dict[str, Tensor], patches: Tensor, grid: Tensor) ->
         of["embeddings.patch_embedding.weight"],
         of["embeddings.patch_embedding.bias"],
     ).view(num_frames, rows * columns, -1)
-    places = [
-        (row + y, column + x)
-        for row in range(0, rows, 2)
-        for column in range(0, columns, 2)
-        for y in (0, 1)
-        for x in (0, 1)
-    ]
+    places = places_of(rows, columns)
     width = states.shape[-1] // VISION_HEADS
     frequencies = 10000.0 ** -(torch.arange(0, width // 2, 2) / (width // 2))
     angles = (torch.tensor(places)[:, :, None] * frequencies).flatten(1).repeat(1, 2)
@@ -305,13 +305,7 @@ def released_features(weights: dict[str, Tensor], patches: Tensor, grid: Tensor)
     ).view(1, num_frames * size, -1)
     frame = torch.arange(num_frames).repeat_interleave(size)
     one_frame = frame[:, None] == frame[None, :]
-    places = [
-        (row + y, column + x)
-        for row in range(0, rows, 2)
-        for column in range(0, columns, 2)
-        for y in (0, 1)
-        for x in (0, 1)
-    ] * num_frames
+    places = places_of(rows, columns) * num_frames
     width = states.shape[-1] // VISION_HEADS
     frequencies = 10000.0 ** -(torch.arange(0, width // 2, 2) / (width // 2))
     angles = (torch.tensor(places)[:, :, None] * frequencies).flatten(1).repeat(1, 2)
@@ -408,8 +402,8 @@ def test_native_checkpoints(template: str, paper: Path, clips: list[str], tmp_pa
     plain = transformers.VideoLlama3ForConditionalGeneration(made.config).eval()
     plain.load_state_dict(made.state_dict())
     plain.save_pretrained(tmp_path)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / file).write_text((paper / file).read_text().replace("<image>", "<|video_pad|>"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text((paper / name).read_text().replace("<image>", "<|video_pad|>"))
     file = tmp_path / "tokenizer_config.json"
     values = json.loads(file.read_text())
     own = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,7 +18,7 @@ from lmms_flow.errors import SampleError
 from lmms_flow.inputs.video import read_frames
 from scripts.videos.coded import as_played, copy, encode, image, number
 from scripts.videos.kinds import KINDS, READ, REFUSED, Kind
-from scripts.videos.table import as_meant, judge
+from scripts.videos.readings import as_meant, judge
 
 
 def test_the_bars_tell_every_number() -> None:
@@ -175,7 +176,7 @@ def test_what_is_beside_the_film(first: str, tmp_path: Path) -> None:
     """A cover picture, and sound that goes on for a minute; whichever stands first in the file."""
     film = encode(tmp_path / "film.mp4")
     with av.open(str(film)) as read, av.open(str(tmp_path / "all.mp4"), "w") as write:
-        streams = {}
+        streams: dict[str, Any] = {}
         for name in sorted(("cover", "sound", "film"), key=lambda name: name != first):
             if name == "film":
                 streams[name] = write.add_stream_from_template(read.streams.video[0])
@@ -220,7 +221,9 @@ def test_the_docs_give_the_benchmarks_figures() -> None:
     printed = {}
     for video, cells in re.findall(r"^\| (\d[^|]*) \| (.*) \|$", section, re.MULTILINE):
         for way, cell in zip(WAYS, cells.split(" | "), strict=True):
-            seconds, ratio = re.fullmatch(r"([\d.]+)(?: \(x ([\d.]+)\))?", cell).groups(default="1.0")
+            found = re.fullmatch(r"([\d.]+)(?: \(x ([\d.]+)\))?", cell)
+            assert found is not None, cell
+            seconds, ratio = found.groups(default="1.0")
             printed[video, way] = (float(seconds), float(ratio))
     expected = {
         (video, way): (round(times["processor"], 2), times["ratio"])

@@ -19,14 +19,23 @@ from .columns import send
 
 Pooling: TypeAlias = Literal["mean", "max"]
 POOLINGS = ("mean", "max")
-CHUNK_BYTES = 4 << 20  # of scores that exist at once, beside copies of the keys in fp32
+CHUNK_BYTES = 6_000_000  # that exist at once: copies of the keys in fp32, scores, and weights of two chunks
 
 
 class Weights(Protocol):
     """The attention weights of one call of a layer: of `num_rows` queries, the last ones of `num_keys` keys."""
 
-    num_rows: int
-    num_keys: int
+    @property
+    def num_rows(self) -> int:
+        """Queries of the call."""
+
+    @property
+    def num_keys(self) -> int:
+        """Keys of the call."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows for which `of` stays within its memory."""
 
     def of(self, rows: Tensor) -> Iterator[Tensor]:
         """Weights [head, row, key] in fp32 of these rows (counted within the call), some heads at a time."""
@@ -34,16 +43,23 @@ class Weights(Protocol):
 
 def pooled(weights: Weights, rows: Tensor, heads: Pooling) -> Tensor:
     """The weights of rows, as the mean or the largest over all heads: fp32 [row, key]."""
-    found: Tensor | None = None
-    count = 0
-    for part in weights.of(rows):
+    return torch.cat([_pooled(weights, part, heads) for part in torch.split(rows, weights.rows_at_once)])
+
+
+def _pooled(weights: Weights, rows: Tensor, heads: Pooling) -> Tensor:
+    parts = weights.of(rows)
+    first = next(parts)
+    found, count = _over_heads(first, heads), len(first)
+    del first
+    for part in parts:
+        one = _over_heads(part, heads)
+        found = found + one if heads == "mean" else torch.maximum(found, one)
         count += len(part)
-        one = part.sum(0) if heads == "mean" else part.amax(0)
-        if found is not None:
-            one = found + one if heads == "mean" else torch.maximum(found, one)
-        found = one
-    assert found is not None
     return found / count if heads == "mean" else found
+
+
+def _over_heads(part: Tensor, heads: Pooling) -> Tensor:
+    return part.sum(0) if heads == "mean" else part.amax(0)
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,11 @@ class GivenWeights:
     def num_keys(self) -> int:
         """Keys of the call."""
         return int(self.weights.shape[3])
+
+    @property
+    def rows_at_once(self) -> int:
+        """They are there already."""
+        return self.num_rows
 
     def of(self, rows: Tensor) -> Iterator[Tensor]:
         """The weights of these rows, all heads at once."""
@@ -120,16 +141,34 @@ class SdpaCall:
         """Keys of the call."""
         return int(self.key.shape[2])
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of one group of heads that share their keys."""
+        return max(1, (CHUNK_BYTES - self._key_bytes) // (3 * self._row_bytes))
+
     def of(self, rows: Tensor) -> Iterator[Tensor]:
         """The weights of these rows, for some groups of heads that share their keys at a time."""
         rows = send(rows, self.query.device)
-        sharing = self.query.shape[1] // self.key.shape[1]
-        scores = sharing * len(rows) * self.num_keys * 4
-        groups = max(1, CHUNK_BYTES // (2 * scores + self.num_keys * self.key.shape[3] * 4))
+        groups = max(1, CHUNK_BYTES // (3 * len(rows) * self._row_bytes + self._key_bytes))
         for first in range(0, self.key.shape[1], groups):
-            keys = self.key[0, first : first + groups].float()
-            heads = slice(first * sharing, (first + len(keys)) * sharing)
-            yield self._weights(heads, keys, rows)
+            last = min(first + groups, self.key.shape[1])
+            heads = slice(first * self._sharing, last * self._sharing)
+            yield self._weights(heads, self.key[0, first:last].float(), rows)
+
+    @property
+    def _sharing(self) -> int:
+        """Heads that share their keys."""
+        return int(self.query.shape[1] // self.key.shape[1])
+
+    @property
+    def _row_bytes(self) -> int:
+        """Of the scores of one row, of heads that share their keys."""
+        return self._sharing * self.num_keys * 4
+
+    @property
+    def _key_bytes(self) -> int:
+        """Of one head's keys in fp32."""
+        return self.num_keys * int(self.key.shape[3]) * 4
 
     def _weights(self, heads: slice, keys: Tensor, rows: Tensor) -> Tensor:
         """[head, row, key] of heads whose keys are [group, key, width]."""

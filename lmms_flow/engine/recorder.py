@@ -1,7 +1,7 @@
 """What read-outs take from a model while it runs: hidden states and attention weights of chosen rows.
 
 Hooks on the model's own modules hand each layer's states to the readers as they come and go. Attention is seen where
-transformers hands it to the attention function: queries, keys, mask and scale of the very call, of every family.
+transformers hands it to the attention function: queries, keys, mask and scale of the very call, in every family.
 Nothing is kept but what a reader keeps.
 """
 
@@ -30,7 +30,7 @@ from .windows import layer_windows
 class Reader:
     """One read-out's part of a recording. What it does not care about does nothing.
 
-    Layers count from 1, states are [token, width] of the rows that the forward computes.
+    Layers count from 1; states are those of the prompt, [token, width].
     """
 
     reads_attention = False
@@ -70,6 +70,14 @@ class Recorder:
         self._exchanged: tuple[str, Any] | None = None  # an attention function that ours stands for now
         self._heard = False
         self._windows: tuple[int | None, ...] = ()
+        self._last: Tensor | None = None
+
+    @property
+    def last_states(self) -> Tensor:
+        """What the decoder made of the prompt, [token, width]."""
+        if self._last is None:
+            raise FlowError("nothing was read out: the model's decoder was not called")
+        return self._last
 
     def __enter__(self) -> Recorder:
         """Puts the hooks on."""
@@ -80,12 +88,14 @@ class Recorder:
             self._windows = layer_windows(self._decoder)
         try:
             self._handles.before(self._decoder, self._before_decoder)
+            self._handles.after(self._decoder, self._after_decoder)
             for number, layer in enumerate(self._layers, 1):
                 self._handles.before(layer, self._before_layer(number))
                 self._handles.after(layer, self._after_layer(number))
+                attention: Any = layer.self_attn
                 if self._listening:
-                    self._handles.before(layer.self_attn, self._before_attention(number))
-                    self._handles.after(layer.self_attn, self._after_attention(number), always=True)
+                    self._handles.before(attention, self._before_attention(number))
+                    self._handles.after(attention, self._after_attention(number), always=True)
         except BaseException:
             self._handles.remove()
             raise
@@ -117,10 +127,14 @@ class Recorder:
                 "token, from the cache of its prompt"
             )
 
+    def _after_decoder(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not self._past:
+            self._last = states_in(output)[0].detach()
+
     def _before_layer(self, number: int) -> Any:
         def before_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             states = self._checked(LayerCall.read(layer, args, kwargs).hidden, number)
-            for reader in self._readers:
+            for reader in self._of_prompt():
                 reader.enters(number, states)
 
         return before_layer
@@ -128,10 +142,14 @@ class Recorder:
     def _after_layer(self, number: int) -> Any:
         def after_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             states = self._checked(output[0] if isinstance(output, tuple) else output, number)
-            for reader in self._readers:
+            for reader in self._of_prompt():
                 reader.leaves(number, states)
 
         return after_layer
+
+    def _of_prompt(self) -> Sequence[Reader]:
+        """Those who are shown states: everybody in the prefill, nobody behind it."""
+        return () if self._past else self._readers
 
     def _checked(self, states: Tensor, layer: int) -> Tensor:
         if states.ndim != 3:
@@ -191,33 +209,47 @@ class Recorder:
     def _hear(self, layer: int, weights: Weights) -> None:
         if weights.num_rows != self._rows:
             raise _rows_missing(layer, weights.num_rows, self._rows)
+        if self._heard:
+            raise UnsupportedModelError(
+                f"layer {layer} of {type(self._decoder).__name__} attends more than once: it has no one set of weights"
+            )
         self._heard = True
         window = self._windows[layer - 1] if self._windows else None
         expected = self._past + self._rows
-        if weights.num_keys != expected and not (self._past and window and weights.num_keys <= window):
+        if window is not None and self._past:  # whose cache holds the latest keys alone
+            expected = min(window, expected) if weights.num_keys < expected else expected
+        if weights.num_keys != expected:
             raise _rows_missing(layer, weights.num_keys, expected)
         for reader in self._listening:
             reader.attends(layer, weights, self._past)
 
 
-def record(model: Any, inputs: Mapping[str, Any], layout: Layout, readers: Sequence[Reader]) -> None:
-    """Runs one prefill of a prompt under the readers' eyes, inside the blocks of `intervene` that are open.
+def record(
+    model: Any, inputs: Mapping[str, Any], layout: Layout, readers: Sequence[Reader], generated: int = 0
+) -> tuple[int, ...]:
+    """Runs a model under the readers' eyes, inside the blocks of `intervene` that are open.
 
-    Raises FlowError for inputs that are not one prompt, or not the layout's, and what the readers raise.
+    One prefill; or, where rows of so many `generated` tokens are asked for, greedy decoding as far as it takes to read
+    them in. Gives the tokens that were generated. Raises FlowError for inputs that are not one prompt, or not the
+    layout's, and what the readers raise.
     """
     module = module_of(model)
     given = one_prompt(inputs, layout)
-    last: list[Tensor] = []
     with torch.no_grad(), eagerly(), Recorder(module, layout, readers) as recorder:
-        decoder, handles = find_decoder(recorder.model), Handles()
-        handles.after(decoder, lambda m, a, k, output: last.append(states_in(output)))
-        try:
-            out: Any = module(**given, **keeping_last(module), use_cache=False)
-        finally:
-            handles.remove()
-        logits = getattr(out, "logits", None)
+        if generated:
+            out: Any = module.generate(  # type: ignore[operator]
+                **given, max_new_tokens=generated + 1, do_sample=False, num_beams=1, use_cache=True,
+                return_dict_in_generate=True, output_logits=True,
+            )  # fmt: skip
+            logits = out.logits[0][0]
+            tokens = tuple(out.sequences[0, -len(out.logits) :].tolist())
+        else:
+            out = module(**given, **keeping_last(module), use_cache=False)
+            logits = None if getattr(out, "logits", None) is None else out.logits[0, -1]
+            tokens = ()
         for reader in readers:
-            reader.ends(last[-1][0], None if logits is None else logits[0, -1].float())
+            reader.ends(recorder.last_states, None if logits is None else logits.float())
+    return tokens
 
 
 def states_in(output: Any) -> Tensor:

@@ -61,8 +61,13 @@ class SweepResult:
 def window_layers(layer: int, num_layers: int, window: int, style: str) -> tuple[int, ...]:
     """The layers (from 1) in which a knockout centred on `layer` cuts.
 
-    `center`: `window` layers around it, fewer at the ends (an even window reaches one further down, as in the paper's
-    code); `inverse`: all others; `from_layer`: it and all later ones; `to_layer`: all up to it.
+    Args:
+        layer: the centre, from 1.
+        num_layers: of the model.
+        window: how many layers are cut around it; fewer at the ends, and an even window reaches one further down, as in
+            the paper's code.
+        style: `center`: the window; `inverse`: all other layers; `from_layer`: the centre and all later ones;
+            `to_layer`: all up to it.
     """
     first, last = max(1, layer - window // 2), min(num_layers, layer + (window + 1) // 2 - 1)
     everything = range(1, num_layers + 1)

@@ -17,7 +17,6 @@ from lmms_flow.flow.controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, SINGLE_
 from lmms_flow.flow.trace_settings import KINDS
 
 Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
-TRACE_CLASS = "TraceTask"  # how a YAML's class ends that makes traces
 MADE = "lmms_flow_config"  # where an entry of the index has its configuration, in the place of a file
 
 
@@ -154,10 +153,7 @@ def _is_group(index: Index, name: str) -> bool:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    own = {key: value for key, value in config.items() if key not in ("task", "class", "base", "include")}
-    if str(config.get("class")).endswith(TRACE_CLASS):
-        own.setdefault("trace", None)  # it is told that it has none
-    return own
+    return {key: value for key, value in config.items() if key not in ("task", "class", "base", "include")}
 
 
 def _task(name: str, base: str, settings: Mapping[str, Any]) -> dict[str, Any]:

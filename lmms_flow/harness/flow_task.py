@@ -45,7 +45,9 @@ ASKED = (
 class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
     """An arm: the base's documents, prompts and scores, answered under a flow by a model of this package."""
 
-    lines: ClassVar[str] = "write four lines: task, class, base (a task of lmms-eval) and flow"
+    lines: ClassVar[str] = (
+        "write four lines: task, class, base (a task of lmms-eval) and flow (a TraceTask: trace)"
+    )
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.name, self.base = str(config["task"]), str(config.get("base") or "")

@@ -85,8 +85,17 @@ def find_groups(
 
     The question goes from its label "Question:" (else from the beginning of the user's text) to the end of the last
     option that is recognised, or of the text where none is. On Video-MME in the paper's protocol it has the line break
-    behind that option too. The fields of the document `doc` say what its own words and the options are, where it has
-    such fields. Raises SampleError where a group that a flow names (or `needed` itself) can't be found for sure.
+    behind that option too.
+
+    Args:
+        prompt: in text and in tokens.
+        user_text: what the task wrote in the last user turn.
+        doc: the task's document, whose fields say what the question's own words and its options are, where it has such
+            fields.
+        needed: what names the groups that must be found: a flow, or a trace's wish.
+
+    Raises:
+        SampleError: a group that is needed can't be found for sure.
     """
     wanted = Wanted.of(needed)
     named = wanted.groups

@@ -21,11 +21,20 @@ def read_frames(
     reader: str = ANY_READER,
     timeout: float = TIMEOUT,
 ) -> Frames:
-    """Decodes ``num_frames`` frames of a file, or of the clip from ``start`` to ``end`` in seconds.
+    """Decodes some frames of a video file, or of a clip of it, in a process of its own.
 
-    ``sampling`` says which (:func:`frame_indices`); ``duration`` is a data set's own, which may differ from the
-    file's. A clip shorter than ``num_frames`` repeats frames. The file is decoded in a process of its own, which is
-    ended when it takes longer than ``timeout`` seconds.
+    Args:
+        path: the file.
+        num_frames: how many; a clip with fewer repeats some.
+        start: the clip's beginning in seconds; the file's by default.
+        end: the clip's end in seconds; the file's by default.
+        sampling: which frames (:func:`lmms_flow.inputs.sampling.frame_indices`).
+        duration: in seconds as the data set states it, which may differ from the file's.
+        reader: the library that decodes; by default one after another, until one is found to be right.
+        timeout: seconds after which the process is ended.
+
+    Returns:
+        The frames: pixels uint8 [frame, height, width, 3], their indices and times.
 
     Raises:
         SampleError: the file is missing, a folder, empty, not a video, truncated, damaged or without frames, it takes

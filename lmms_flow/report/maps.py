@@ -94,7 +94,7 @@ def _sample(one: Traced, arrays: Arrays) -> MapSample:
             right=None if true is None else _is_right(record, str(about["answer"]), about, true),
         )
         _check(made, len(about["knockouts"]), len(about["centres"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _unreadable(one, error) from None
     return made
 

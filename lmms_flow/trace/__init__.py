@@ -1,8 +1,9 @@
 """What is read out of a model's runs: curves of knockouts and the pathway that follows from them, read-outs of layers.
 
 `generation_probability`, `logit_lens` and `attention_to_video` take (model, inputs, layout, ...) and give named
-tensors; `read_out` runs several of them in one prefill. A `FlowMap` holds what knockouts did to the answers of many
-questions. The names are loaded when they are first asked for: what reads a map that ran needs no torch.
+tensors; `read_out` runs several of them in one prefill. `words` has what is counted and drawn of a lens. A `FlowMap`
+holds what knockouts did to the answers of many questions. The names are loaded when they are first asked for: what
+reads a map that ran needs no torch.
 """
 
 from __future__ import annotations

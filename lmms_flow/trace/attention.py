@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.attention_rows import POOLINGS, Pooling, Weights, pooled
+from ..engine.columns import send
+from ..engine.decoder import decoder_layers, find_decoder
 from ..errors import FlowError, nearest
 from ..flow import Layout
 from .reading import ReadOut, read_out
 
 TARGETS = ("question", "options", "last")  # whose rows are read where nothing is said
+GENERATED = "generated"  # the rows of the answer's tokens
+NEW_TOKENS = 8
 
 
 class VideoAttention(ReadOut):
@@ -21,48 +25,78 @@ class VideoAttention(ReadOut):
 
     reads_attention = True
 
-    def __init__(self, targets: Sequence[str] | None = None, heads: Pooling = "mean") -> None:
+    def __init__(
+        self,
+        targets: Sequence[str] | None = None,
+        heads: Pooling = "mean",
+        new_tokens: int = NEW_TOKENS,
+    ) -> None:
         if heads not in POOLINGS:
-            raise FlowError(
-                f"heads can be pooled by {' or '.join(POOLINGS)}, not {heads!r}{nearest(heads, POOLINGS)}"
-            )
+            near = nearest(heads, POOLINGS)
+            raise FlowError(f"heads can't be pooled by {heads!r}{near} (pooling: {', '.join(POOLINGS)})")
+        if isinstance(targets, str):
+            raise FlowError(f"targets are a list of groups: write [{targets!r}]")
+        if not isinstance(new_tokens, int) or new_tokens < 1:
+            raise FlowError(f"new_tokens is a number of generated tokens, 1 or more, not {new_tokens!r}")
         self._targets, self._heads = targets, heads
+        self.generated = new_tokens if targets is not None and GENERATED in targets else 0
 
     def begin(self, model: nn.Module, layout: Layout) -> None:
         """Finds the rows and the video in the prompt."""
         if not layout.frames:
             raise FlowError("attention to the video needs the frames' tokens, and the layout has no frames")
-        self._frames = torch.tensor([len(frame) for frame in layout.frames])
+        self._frames = [len(frame) for frame in layout.frames]
         self._video = layout.groups["video"][0]
-        self._rows = {name: _tokens(layout, name) for name in self._chosen(layout)}
-        self._by_frame: dict[str, list[Tensor]] = {name: [] for name in self._rows}
-        self._by_token: dict[str, list[Tensor]] = {name: [] for name in self._rows}
+        self._prompt = {name: _tokens(layout, name) for name in self._chosen(layout)}
+        self._rows = torch.unique(torch.cat([*self._prompt.values(), torch.zeros(0, dtype=torch.long)]))
+        names = [*self._prompt, *([GENERATED] if self.generated else [])]
+        depth = len(decoder_layers(find_decoder(model)))
+        # target -> layer -> what each call gave, [row, frame] and [row, video token]
+        self._by_frame: dict[str, list[list[Tensor]]] = {name: [[] for _ in range(depth)] for name in names}
+        self._by_token: dict[str, list[list[Tensor]]] = {name: [[] for _ in range(depth)] for name in names}
 
     def _chosen(self, layout: Layout) -> list[str]:
         if self._targets is None:
-            return [name for name in TARGETS if name in layout.groups and layout.size(name)]
-        empty = next((name for name in self._targets if not layout.size(name)), None)
+            found = [name for name in TARGETS if name in layout.groups and layout.size(name)]
+        else:
+            found = [name for name in self._targets if name != GENERATED]
+        empty = next((name for name in found if not layout.size(name)), None)
         if empty is not None:
             raise FlowError(f"group {empty!r} has no tokens in this prompt: its attention can't be read")
-        return list(self._targets)
+        return found
 
     def attends(self, layer: int, weights: Weights, first: int) -> None:
         """Reduces the rows' weights to frames and to video tokens."""
         if first:
-            return
-        for name, rows in self._rows.items():
-            video = pooled(weights, rows, self._heads)[:, self._video.start : self._video.stop]
-            frames = torch.stack([part.sum(-1) for part in video.split(self._frames.tolist(), -1)], -1)
-            self._by_frame[name].append(frames)
-            self._by_token[name].append(video.mean(0))
+            if self.generated:
+                self._keep(GENERATED, layer, self._to_video(weights, torch.arange(weights.num_rows), first))
+        elif len(self._rows):
+            video = self._to_video(weights, self._rows, first)
+            for name, rows in self._prompt.items():
+                self._keep(name, layer, video[send(torch.searchsorted(self._rows, rows), video.device)])
+
+    def _to_video(self, weights: Weights, rows: Tensor, first: int) -> Tensor:
+        """The weights of rows on the video's tokens, [row, video token]."""
+        earlier = first + weights.num_rows - weights.num_keys  # tokens that a window's cache has let go of
+        start, stop = (max(0, place - earlier) for place in (self._video.start, self._video.stop))
+        video = pooled(weights, rows, self._heads)[:, start:stop]
+        return nn.functional.pad(video, (len(self._video) - video.shape[1], 0))
+
+    def _keep(self, name: str, layer: int, video: Tensor) -> None:
+        frames = torch.stack([part.sum(-1) for part in torch.split(video, self._frames, -1)], -1)
+        self._by_frame[name][layer - 1].append(frames)
+        self._by_token[name][layer - 1].append(video if name == GENERATED else video.mean(0, keepdim=True))
 
     def tensors(self) -> dict[str, Tensor]:
         """`attention.<target>` and `attention.<target>.tokens`."""
         found = {}
-        for name in self._rows:
-            found[f"attention.{name}"] = torch.stack([each.cpu() for each in self._by_frame[name]])
-            tokens = torch.stack([each.cpu() for each in self._by_token[name]])
-            found[f"attention.{name}.tokens"] = tokens.half()
+        for name, layers in self._by_frame.items():
+            if not layers[0]:  # the answer was over with its first token
+                layers = [[torch.zeros(0, len(self._frames))] for _ in layers]
+            else:
+                tokens = [torch.cat(each).mean(0).cpu() for each in self._by_token[name]]
+                found[f"attention.{name}.tokens"] = torch.stack(tokens).half()
+            found[f"attention.{name}"] = torch.stack([torch.cat(each).cpu() for each in layers])
         return found
 
 
@@ -72,6 +106,7 @@ def attention_to_video(
     layout: Layout,
     targets: Sequence[str] | None = None,
     heads: Pooling = "mean",
+    new_tokens: int = NEW_TOKENS,
 ) -> dict[str, Tensor]:
     """How much of each target row's attention goes to each frame, and to each video token (paper, Figs 6 and E).
 
@@ -82,18 +117,21 @@ def attention_to_video(
         model: a VideoLLM of transformers, or what `lmms_flow.load` gave; its attention is `sdpa` or `eager`.
         inputs: the model's, for one prompt without padding.
         layout: of the prompt, with its frames.
-        targets: groups whose rows are read; question, options and last by default, as far as the prompt has them.
+        targets: groups whose rows are read, and "generated" for those of the answer's tokens, decoded greedily;
+            question, options and last by default, as far as the prompt has them.
         heads: "mean" or "max" of the heads, taken edge by edge before anything is added up.
+        new_tokens: how many generated rows are read at the most.
 
     Returns:
         `attention.<target>`: the sum over each frame's tokens, fp32 [layer, query row, frame], and
-        `attention.<target>.tokens`: the mean over the target's rows, fp16 [layer, video token]. Layers from 1.
+        `attention.<target>.tokens`: the mean over the target's rows, fp16 [layer, video token]. Layers from 1. With
+        "generated" also `generated.tokens`, int32 [row]: the token whose row it is.
 
     Raises:
         FlowError: the inputs are not the layout's prompt, or a target has no rows in it.
         UnsupportedModelError: the weights of this model's attention can't be read.
     """
-    return read_out(model, inputs, layout, VideoAttention(targets, heads))
+    return read_out(model, inputs, layout, VideoAttention(targets, heads, new_tokens))
 
 
 def _tokens(layout: Layout, name: str) -> Tensor:

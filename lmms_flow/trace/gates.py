@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -110,18 +111,19 @@ def gate_gradients(
 
 
 def _along(read: Any, cut: Knockout, layers: list[int], steps: int, module: nn.Module) -> Tensor:
-    """The mean derivative on the way of one knockout in these layers (from 0), which close together."""
+    """The integral of the derivative on the way of one knockout in these layers (from 0), which close together."""
     total = torch.zeros((), dtype=torch.float64)
-    for at in _places(steps):
+    for at, weight in _places(steps):
         gates = _gates(module, 1)
         gates[0, layers] = at
-        total = total + read((cut,), gates)[0, layers].sum()
-    return total / steps
+        total = total + weight * read((cut,), gates)[0, layers].sum()
+    return total
 
 
-def _places(steps: int) -> list[float]:
-    """Where on the way from open (1) to closed (0) gates the derivative is taken: the middle of each step."""
-    return [1 - (step + 0.5) / steps for step in range(steps)]
+def _places(steps: int) -> list[tuple[float, float]]:
+    """Where on the way between open and closed gates the derivative is taken, and its weight (Gauss-Legendre)."""
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return [(float(1 - node) / 2, float(weight) / 2) for node, weight in zip(nodes, weights, strict=True)]
 
 
 def _derivatives(

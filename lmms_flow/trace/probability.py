@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..engine.decoder import decoder_layers, find_decoder
 from ..engine.head import Head
 from ..errors import FlowError
 from ..flow import Layout
@@ -28,7 +27,6 @@ class GenerationProbability(ReadOut):
         """Finds the head, and looks at the letters."""
         self._states = []
         self._head = Head.of(model)
-        self._num_layers = len(decoder_layers(find_decoder(model)))
         vocabulary = len(self._head.weight)
         if not self._letters:
             raise FlowError("generation probability needs the tokens of at least one option")
@@ -40,8 +38,7 @@ class GenerationProbability(ReadOut):
 
     def leaves(self, layer: int, states: Tensor) -> None:
         """Keeps the last token's."""
-        if len(self._states) < self._num_layers:
-            self._states.append(states[-1].clone())
+        self._states.append(states[-1].clone())
 
     def ends(self, states: Tensor, logits: Tensor | None) -> None:
         """Puts the states through the head."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..engine.recorder import Reader, record
@@ -13,6 +14,8 @@ from ..flow import Layout
 
 class ReadOut(Reader):
     """Something that is read out of one prefill, as named tensors on the CPU."""
+
+    generated = 0  # rows of generated tokens that it reads
 
     def tensors(self) -> dict[str, Tensor]:
         """What was read, once the prefill is over."""
@@ -32,11 +35,15 @@ def read_out(model: Any, inputs: Mapping[str, Any], layout: Layout, *readouts: R
         readouts: `GenerationProbability`, `LogitLens`, `VideoAttention`.
 
     Returns:
-        The named tensors of all of them.
+        The named tensors of all of them; with rows of generated tokens also `generated.tokens`, int32 [row].
 
     Raises:
         FlowError: the inputs are not the layout's prompt, or a read-out does not fit them.
         UnsupportedModelError: something can't be read exactly in this model.
     """
-    record(model, inputs, layout, readouts)
-    return {name: tensor for each in readouts for name, tensor in each.tensors().items()}
+    generated = max((each.generated for each in readouts), default=0)
+    tokens = record(model, inputs, layout, readouts, generated)
+    found = {name: tensor for each in readouts for name, tensor in each.tensors().items()}
+    if generated:
+        found["generated.tokens"] = torch.tensor(tokens[:-1], dtype=torch.int32)
+    return found

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from scripts.decoders.build import build, families
-from scripts.decoders.table import write
+from scripts.decoders.outcomes import write
 from scripts.decoders.trial import trial
 
 PATIENCE = 600  # seconds a family, on a machine that does other work too

@@ -77,7 +77,7 @@ def _figures(model: nn.Module) -> str:
     return f"{worst:.0e} / {swept:.0e} / {_ledger(model, tokens)}"
 
 
-def _prompt(model: nn.Module) -> Tensor:
+def _prompt(model: Any) -> Tensor:
     meant = {value for value in _ids(model.config.to_dict()) if value is not None}
     plain = torch.tensor([token for token in range(3, 150) if token not in meant])
     return plain[
@@ -143,7 +143,7 @@ def _by_hand(model: nn.Module, tokens: Tensor, flow: str) -> Tensor:
 
 
 @contextmanager
-def _masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
+def _masked(model: Any, masks: Tensor) -> Iterator[None]:
     additive = model.config._attn_implementation == "eager"
 
     def hook(number: int) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from scripts.flow_tiny.data import CURRICULUM, Mixture
 from scripts.flow_tiny.edges import BESIDE, DIRECT, OUTSIDE, THE_WAY, EdgeDropout
+from scripts.flow_tiny.evaluate import Rows
 from scripts.flow_tiny.export import SHIPPED
 from scripts.flow_tiny.model import (
     ANSWER_LAYER,
@@ -54,7 +55,7 @@ def percent(row: dict[str, float], key: str = "accuracy") -> str:
     return f"{100 * row[key]:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
-def scores_table(scores: dict[str, dict]) -> str:
+def scores_table(scores: dict[str, Rows]) -> str:
     names = [*FAMILIES, "all"]
     arms = [arm for arm in ARM_NAMES if arm in scores]
     rows = [
@@ -66,7 +67,7 @@ def scores_table(scores: dict[str, dict]) -> str:
     return table(["%", "documents", *(ARM_NAMES[arm] for arm in arms), "chance"], rows)
 
 
-def pairs_table(pairs: dict[str, dict]) -> str:
+def pairs_table(pairs: Rows) -> str:
     names = [name for name in [*FAMILIES, "all"] if name in pairs]
     rows = [[f"`{n}`" if n != "all" else n, str(pairs[n]["n"]), percent(pairs[n], "share")] for n in names]
     return table(["%", "pairs right forwards", "right backwards too"], rows)
@@ -215,7 +216,7 @@ def machine() -> str:
 
 def card(
     log: list[dict[str, Any]],
-    scores: dict[str, dict],
+    scores: dict[str, Rows],
     needs: Arms,
     pathway: dict[str, Any],
     arms: Arms,

@@ -22,6 +22,8 @@ from lmms_flow.inputs import video as videos
 from scripts.flow_tiny.model import NUM_FRAMES
 from scripts.flowbench.questions import FAMILIES, LETTERS
 
+Rows = dict[str, dict[str, float]]  # by family: counts, shares and their intervals
+
 ARMS = ("full", "blind", "single", "text")
 
 
@@ -58,15 +60,16 @@ def read_frames(path: Path, count: int) -> np.ndarray:
 def prompt(processor: ProcessorMixin, document: dict[str, Any], video: bool) -> str:
     options = zip(LETTERS, document["candidates"], strict=False)
     lines = [f"Question: {document['question']}", "Options:", *(f"({a}) {b}" for a, b in options)]
-    text = "\n".join(lines) + " \nOnly give the best option."
-    content = [{"type": "text", "text": text}]
+    asked = "\n".join(lines) + " \nOnly give the best option."
+    content = [{"type": "text", "text": asked}]
     if video:
         content.insert(0, {"type": "video"})
     messages = [
         {"role": "user", "content": content},
         {"role": "assistant", "content": [{"type": "text", "text": "Best option:("}]},
     ]
-    return processor.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    text: str = processor.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    return text
 
 
 class Scorer:
@@ -83,7 +86,8 @@ class Scorer:
         if arm == "blind":
             inputs["attention_mask"] = self._blind_mask(inputs["input_ids"])
         logits = self.model(**inputs, logits_to_keep=1).logits[0, -1]
-        return self.processor.tokenizer.decode([int(logits.argmax())])
+        answer: str = self.processor.tokenizer.decode([int(logits.argmax())])
+        return answer
 
     def inputs(self, document: dict[str, Any], arm: str) -> dict[str, torch.Tensor]:
         """What the model is called with, apart from the blind arm's mask."""
@@ -95,7 +99,7 @@ class Scorer:
 
     def _blind_mask(self, ids: torch.Tensor) -> torch.Tensor:
         """[1, 1, query, key]: causal, but what is not video does not read it."""
-        video = ids[0] == self.processor.video_token_id
+        video: torch.Tensor = ids[0] == self.processor.video_token_id
         allowed = torch.ones(len(video), len(video), dtype=torch.bool).tril()
         return (allowed & (video[:, None] | ~video[None, :]))[None, None]
 
@@ -114,9 +118,9 @@ def accuracy_row(answers: list[Answer]) -> dict[str, float]:
     return {"n": len(answers), "accuracy": right / len(answers), "low": low, "high": high, "chance": chance}
 
 
-def summary(answers: list[Answer]) -> dict[str, dict]:
+def summary(answers: list[Answer]) -> dict[str, Rows]:
     """Per arm and family (and `all`) accuracies; `pairs`: of those right forwards, how many turn with the clip."""
-    table: dict[str, dict] = {}
+    table: dict[str, Rows] = {}
     for arm in dict.fromkeys(answer.arm for answer in answers):
         mine = [answer for answer in answers if answer.arm == arm]
         names = dict.fromkeys(answer.family for answer in mine)
@@ -126,11 +130,11 @@ def summary(answers: list[Answer]) -> dict[str, dict]:
     return table
 
 
-def paired(answers: list[Answer]) -> dict[str, dict]:
+def paired(answers: list[Answer]) -> Rows:
     """Of the pairs that are right forwards, the share that is right backwards as well."""
     by_id = {answer.id: answer for answer in answers}
     kept = [(a, by_id[a.pair]) for a in answers if a.correct and a.pair in by_id and a.id < a.pair]
-    rows = {}
+    rows: Rows = {}
     for family in [*dict.fromkeys(a.family for a, _ in kept), "all"]:
         turned = [other.correct for a, other in kept if family in (a.family, "all")]
         if not turned:
@@ -140,7 +144,7 @@ def paired(answers: list[Answer]) -> dict[str, dict]:
     return rows
 
 
-def show(table: dict[str, dict]) -> str:
+def show(table: dict[str, Rows]) -> str:
     lines = []
     for arm, rows in table.items():
         for name, row in rows.items():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmms_flow.engine.dense import expand
 from lmms_flow.engine.masks import keep_mask
@@ -15,7 +16,7 @@ from scripts.flow_tiny.edges import Draw
 from scripts.flow_tiny.model import NUM_LAYERS
 
 
-def run_layers(language: nn.Module, embeds: Tensor, positions: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
+def run_layers(language: Any, embeds: Tensor, positions: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
     """States [text, token, width] by layer: the embeddings, each layer's output, and the last one's normed.
 
     masks [layer, text, query, key] says which edges are kept; positions [1, token].

@@ -48,11 +48,12 @@ WEIGHTS = {
 def embed_videos(model: LlavaNextVideoForConditionalGeneration, pixels: Tensor) -> Tensor:
     """[clip, frame, channel, height, width] -> [clip, frame * token, width]."""
     config = model.config
-    return model.model.get_video_features(
+    videos: Tensor = model.model.get_video_features(
         pixels,
         vision_feature_layer=config.vision_feature_layer,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
     ).pooler_output
+    return videos
 
 
 class Losses:

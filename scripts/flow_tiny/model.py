@@ -99,11 +99,13 @@ class TrainingHeads(nn.Module):
 
     def seen_logits(self, hidden: Tensor) -> Tensor:
         """hidden [clip, frame * token, width] -> [clip, frame, colour], of a colour's having been shown so far."""
-        return self.seen(self._per_frame(hidden))
+        seen: Tensor = self.seen(self._per_frame(hidden))
+        return seen
 
     @staticmethod
     def _per_frame(hidden: Tensor) -> Tensor:
-        return hidden.unflatten(1, (NUM_FRAMES, TOKENS_PER_FRAME)).mean(2)
+        mean: Tensor = hidden.unflatten(1, (NUM_FRAMES, TOKENS_PER_FRAME)).mean(2)
+        return mean
 
     @staticmethod
     def _split(logits: Tensor, sizes: dict[str, int]) -> dict[str, Tensor]:
@@ -132,7 +134,7 @@ def pointer_scores(
     key = F.linear(x, block.self_attn.k_proj.weight[:size]).unflatten(2, (POINTER_HEADS, dim)).transpose(1, 2)
     query = rotate(query, cos[0, last, None, None], sin[0, last, None, None])
     key = rotate(key, cos[:, None], sin[:, None])
-    scores = (query @ key.transpose(2, 3)).squeeze(2) * block.self_attn.scaling
+    scores: Tensor = (query @ key.transpose(2, 3)).squeeze(2) * block.self_attn.scaling
     return scores.masked_fill(places > last[:, None, None], float("-inf"))
 
 

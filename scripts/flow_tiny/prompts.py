@@ -79,15 +79,15 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[Prompt], after_video:
     before = video_prefix(tokenizer) if after_video else None
     rows, layouts = [], []
     for i, text in enumerate(texts):
-        ids = list(encoded.input_ids[i])
-        layouts.append(layout(text, ids, encoded.offset_mapping[i], before))
+        tokens = list(encoded.input_ids[i])
+        layouts.append(layout(text, tokens, encoded.offset_mapping[i], before))
         target = tokenizer(text.target, add_special_tokens=False).input_ids
         target = [*target, tokenizer.eos_token_id]
-        last = len(ids) - 1
-        labels = [IGNORE] * last + target + [IGNORE]
+        last = len(tokens) - 1
+        following = [IGNORE] * last + target + [IGNORE]
         ends = [encoded.char_to_token(i, end - 1) for end in text.option_ends]
         stem = encoded.char_to_token(i, text.stem_end - 1)
-        rows.append((ids + target, labels, last, stem, ends))
+        rows.append((tokens + target, following, last, stem, ends))
     length = max(len(row[0]) for row in rows)
     ids = torch.full((len(rows), length), tokenizer.pad_token_id)
     labels = torch.full((len(rows), length), IGNORE)

@@ -63,7 +63,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.peak)
         losses = step_losses(self.model, self.heads, self.stream.batch(self.step), self.stream.prefix_ids)
-        loss = sum(WEIGHTS[name] * value for name, value in losses.total.items())
+        loss = torch.stack([WEIGHTS[name] * value for name, value in losses.total.items()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*self.model.parameters(), *self.heads.parameters()], 1.0)

@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from scripts.flowbench.encode import encode
 from scripts.flowbench.groups import Group, all_groups
@@ -48,7 +49,7 @@ def selected(
 def build(out: Path, families: tuple[str, ...] = FAMILIES, limit: int | None = None) -> dict[str, int]:
     """Clips and one JSON-lines file a family into `out`; the number of documents by family."""
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    rows = defaultdict(list)
+    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for family, number, group in selected(families, limit):
         made = documents(family, number, group)
         rows[family] += made

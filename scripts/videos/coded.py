@@ -59,6 +59,7 @@ def encode(
     tick = Fraction(1, 1000 * fps) if times is not None or start else Fraction(1, fps)
     with av.open(os.fspath(path), "w", format=container_format, options=dict(muxer or {})) as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = size
         stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = tick
@@ -113,4 +114,5 @@ def as_played(path: str | os.PathLike[str]) -> Iterator[int]:
     """The numbers that a player shows, frame after frame: an independent reading, without any index."""
     with av.open(os.fspath(path)) as container:
         for frame in container.decode(container.streams.best("video")):
+            assert isinstance(frame, av.VideoFrame)
             yield number(frame.to_ndarray(format="rgb24"))

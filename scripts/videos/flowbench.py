@@ -30,6 +30,7 @@ def recoded(source: Path, target: Path, codec: str, pix_fmt: str, options: dict[
     with av.open(str(source)) as read, av.open(str(target), "w") as write:
         stream = read.streams.video[0]
         out = write.add_stream(codec, rate=stream.average_rate, options=options)
+        assert isinstance(out, av.VideoStream)
         out.width, out.height, out.pix_fmt = stream.width, stream.height, pix_fmt
         for frame in read.decode(stream):
             frame.pict_type = 0  # the encoder decides
@@ -43,19 +44,19 @@ def cut(source: Path, target: Path) -> Path:
     whole = target.with_name(f"whole-{target.name}")
     with av.open(str(source)) as read, av.open(str(whole), "w") as write:
         stream = read.streams.video[0]
-        out = write.add_stream(
-            "libx264", rate=stream.average_rate, options={"crf": "0", "g": "999", "sc_threshold": "0"}
-        )
+        rate = stream.average_rate
+        assert rate is not None
+        out = write.add_stream("libx264", rate=rate, options={"crf": "0", "g": "999", "sc_threshold": "0"})
         out.width, out.height, out.pix_fmt = stream.width, stream.height, "yuv420p"
         others = [
             av.VideoFrame.from_ndarray(image(i, stream.height, stream.width), format="rgb24")
             for i in range(LEAD_IN)
         ]
         for place, frame in enumerate([*others, *read.decode(stream)]):
-            frame.pts, frame.time_base, frame.pict_type = place, 1 / stream.average_rate, 0
+            frame.pts, frame.time_base, frame.pict_type = place, 1 / rate, 0
             write.mux(out.encode(frame))
         write.mux(out.encode(None))
-        start = float(LEAD_IN / stream.average_rate)
+        start = float(LEAD_IN / rate)
     made = copy(whole, target, shift=-start)
     whole.unlink()
     return made

@@ -164,7 +164,11 @@ def _edited() -> list[Kind]:
         )
     ]
     made += [kind("index-first.mp4", partial(encode, muxer={"movflags": "faststart"}))]
-    made += [
+    return made
+
+
+def _turned_kinds() -> list[Kind]:
+    made = [
         Kind(f"{name}.mp4", "turned", partial(_turned, matrix=matrix), upright=upright)
         for name, (matrix, upright) in TURNED.items()
     ]
@@ -318,4 +322,4 @@ def _accidents() -> list[Kind]:
     return made
 
 
-KINDS = [*_codecs(), *_groups_of_pictures(), *_edited(), *_accidents()]
+KINDS = [*_codecs(), *_groups_of_pictures(), *_edited(), *_turned_kinds(), *_accidents()]

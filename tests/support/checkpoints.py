@@ -221,7 +221,7 @@ def _write_weights(folder: Path, weights: dict[str, Tensor], shards: int, dtype:
         return
     names = sorted(weights)
     size = -(-len(names) // shards)
-    placed = {}
+    placed: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         part = {name: weights[name] for name in names[shard * size : (shard + 1) * size]}

@@ -12,6 +12,13 @@ from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from tests.support.checkpoints import (
+    HEADS,
+    HIDDEN,
+    MLP,
+    VISION_HEADS,
+    VISION_HIDDEN,
+    VISION_LAYERS,
+    VISION_MLP,
     Shapes,
     _linear,
     _random_weights,
@@ -28,8 +35,6 @@ from tests.support.checkpoints_videollama3 import (
 )
 from tests.support.models import enliven
 
-HIDDEN, HEADS, MLP = 64, 4, 96  # of the language model
-VISION_HIDDEN, VISION_HEADS, VISION_MLP, VISION_LAYERS = 32, 2, 64, 3
 PATCH_SIZE, IMAGE_SIZE = 14, 56  # 4 x 4 patches a frame, 2 x 2 tokens after the pixel shuffle
 MARKS = ("<img>", "</img>", "<IMG_CONTEXT>")
 # What Phi-3's tokenizer ships: it writes a message's content as it is, and knows no pictures.

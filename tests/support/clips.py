@@ -29,6 +29,7 @@ def write_clip(
     colour = random.integers(80, 256, 3)
     with av.open(os.fspath(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = 12
         stream.codec_context.max_b_frames = b_frames

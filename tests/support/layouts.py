@@ -23,25 +23,26 @@ def random_layout(seed: int, *, empty: bool = True, system: bool = True) -> Layo
         "tail": length(4),
         "last": 1,
     }
-    groups: dict[str, range | list[range]] = {}
+    base: dict[str, range] = {}
     end = 0
     for name, size in lengths.items():
-        groups[name] = range(end, end + size)
+        base[name] = range(end, end + size)
         end += size
-    _parts(groups, groups["question"], rng)
-    cells, start = [], groups["video"].start
+    cells, start = [], base["video"].start
     for size in frames:
         cells.append(range(start, start + size))
         start += size
-    return Layout(end, groups, cells)
+    return Layout(end, {**base, **_parts(base["question"], rng)}, cells)
 
 
-def _parts(groups: dict[str, range | list[range]], question: range, rng: random.Random) -> None:
+def _parts(question: range, rng: random.Random) -> dict[str, range | list[range]]:
     """Cuts the question into a stem and up to three options, one of them the true one."""
     a, b, c = sorted(rng.choices(range(question.start, question.stop + 1), k=3))
     options = [range(a, b), range(b, c), range(c, question.stop)]
     true = rng.randrange(3)
-    groups["stem"] = range(question.start, a)
-    groups["options"] = range(a, question.stop)
-    groups["true_option"] = options[true]
-    groups["false_options"] = [r for i, r in enumerate(options) if i != true]
+    return {
+        "stem": range(question.start, a),
+        "options": range(a, question.stop),
+        "true_option": options[true],
+        "false_options": [r for i, r in enumerate(options) if i != true],
+    }

@@ -210,28 +210,22 @@ _QWEN2 = _text("Qwen2Config")
 # Video models
 
 
-def _clip(layers: int = 3) -> transformers.CLIPVisionConfig:
-    return transformers.CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-        projection_dim=32,
-    )
+_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": PATCH_SIZE,
+}
+_TILED = _VISION | {"image_size": IMAGE_SIZE}  # where the tower takes pictures of one size alone
+
+
+def _clip() -> transformers.CLIPVisionConfig:
+    return transformers.CLIPVisionConfig(**_TILED | {"num_hidden_layers": 3}, projection_dim=32)
 
 
 def _siglip() -> transformers.SiglipVisionConfig:
-    return transformers.SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-        vision_use_head=False,
-    )
+    return transformers.SiglipVisionConfig(**_TILED, vision_use_head=False)
 
 
 def _llava(layers: int) -> Any:
@@ -261,16 +255,8 @@ def _llava_onevision(layers: int) -> Any:
 
 
 def _internvl(layers: int) -> Any:
-    vision = transformers.InternVLVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-    )
     return transformers.InternVLConfig(
-        vision_config=vision,
+        vision_config=transformers.InternVLVisionConfig(**_TILED),
         text_config=_QWEN2(layers),
         image_token_id=IMAGE_TOKEN,
         image_seq_length=4,
@@ -279,36 +265,24 @@ def _internvl(layers: int) -> Any:
 
 
 def _video_llama_3(layers: int) -> Any:
-    vision = transformers.VideoLlama3VisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        patch_size=PATCH_SIZE,
-    )
     return transformers.VideoLlama3Config(
         text_config=_QWEN2(layers),
-        vision_config=vision,
+        vision_config=transformers.VideoLlama3VisionConfig(**_VISION),
         image_token_id=IMAGE_TOKEN,
         video_token_id=VIDEO_TOKEN,
     )
 
 
 def _smolvlm(layers: int) -> Any:
-    vision = transformers.SmolVLMVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-    )
     return transformers.SmolVLMConfig(
-        vision_config=vision, text_config=_LLAMA(layers), image_token_id=IMAGE_TOKEN, scale_factor=2
+        vision_config=transformers.SmolVLMVisionConfig(**_TILED),
+        text_config=_LLAMA(layers),
+        image_token_id=IMAGE_TOKEN,
+        scale_factor=2,
     )
 
 
-def _qwen_vl(kind: str, text: str) -> Callable[[int], Any]:
+def _qwen_vl(kind: str, separators: bool = False) -> Family:
     """Qwen's video models: rotary positions in three dimensions, 8 frequencies a head split 2, 3, 3."""
     vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": PATCH_SIZE, "temporal_patch_size": 2}
     if kind == "Qwen2VL":
@@ -327,7 +301,7 @@ def _qwen_vl(kind: str, text: str) -> Callable[[int], Any]:
 
     def make(layers: int) -> Any:
         return getattr(transformers, f"{kind}Config")(
-            text_config=_text(text, rope_parameters=dict(rope), **extra)(layers).to_dict(),
+            text_config=_text(f"{kind}TextConfig", rope_parameters=dict(rope), **extra)(layers).to_dict(),
             vision_config=vision,
             image_token_id=IMAGE_TOKEN,
             video_token_id=VIDEO_TOKEN,
@@ -335,7 +309,9 @@ def _qwen_vl(kind: str, text: str) -> Callable[[int], Any]:
             vision_end_token_id=4,
         )
 
-    return make
+    return Family(
+        _VIDEO, make, token=VIDEO_TOKEN, separators=separators, positions_3d=True, pixels=_patches(temporal=2)
+    )
 
 
 # Pixels, as each family's processor would hand them over
@@ -400,28 +376,9 @@ FAMILIES: dict[str, Family] = {
     "video_llama_3": Family(
         _VIDEO, _video_llama_3, token=VIDEO_TOKEN, separators=True, pixels=_merged_patches
     ),
-    "qwen2_vl": Family(
-        _VIDEO,
-        _qwen_vl("Qwen2VL", "Qwen2VLTextConfig"),
-        positions_3d=True,
-        token=VIDEO_TOKEN,
-        pixels=_patches(2),
-    ),
-    "qwen2_5_vl": Family(
-        _VIDEO,
-        _qwen_vl("Qwen2_5_VL", "Qwen2_5_VLTextConfig"),
-        token=VIDEO_TOKEN,
-        positions_3d=True,
-        pixels=_patches(2),
-    ),
-    "qwen3_vl": Family(
-        _VIDEO,
-        _qwen_vl("Qwen3VL", "Qwen3VLTextConfig"),
-        token=VIDEO_TOKEN,
-        separators=True,
-        positions_3d=True,
-        pixels=_patches(2),
-    ),
+    "qwen2_vl": _qwen_vl("Qwen2VL"),
+    "qwen2_5_vl": _qwen_vl("Qwen2_5_VL"),
+    "qwen3_vl": _qwen_vl("Qwen3VL", separators=True),
 }
 TEXT_FAMILIES = [name for name, family in FAMILIES.items() if family.token is None]
 VIDEO_FAMILIES = [name for name, family in FAMILIES.items() if family.token is not None]

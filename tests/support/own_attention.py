@@ -24,7 +24,8 @@ class ByHand:
     name = "lmms_flow_test_by_hand"
 
     def __init__(self, model: Any, masks: Tensor, kernel: str | None = None) -> None:
-        self.config, self.masks, self.kernel = find_decoder(model).config, masks.to(DEVICE), kernel
+        self.config: Any = find_decoder(model).config
+        self.masks, self.kernel = masks.to(DEVICE), kernel
 
     def __enter__(self) -> None:
         self.before = self.config._attn_implementation

@@ -28,7 +28,7 @@ class Loader(yaml.SafeLoader):
     """Reads `!function x.y` as the text x.y."""
 
 
-Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+Loader.add_constructor("!function", lambda loader, node: node.value)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def question(video: str, **changed: Any) -> Question:
         "family": "direction",
         "pair": None,
     }
-    return {**document, **changed}  # type: ignore[typeddict-item]
+    return {**document, **changed}
 
 
 def messages(video: str, form: str = "paper", **changed: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`python -m scripts.videos.table`: makes the files, reads each in several ways, writes the table of docs/videos.md."""
+"""`python -m scripts.videos.readings`: makes the files, reads each in several ways, writes docs/videos.md's table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.videos.coded import as_played, number
 from scripts.videos.kinds import KINDS, REFUSED, Kind
 from scripts.videos.pages import put
 
-SCRIPT = "scripts/videos/table.py"
+SCRIPT = "scripts/videos/readings.py"
 Upright = Callable[[np.ndarray], np.ndarray]
 WAYS = (("midpoints", 8), ("linspace", 8), ("midpoints", 1), ("linspace", 24))
 
