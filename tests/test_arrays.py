@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 
 from lmms_flow.errors import RecordError, RunError
-from lmms_flow.records import arrays as arrays_module
 from lmms_flow.records.arrays import Arrays, are_whole, place_of, read_arrays
 from lmms_flow.records.journal import Journal, read_journal
 from lmms_flow.records.record import SampleRecord
 
+NO_OBJECT: Any = ["no object"]
+
 
 def some(seed: int = 0) -> Arrays:
     drawn = np.random.default_rng(seed)
-    values = {
+    values: dict[str, np.ndarray[Any, Any]] = {
         "map.probability": drawn.random((2, 3), dtype=np.float32),
         "map.prediction": np.arange(6, dtype=np.int32).reshape(2, 3),
         "attention.last.tokens": drawn.random((4, 5)).astype(np.float16),
@@ -103,10 +104,7 @@ def test_a_file_with_other_arrays_is_not_served(tmp_path: Path) -> None:
     [
         (None, "the arrays of task a task/map, document 0 are gone; run it again"),
         (b"not safetensors at all", "the arrays can't be read"),
-        (
-            Arrays({"a": np.zeros(3, np.float32)}, ["no object"]).to_bytes(),
-            "does not say what its arrays are",
-        ),  # type: ignore[arg-type]
+        (Arrays({"a": np.zeros(3, np.float32)}, NO_OBJECT).to_bytes(), "does not say what its arrays are"),
     ],
 )
 def test_what_can_not_be_read_names_the_file(tmp_path: Path, content: bytes | None, says: str) -> None:
@@ -163,7 +161,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, monkeypatch
     with Journal(tmp_path) as journal:
         journal.write("second", record(1), some(1))
         with monkeypatch.context() as patch:
-            patch.setattr(arrays_module.os, "fsync", full)
+            patch.setattr(os, "fsync", full)
             with pytest.raises(
                 RunError, match="No space left on device; the 1 answers written before are kept"
             ):
@@ -224,9 +222,7 @@ def test_what_a_killed_run_left_unfinished_is_written_over(tmp_path: Path, monke
     """And two runs that write at the same time have each a file of its own for that."""
     seen = []
     replaced = os.replace
-    monkeypatch.setattr(
-        arrays_module.os, "replace", lambda a, b: (seen.append(Path(a).name), replaced(a, b))[1]
-    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (seen.append(Path(a).name), replaced(a, b))[1])
     with Journal(tmp_path) as one, Journal(tmp_path) as other:
         one.write("a", record(), some())
         other.write("b", record(1), some(1))

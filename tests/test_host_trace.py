@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,13 +42,17 @@ def answers(folder: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in folder.glob("lmms_flow_records/*.jsonl"))
 
 
+def has_answers(folder: Path, number: int) -> bool:
+    return answers(folder) >= number
+
+
 def test_a_map_that_is_killed_three_times_has_the_same_bytes(
     env: Environment, undisturbed: Path, tmp_path: Path
 ) -> None:
     for kept in (1, 3, 6):
         with (tmp_path / "log").open("a") as log:
             process = start_cli(ARGUMENTS, env, cwd=tmp_path, program="lmms-flow", output=log)
-            wait_until(lambda kept=kept: answers(tmp_path) >= kept, process, timeout=500)
+            wait_until(partial(has_answers, tmp_path, kept), process, timeout=500)
             assert process.poll() is None, "it was still running"
             process.kill()
             process.wait()

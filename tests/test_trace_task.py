@@ -44,7 +44,7 @@ def load(folder: Path, model: str = OURS, **lines: Any) -> Any:
 
 def run(folder: Path, *tasks: str, limit: int = QUESTIONS, **arguments: Any) -> dict[str, Any]:
     plugin.make_tasks_known()
-    return simple_evaluate(  # type: ignore[no-any-return]
+    return simple_evaluate(
         model=LlavaVidFlow(
             **{"pretrained": "flow-tiny", "device": "cpu", "records": str(folder)} | arguments
         ),
@@ -201,8 +201,7 @@ def test_nothing_is_traced_twice_and_lost_arrays_are_traced_again(
 
     records = shutil.copytree(undisturbed[0], tmp_path / "records")
     before, walks = files_of(records), []
-    original = tracing.sweep
-    monkeypatch.setattr(tracing, "sweep", lambda *a, **k: (walks.append(1), original(*a, **k))[1])
+    monkeypatch.setattr(tracing, "sweep", lambda *a, **k: (walks.append(1), sweep(*a, **k))[1])
     assert run(records, BASE, TRACE)["samples"][TRACE] == undisturbed[1]["samples"][TRACE]
     assert not walks
     lost = sorted(records.rglob("arrays/*/*"))[0]
@@ -256,9 +255,8 @@ def test_a_dry_run_says_the_costs_and_keeps_nothing(
     assert plain.startswith(f"dry run: flow none: {QUESTIONS} questions of {BASE}; one takes ") == (
         "trace" not in plain
     )
-    told = {
-        ("trace" in line): float(re.search(r"one takes ([\d.]+) GFLOPs", line)[1]) for line in (plain, traced)
-    }  # type: ignore[index]
+    costs = re.compile(r"one takes ([\d.]+) GFLOPs")
+    told = {"trace" in line: float(costs.findall(line)[0]) for line in (plain, traced)}
     assert told[True] > 5 * told[False] > 0, "a map costs several prefills"
     assert "trace map (13 knockouts)" in plain + traced
     assert "GiB" in total
