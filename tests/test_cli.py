@@ -114,8 +114,8 @@ def test_a_picture_says_what_is_cut(
     from lmms_flow.show import drawing
 
     strips = []
-    draw = drawing._strip
-    monkeypatch.setattr(drawing, "_strip", lambda axes, resolved: (draw(axes, resolved), strips.append(axes)))
+    draw = drawing.layer_strip
+    monkeypatch.setattr(drawing, "layer_strip", lambda axes, bound: (draw(axes, bound), strips.append(axes)))
     layout = prompt_layout(**FLOW_TINY_PROMPT)
     drawing.draw_flow(Flow.load(flow), layout, 2, tmp_path / "flow.png")
     (axes,) = strips
