@@ -235,8 +235,16 @@ def write(folder: Path, doc_id: int = 0, about: dict[str, Any] | None = None, **
         "map.baseline_options": np.array([0.1, 0.5], np.float32),
     }
     fields: dict[str, Any] = {
-        **{"id": "q", "task": "bench_map_task", "doc_id": doc_id, "status": "ok", "trace": "{}"},
-        **{"checkpoint": "m", "base": "bench_task", "protocol": "paper", "clip": "c", "num_frames": 8},
+        "id": "q",
+        "task": "bench_map_task",
+        "doc_id": doc_id,
+        "status": "ok",
+        "trace": "{}",
+        "checkpoint": "m",
+        "base": "bench_task",
+        "protocol": "paper",
+        "clip": "c",
+        "num_frames": 8,
     }
     record = SampleRecord(**fields | changes)
     with Journal(folder) as journal:

@@ -171,7 +171,15 @@ class FlowMap:
         """The change of the accuracy among the questions that full attention answers right, in per cent (Tables 2, B).
 
         In a map of the style `to_layer` the centre L//2 is the paper's first half, in one of `from_layer` the centre
-        L//2 + 1 its second half. Raises FlowError as `curve` does.
+        L//2 + 1 its second half.
+
+        Args:
+            knockout: one of the map's.
+            seed: of the resamples.
+            resamples: how many the interval is taken from.
+
+        Raises:
+            FlowError: as `curve` does.
         """
         return self._mean(knockout, lambda one: (one.stays_right - 1) * 100, "right", seed, resamples)
 
