@@ -43,15 +43,25 @@ COMPARE_EXAMPLES = """\
 """
 
 REPORT = """\
-Reads what lmms-eval wrote (--log_samples --output_path DIR), arms and traces alike, and writes one page that needs nothing
-else: three sentences of what was found, what was run, leaderboards, flow maps, read-outs, failures, costs, and a card
-for every question that was answered otherwise. Its figures (PNG, SVG) and tables (CSV) go into a folder beside it.
-docs/report.md says what is on the page.
+Reads what lmms-eval wrote (--log_samples --output_path DIR), arms and traces alike, and writes one page that needs
+nothing else: three sentences of what was found, what was run, leaderboards, flow maps, read-outs, failures, costs,
+and a card for every question that was answered otherwise. Its figures (PNG, SVG) and tables (CSV) go into a folder
+beside it. docs/report.md says what is on the page.
 """
 
 REPORT_EXAMPLES = """\
   lmms-flow report out                                   into out/report.html
   lmms-flow report out --output page.html --question 17  with a card for question 17
+"""
+
+DISCOVER = """\
+Applies the paper's rule to a flow map that ran (a task such as flowbench_flow_map, with --log_samples --output_path
+DIR) and writes the pathway as a flow's YAML file, with where it comes from. docs/discovery.md says how.
+"""
+
+DISCOVER_EXAMPLES = """\
+  lmms-flow discover out                             into out/discovered.yaml, for flow=out/discovered.yaml
+  lmms-flow discover out --closed --task tvbench_flow_action_antonym
 """
 
 
@@ -63,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return evaluate(arguments[1:])
     args = _parser().parse_args(arguments)
+    args.typed = arguments
     from .errors import UserError
 
     try:
@@ -93,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("eval", help="lmms-eval with our tasks known and an honest exit status")
     _add_compare(commands)
     _add_report(commands)
+    _add_discover(commands)
     return parser
 
 
@@ -236,6 +248,70 @@ def _add_report(commands: Commands) -> None:
     report.set_defaults(run=_report)
 
 
+def _add_discover(commands: Commands) -> None:
+    discover = commands.add_parser(
+        "discover",
+        help="a pathway from a flow map that ran, as a flow's YAML file",
+        description=DISCOVER,
+        epilog=DISCOVER_EXAMPLES,
+        formatter_class=RAW,
+    )
+    discover.add_argument(
+        "folders", nargs="+", metavar="DIR", help="what --output_path named, of a map's run"
+    )
+    discover.add_argument(
+        "--output", type=Path, metavar="FILE", help="the flow's file (discovered.yaml in the first folder)"
+    )
+    discover.add_argument("--name", help="of the flow (the file's)")
+    discover.add_argument(
+        "--closed", action="store_true", help="close the template text too (docs/language.md)"
+    )
+    discover.add_argument(
+        "--below", type=float, default=-5.0, metavar="PER_CENT", help="a bin is kept below this (%(default)s)"
+    )
+    discover.add_argument("--bin", type=int, metavar="LAYERS", help="layers of a bin (the paper's 5, scaled)")
+    discover.add_argument(
+        "--among",
+        choices=("right", "all", "wrong"),
+        default="right",
+        help="the questions that full attention answers so (%(default)s)",
+    )
+    discover.add_argument(
+        "--of", choices=("answer", "true_option"), default="answer", help="whose probability (%(default)s)"
+    )
+    discover.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="questions of this task alone; may be repeated",
+    )
+    discover.add_argument("--checkpoint", help="whose map, where there are several")
+    discover.add_argument(
+        "--records",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="as for compare; may be repeated",
+    )
+    discover.add_argument(
+        "--search",
+        action="store_true",
+        help="go on from there: run the model for the sparsest closed pathway that answers as full attention does",
+    )
+    discover.add_argument(
+        "--margin",
+        type=float,
+        default=0.02,
+        help="of --search: the largest difference that counts as none, as a share (%(default)s)",
+    )
+    discover.add_argument(
+        "--arms", type=int, default=16, help="of --search: pathways of the first round (%(default)s)"
+    )
+    discover.set_defaults(run=_discover)
+
+
 def _show(args: argparse.Namespace) -> int:
     from .show.showing import show
 
@@ -347,6 +423,36 @@ def _report(args: argparse.Namespace) -> int:
         line = f"{made.failures} samples failed; --allow-errors accepts that"
         print(f"lmms-flow report: {line}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _discover(args: argparse.Namespace) -> int:
+    from .report.discover import Rule, find, flow_file, write_flow
+    from .report.rendering import for_terminal
+    from .show.showing import make_console
+
+    rule = Rule(args.below, args.bin, args.of, args.among, tuple(args.task), args.closed)
+    found = find(args.folders, rule, args.records, args.checkpoint)
+    file = args.output or Path(args.folders[0]) / "discovered.yaml"
+    command, tables, files = ["lmms-flow", *args.typed], [found.table()], [file]
+    if args.search:
+        from .report.search_page import searched_file, tables_of, write_figure
+        from .report.search_runs import search_from
+
+        folder = file.with_suffix("")
+        outcome = search_from(found, args.folders, folder, args.margin, args.arms)
+        content = searched_file(found, outcome, args.margin, args.name or file.stem, command)
+        tables += tables_of(outcome, args.margin)
+        files += [outcome.file, write_figure(outcome, folder / "frontier.png")]
+    else:
+        content = flow_file(found, args.name or file.stem, command)
+    write_flow(content, file)
+    console = make_console()
+    for table in tables:
+        for part in for_terminal(table):
+            console.print(part)
+    for written in files:
+        console.print(f"written: {written}")
     return 0
 
 

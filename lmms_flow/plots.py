@@ -57,8 +57,8 @@ TRUE, FALSE = Style(GREEN, "-", "o"), Style(RED, "--", "s")  # options
 _OTHERS = (BLUE, RED, GREEN, PINK, GOLD, BROWN, VIOLET, GREY)
 
 # The same file each time.
-SETTINGS: Mapping[str, Any] = {"svg.fonttype": "path", "svg.hashsalt": "lmms-flow", "font.size": 9}
-PAGE: Mapping[str, Any] = {
+SETTINGS: Any = {"svg.fonttype": "path", "svg.hashsalt": "lmms-flow", "font.size": 9}
+PAGE: Any = {
     **SETTINGS,
     "svg.fonttype": "none",  # text that a screen reader and a search find
     "text.color": INK,

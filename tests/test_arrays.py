@@ -18,12 +18,10 @@ from lmms_flow.records.arrays import Arrays, are_whole, place_of, read_arrays
 from lmms_flow.records.journal import Journal, read_journal
 from lmms_flow.records.record import SampleRecord
 
-NO_OBJECT: Any = ["no object"]
-
 
 def some(seed: int = 0) -> Arrays:
     drawn = np.random.default_rng(seed)
-    values: dict[str, np.ndarray[Any, Any]] = {
+    values: dict[str, Any] = {
         "map.probability": drawn.random((2, 3), dtype=np.float32),
         "map.prediction": np.arange(6, dtype=np.int32).reshape(2, 3),
         "attention.last.tokens": drawn.random((4, 5)).astype(np.float16),
@@ -99,12 +97,18 @@ def test_a_file_with_other_arrays_is_not_served(tmp_path: Path) -> None:
         read_arrays(tmp_path, written)
 
 
+NO_OBJECT: Any = ["no object"]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (None, "the arrays of task a task/map, document 0 are gone; run it again"),
         (b"not safetensors at all", "the arrays can't be read"),
-        (Arrays({"a": np.zeros(3, np.float32)}, NO_OBJECT).to_bytes(), "does not say what its arrays are"),
+        (
+            Arrays({"a": np.zeros(3, np.float32)}, NO_OBJECT).to_bytes(),
+            "does not say what its arrays are",
+        ),
     ],
 )
 def test_what_can_not_be_read_names_the_file(tmp_path: Path, content: bytes | None, says: str) -> None:

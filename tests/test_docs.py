@@ -77,6 +77,15 @@ def test_the_read_outs_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_the_docs_give_the_read_outs_cost() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/readouts.json").read_text())["figures"]
+    page = (ROOT / "docs/readouts.md").read_text()
+    assert len(rows) > 3
+    for row in rows:
+        if row["shape"] == "small":
+            assert f"| {row['what']} | {row['prefills']:.2f} |" in page
+
+
 def test_flowbench_has_the_stated_number_of_questions() -> None:
     counted = sum(len(file.read_text().splitlines()) for file in assets.flowbench_dir().glob("*.jsonl"))
     for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", assets.flowbench_dir() / "README.md"):

@@ -86,6 +86,23 @@ def test_everything_else_goes_to_the_host(evaluation: Evaluation) -> None:
     assert sys.argv == argv
 
 
+@pytest.mark.parametrize(
+    ("given", "handed_on"),
+    [
+        ([], "dry_run=true"),
+        (["--model_args", "num_frames=4"], "num_frames=4,dry_run=true"),
+        (["--model_args=num_frames=4"], "num_frames=4,dry_run=true"),
+    ],
+)
+def test_a_dry_run_is_an_argument_of_the_model(
+    evaluation: Evaluation, given: list[str], handed_on: str
+) -> None:
+    seen: list[Any] = []
+    evaluation(lambda args: (seen.append(args), scored())[1])
+    assert main(["--dry-run", *RUN, *given]) == 0
+    assert seen[0].model_args == handed_on
+
+
 def test_an_exception_is_status_1_and_one_line(
     evaluation: Evaluation, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from lmms_flow.engine import sweep
-from lmms_flow.engine.sweep import Style
 from lmms_flow.errors import FlowError, ReportError
 from lmms_flow.flow.trace_settings import STYLES, TraceSettings
 from lmms_flow.records.arrays import Arrays
@@ -34,7 +33,7 @@ def prompts(make: Any) -> list[Prompt]:
     return [make(frames=2 + seed % 3, seed=seed) for seed in range(SAMPLES)]
 
 
-def swept(model: Any, prompt: Prompt, window: int, style: Style, doc_id: int) -> MapSample:
+def swept(model: Any, prompt: Prompt, window: int, style: Any, doc_id: int) -> MapSample:
     result = sweep(
         model, prompt.tensors, prompt.layout, KNOCKOUTS, window=window, style=style, candidates=OPTIONS
     )
@@ -87,7 +86,7 @@ def sample(doc_id: int = 0, **changes: Any) -> MapSample:
     return MapSample(**(values | changes))
 
 
-def assert_equal_curves(model: Any, asked: list[Prompt], window: int, style: Style) -> float:
+def assert_equal_curves(model: Any, asked: list[Prompt], window: int, style: str) -> float:
     """The curves of all knockouts over these questions; returns the largest relative difference of a probability."""
     naive = [naive_map(model, prompt, KNOCKOUTS, window, style, OPTIONS) for prompt in asked]
     samples = [swept(model, prompt, window, style, place) for place, prompt in enumerate(asked)]
@@ -124,7 +123,7 @@ def test_every_curve_is_a_naive_dense_computations(backbone: str) -> None:
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_on_twenty_questions_in_fourteen_layers(backbone: str, style: Style, window: int) -> None:
+def test_on_twenty_questions_in_fourteen_layers(backbone: str, style: str, window: int) -> None:
     """Deep enough for the widest window; as long as the slow tests are."""
     model, make = tiny(backbone, layers=14)
     worst = assert_equal_curves(model, prompts(make), window, style)
@@ -235,18 +234,14 @@ def write(folder: Path, doc_id: int = 0, about: dict[str, Any] | None = None, **
         "map.baseline_options": np.array([0.1, 0.5], np.float32),
     }
     fields: dict[str, Any] = {
-        "id": "q",
-        "task": "bench_map_task",
-        "doc_id": doc_id,
-        "status": "ok",
-        "trace": "{}",
         "checkpoint": "m",
         "base": "bench_task",
         "protocol": "paper",
         "clip": "c",
         "num_frames": 8,
     }
-    record = SampleRecord(**fields | changes)
+    fields |= {"id": "q", "task": "bench_map_task", "doc_id": doc_id, "status": "ok", "trace": "{}"}
+    record = SampleRecord(**(fields | changes))
     with Journal(folder) as journal:
         journal.write(f"{record.task}-{doc_id}-{changes}", record, Arrays(values, ABOUT | (about or {})))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from lmms_flow.engine import Baseline, UnsupportedModelError, intervene
@@ -74,6 +75,23 @@ def test_generation_probability_is_that_of_a_loop_over_hidden_states(name: str) 
     own = own.logits[0, -1].float().softmax(-1)
     for each in found.values():  # bit for bit what the model says itself
         assert torch.equal(each[-1], torch.stack([own[[12]].sum(), own[[13, 14]].sum(), own[[15]].sum()]))
+
+
+def test_what_a_video_model_leaves_out_of_its_text_models_head() -> None:
+    """Aya Vision's text model scales its logits; the video model's own forward does not."""
+    text = transformers.Cohere2Config(**(odd_models.SIZES | {"logit_scale": 0.25}))
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=4
+    )  # fmt: skip
+    config = transformers.AyaVisionConfig(text_config=text, vision_config=vision, image_token_id=5)
+    model = lively(
+        transformers.AyaVisionForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    )
+    found = generation_probability(model, odd_models.prompt(), LAYOUT, LETTERS)
+    states = torch.stack([each[-1] for each in hidden_states(model, odd_models.prompt())[1:]])
+    with torch.no_grad():
+        logits = model.lm_head(states).softmax(-1)
+    close(found["generation_probability.head"][:, 0], logits[:, 12])
 
 
 @pytest.mark.parametrize("engine", ["dense", "sparse", "baseline"])

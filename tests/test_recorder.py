@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -275,6 +276,30 @@ def untouched(model: Any) -> None:
     for part in model.modules():
         hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         assert not any(isinstance(hook, Hook) for hook in hooks)
+
+
+def test_two_models_are_read_at_once_by_two_threads() -> None:
+    """They share transformers' registry: each is told of its own calls, and the last one puts it back."""
+    models = [text_model() for _ in range(2)]
+    expected = attention_to_video(models[0], odd_models.prompt(), LAYOUT)["attention.last"]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            for found in pool.map(
+                lambda model: attention_to_video(model, odd_models.prompt(), LAYOUT), models
+            ):
+                assert torch.equal(found["attention.last"], expected)
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward
+
+
+def test_a_read_out_inside_another_one_is_refused() -> None:
+    model = text_model()
+    once = model.model.layers[1].self_attn.register_forward_pre_hook(
+        lambda *_: attention_to_video(model, odd_models.prompt(), LAYOUT)
+    )
+    with pytest.raises(FlowError, match="27 tokens were read behind the prompt at once"):
+        attention_to_video(model, odd_models.prompt(), LAYOUT)
+    once.remove()
+    untouched(model)
 
 
 def test_the_model_is_untouched_afterwards() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UnsupportedModelError
+from .attention_calls import registered
 from .layer_call import check_calls, counts_its_rows
 
 
@@ -56,9 +57,7 @@ def rows_keep_their_places(decoder: nn.Module) -> bool:
 
 def attention_function(decoder: nn.Module) -> Any:
     """What transformers runs the decoder's attention with; None for eager, which each model brings along."""
-    from transformers import AttentionInterface
-
-    return AttentionInterface().get(attention_implementation(decoder))
+    return registered(attention_implementation(decoder))
 
 
 def with_base(model: nn.Module) -> tuple[nn.Module, ...]:

@@ -9,16 +9,26 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from ..errors import FlowError, UnsupportedModelError
+from ..errors import FlowError, UnsupportedModelError, nearest
 from ..flow import ResolvedFlow
 from .columns import send
 from .contract import Contract
 from .course import Course, Setting
 from .decoder import attention_implementation, decoder_layers
+from .edge_attention import Zeroed
 from .hooks import Handles, MaskWatch
 from .layer_call import LayerCall, ModelCall
 from .masks import PromptMasks
 from .positions import Positions
+
+# Where a cut edge loses its weight: in the scores, so that the softmax shares it out, or behind the softmax.
+HOW = ("before_softmax", "after_softmax")
+
+
+def check_how(how: str) -> None:
+    """Raises FlowError where there is no such way to cut."""
+    if how not in HOW:
+        raise FlowError(f"there is no how={how!r}{nearest(how, HOW)} (how: {', '.join(HOW)})")
 
 
 class Step(Protocol):
@@ -45,7 +55,7 @@ class DenseStep:
         longest = max(each.layout.num_tokens for each in self._resolved)
         self._decoding = bool((positions.queries.amin(-1) >= longest).all())
         self.kept: dict[tuple[object, torch.device], Tensor] = {}
-        self.given: dict[tuple[int, int, int | None], tuple[Any, Tensor]] = {}
+        self.given: dict[tuple[int, int, int | None], tuple[Any, Any]] = {}
 
     def prepare(self, layer: int, call: LayerCall) -> LayerCall:
         """The call with the flow's mask, where the flow says anything of this layer."""
@@ -60,7 +70,7 @@ class DenseStep:
         """Whether a layer is given a mask of the flow's at all."""
         return self._course.is_masked(layer)
 
-    def _mask(self, layer: int, call: LayerCall) -> Tensor:
+    def _mask(self, layer: int, call: LayerCall) -> Any:
         """What this layer is given; layers with the same cuts and the same mask of their own share it."""
         own, hidden = call.mask, call.hidden
         keep = self._keep(layer, hidden.device)
@@ -69,12 +79,18 @@ class DenseStep:
         if key not in self.given:
             if held is not None:
                 keep = keep[..., -(held + hidden.shape[1]) :]
-            mask = combine(own, keep, hidden.dtype if self._additive else None)
+            mask = self._put(own, keep, hidden.dtype, layer)
             if own is not None:
                 check_causal(own, self._positions)
-                self._check_rows(mask, layer)
             self.given[key] = own, mask  # `own` is held, lest another mask is given its id
         return self.given[key][1]
+
+    def _put(self, own: Any, keep: Tensor, dtype: torch.dtype, layer: int) -> Any:
+        """The cuts on top of the model's own mask."""
+        mask = combine(own, keep, dtype if self._additive else None)
+        if own is not None:
+            self._check_rows(mask, layer)
+        return mask
 
     def _check_rows(self, mask: Tensor, layer: int) -> None:
         """A sliding window may hide the keys that the flow has left to a row; its softmax would then be uniform."""
@@ -112,6 +128,14 @@ class DenseStep:
         return (keep & causal)[:, None]
 
 
+class ZeroedStep(DenseStep):
+    """The same with the cut edges' weights taken away behind the softmax: what is kept does not grow."""
+
+    def _put(self, own: Any, keep: Tensor, dtype: torch.dtype, layer: int) -> Any:
+        combine(own, keep, None)  # refuses a mask that is none
+        return Zeroed(own, keep if own is None else keep[..., -own.shape[-1] :])
+
+
 class DenseHooks:
     """Hooks that give each decoder layer its mask; `remove` takes all of them off again.
 
@@ -119,8 +143,13 @@ class DenseHooks:
     """
 
     def __init__(
-        self, decoder: nn.Module, resolved: Sequence[ResolvedFlow], continuation: Sequence[int] = ()
+        self,
+        decoder: nn.Module,
+        resolved: Sequence[ResolvedFlow],
+        continuation: Sequence[int] = (),
+        how: str = HOW[0],
     ) -> None:
+        self.how = how
         self._resolved = resolved
         self._contract = Contract(decoder, resolved, continuation)
         self._masks = PromptMasks(resolved)
@@ -153,7 +182,8 @@ class DenseHooks:
 
     def _step_of(self, call: ModelCall, positions: Positions) -> Step:
         """How a call of the decoder runs, whose rows and columns these are."""
-        return DenseStep(self._masks, positions, self._additive)
+        step = DenseStep if self.how == HOW[0] else ZeroedStep
+        return step(self._masks, positions, self._additive)
 
     def _after_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

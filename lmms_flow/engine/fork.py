@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from ..flow import ResolvedFlow
 from .columns import send
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers, rows_keep_their_places
-from .dense import adds_to_scores, check_causal, to_additive, visible
+from .dense import HOW, adds_to_scores, check_causal, to_additive, visible
+from .edge_attention import Zeroed, weighing_edges
 from .hooks import Handles
 from .layer_call import LayerCall, ModelCall, over_parts
 from .masks import keep_mask
@@ -37,6 +39,7 @@ class Fork:
     first_row: int
     resolved: ResolvedFlow  # the knockout, cut in all layers
     layers: frozenset[int]  # where it is really cut
+    how: str = HOW[0]
 
     @property
     def num_rows(self) -> int:
@@ -72,6 +75,8 @@ class ForkWalk:
     """
 
     def __init__(self, decoder: nn.Module, forks: Sequence[Fork]) -> None:
+        self._how = forks[0].how
+        self._weighing = ExitStack()
         self.cache = _BaselineKeys()
         self._decoder = decoder
         self._additive = attention_implementation(decoder) == "eager"
@@ -87,6 +92,9 @@ class ForkWalk:
     def __enter__(self) -> ForkWalk:
         if rows_keep_their_places(self._decoder):
             raise CantForkError
+        if self._how != HOW[0]:
+            self._weighing.enter_context(weighing_edges(self._decoder))
+            self._contract = Contract(self._decoder, [self._forks[0].resolved])  # which watches the attention
         layers = decoder_layers(self._decoder)
         self._handles.before(self._decoder, self._before_decoder)
         self._handles.after(self._decoder, lambda *call: self._contract.done())
@@ -96,6 +104,7 @@ class ForkWalk:
 
     def __exit__(self, *exception: object) -> None:
         self._handles.remove()
+        self._weighing.close()
 
     def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._positions = self._contract.check(ModelCall.of_decoder(module, args, kwargs))
@@ -171,18 +180,26 @@ class ForkWalk:
         states = out[0] if isinstance(out, tuple) else out
         self._states.update(zip(pack, states[0].split(count), strict=True))
 
-    def _mask(self, number: int, pack: list[int], own: Any, rows: Tensor) -> Tensor:
+    def _mask(self, number: int, pack: list[int], own: Any, rows: Tensor) -> Any:
+        """What the rows of several forks read in a layer, as the layer is given it."""
+        keep = torch.stack([self._keep(number, self._forks[f], own, rows.device) for f in pack])
+        kept = self._side_by_side(pack, keep)
+        if self._how != HOW[0]:
+            first = self._forks[pack[0]]
+            every = self._own_keep(own, first.first_row, rows.device, first.num_rows)
+            return Zeroed(self._side_by_side(pack, every.expand(keep.shape)), kept)
+        return to_additive(kept, rows.dtype) if self._additive else kept
+
+    def _side_by_side(self, pack: list[int], keep: Tensor) -> Tensor:
         """[1, 1, row, key]: each fork reads the baseline below its first row, itself above, nothing of the others."""
         first_row, count = self._forks[pack[0]].first_row, self._forks[pack[0]].num_rows
-        keep = torch.stack([self._keep(number, self._forks[f], own, rows.device) for f in pack])
         mask = torch.zeros(
-            len(pack), count, first_row + len(pack) * count, dtype=torch.bool, device=rows.device
+            len(pack), count, first_row + len(pack) * count, dtype=torch.bool, device=keep.device
         )
         mask[:, :, :first_row] = keep[:, :, :first_row]
         among_themselves = mask[:, :, first_row:].view(len(pack), count, len(pack), count)
         among_themselves.diagonal(dim1=0, dim2=2).copy_(keep[:, :, first_row:].permute(1, 2, 0))
-        whole = mask.flatten(0, 1)[None, None]
-        return to_additive(whole, rows.dtype) if self._additive else whole
+        return mask.flatten(0, 1)[None, None]
 
     def _keep(self, layer: int, fork: Fork, own: Any, device: torch.device) -> Tensor:
         """What the rows of a fork read in a layer, bool [row, key]; windows of one knockout share it."""
@@ -192,7 +209,7 @@ class ForkWalk:
             keep = self._own_keep(own, fork.first_row, device, fork.num_rows)
             if cut is not None:
                 keep = keep & send(keep_mask(cut, 1)[fork.first_row :], device)
-            if own is not None:
+            if own is not None and self._how == HOW[0]:
                 self._check_rows(keep, layer, fork)
             self._kept[key] = own, keep  # `own` is held, lest another mask is given its id
         return self._kept[key][1]

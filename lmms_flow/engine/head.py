@@ -1,11 +1,13 @@
 """From hidden states to logits, for states of any layer: the model's own final norm and output embeddings.
 
-What a family does to its logits behind them (a scale, a soft cap) is read off its configuration, and the whole is held
-against the model's own logits of the prompt: a head that does something else is refused.
+What a family does to its logits behind them (a scale, a soft cap) is read off its configuration, as far as its forward
+asks for it, and the whole is held against the model's own logits of the prompt: a head that does something else is
+refused.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from .decoder import decoder_layers, find_decoder
+from .decoder import decoder_layers, find_decoder, with_base
 
 # What transformers' configurations call it. Of each kind a family has one at the most.
 SOFT_CAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
@@ -45,10 +47,10 @@ class Head:
                 f"{name} has no output embeddings: it says nothing about the next token"
             )
         decoder = find_decoder(model)
-        config: Any = getattr(decoder, "config", None)
-        factor = _one(config, FACTORS) or 1.0
-        divisor = _one(config, DIVISORS)
-        return cls(embeddings, final_norm(decoder), factor / (divisor or 1.0), _one(config, SOFT_CAPS), name)
+        asked = _asked(model, decoder)
+        factor = _one(asked, FACTORS) or 1.0
+        divisor = _one(asked, DIVISORS)
+        return cls(embeddings, final_norm(decoder), factor / (divisor or 1.0), _one(asked, SOFT_CAPS), name)
 
     @property
     def weight(self) -> Tensor:
@@ -108,9 +110,19 @@ def final_norm(decoder: nn.Module) -> nn.Module | None:
     return next((found[name] for name in NORM_NAMES if name in found), None)
 
 
-def _one(config: Any, names: tuple[str, ...]) -> float | None:
-    values = (getattr(config, name, None) for name in names)
-    return next((float(value) for value in values if value is not None), None)
+def _asked(model: nn.Module, decoder: nn.Module) -> dict[str, Any]:
+    """What the decoder's configuration says of logits, as far as the model's forward asks for it.
+
+    A video model may leave out what its text model does (Aya Vision).
+    """
+    forward: Any = inspect.unwrap(type(with_base(model)[-1]).forward)
+    config = getattr(decoder, "config", None)
+    names = set(SOFT_CAPS + FACTORS + DIVISORS).intersection(forward.__code__.co_names)
+    return {name: value for name in names if (value := getattr(config, name, None)) is not None}
+
+
+def _one(asked: dict[str, Any], names: tuple[str, ...]) -> float | None:
+    return next((float(asked[name]) for name in names if name in asked), None)
 
 
 def _agree(ours: Tensor, theirs: Tensor, kind: torch.dtype) -> bool:

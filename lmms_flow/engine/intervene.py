@@ -11,6 +11,7 @@ from ..flow import Flow, Layout
 from .applied import applied
 from .baseline import Baseline
 from .decoder import decoder_layers, module_of
+from .dense import HOW, check_how
 from .mechanisms import check_mechanisms
 from .proof import prove
 from .windows import check_windows, layer_windows
@@ -26,6 +27,7 @@ def intervene(
     engine: str = "sparse",
     baseline: Baseline | None = None,
     continuation: int | Sequence[int] = 0,
+    how: str = "before_softmax",
 ) -> Iterator[Any]:
     """Runs a model under `flow` inside the block.
 
@@ -47,6 +49,8 @@ def intervene(
         continuation: for training (teacher forcing): so many tokens of the answer follow each prompt in the same
             forward, one number or one a layout. They take the cuts that generated tokens take. Dense engine only: it
             computes every position, and gradients flow through it.
+        how: "before_softmax" takes the cut edges out of the scores, as the paper does, and the others share their
+            weight; "after_softmax" takes their weight away behind it, and nobody gets it. Dense engine only.
 
     Raises:
         FlowError: the flow or the call does not fit.
@@ -56,6 +60,9 @@ def intervene(
         raise FlowError(
             f"there is no engine {engine!r}{nearest(engine, ENGINES)} (engines: {', '.join(ENGINES)})"
         )
+    check_how(how)
+    if how != HOW[0] and engine != "dense":
+        raise FlowError(f"how={how!r} runs on the reference: write engine='dense'")
     flow = Flow.load(flow) if isinstance(flow, str) else flow
     if not flow.needs_masks:
         yield model
@@ -70,7 +77,7 @@ def intervene(
     resolved = [bound.resolve(each) for each in layouts]
     check_windows(resolved, layer_windows(decoder))
     prove(module)
-    with applied(module, decoder, resolved, engine, baseline, following):
+    with applied(module, decoder, resolved, engine, baseline, following, how):
         yield model
 
 

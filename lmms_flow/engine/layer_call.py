@@ -329,3 +329,14 @@ def counts_its_rows(module: nn.Module) -> bool:
 def _asks_length(forward: Any) -> bool:
     code = getattr(inspect.unwrap(forward), "__code__", None)
     return code is not None and "get_seq_length" in code.co_names
+
+
+def goes_through_interface(attention: nn.Module) -> bool:
+    """Whether an attention asks transformers for the function that it runs, and hands it queries, keys and values."""
+    return _asks_interface(getattr(attention.forward, "__func__", attention.forward))
+
+
+@lru_cache(maxsize=1024)
+def _asks_interface(forward: Any) -> bool:
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names

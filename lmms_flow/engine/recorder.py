@@ -8,16 +8,16 @@ Nothing is kept but what a reader keeps.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..errors import FlowError, UnsupportedModelError
 from ..flow import Layout
+from .attention_calls import listen, registered
 from .attention_rows import GivenWeights, SdpaCall, Weights
 from .decoder import attention_implementation, decoder_layers, find_decoder, module_of
 from .hooks import Handles
@@ -67,7 +67,7 @@ class Recorder:
         self._handles = Handles()
         self._thread = threading.get_ident()
         self._past = self._rows = 0  # tokens before this forward, and in it
-        self._exchanged: tuple[str, Any] | None = None  # an attention function that ours stands for now
+        self._overheard: Callable[[], None] | None = None  # stops listening to the attention that runs now
         self._heard = False
         self._windows: tuple[int | None, ...] = ()
         self._last: Tensor | None = None
@@ -104,7 +104,7 @@ class Recorder:
     def __exit__(self, *exception: object) -> None:
         """Takes them off."""
         self._handles.remove()
-        self._put_back()
+        self._stop_listening()
 
     # Forwards
 
@@ -173,27 +173,21 @@ class Recorder:
         return before_attention
 
     def _listen(self, name: str, attention: nn.Module, number: int) -> None:
-        """Puts a function of ours in the place of the registered one, until this layer's attention is over."""
-        run = AttentionInterface()[name]
+        """Hears this layer's call of the registered function, until its attention is over."""
 
-        def listened(
-            module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
-        ) -> Any:
-            if module is attention and threading.get_ident() == self._thread:
-                self._hear(number, SdpaCall.read(module, query, key, attention_mask, kwargs))
-            return run(module, query, key, value, attention_mask, **kwargs)
+        def hear(query: Tensor, key: Tensor, mask: Any, arguments: Mapping[str, Any]) -> None:
+            self._hear(number, SdpaCall.read(attention, query, key, mask, arguments))
 
-        self._exchanged = name, run
-        AttentionInterface.register(name, listened)
+        self._overheard = listen(name, attention, hear)
 
-    def _put_back(self) -> None:
-        if self._exchanged is not None:
-            AttentionInterface.register(*self._exchanged)
-            self._exchanged = None
+    def _stop_listening(self) -> None:
+        if self._overheard is not None:
+            self._overheard()
+            self._overheard = None
 
     def _after_attention(self, number: int) -> Any:
         def after_attention(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self._put_back()
+            self._stop_listening()
             if attention_implementation(module) == "eager" and isinstance(output, tuple):
                 weights = output[1] if len(output) > 1 else None
                 if isinstance(weights, Tensor) and weights.ndim == 4:
@@ -288,7 +282,7 @@ def check_readable(model: nn.Module) -> None:
     if name == "eager":
         return
     known = (sdpa_attention_forward, strip_attention)
-    if AttentionInterface().get(name) not in known:
+    if registered(name) not in known:
         raise UnsupportedModelError(
             f"{type(model).__name__} with attn_implementation={name!r}: the weights of this attention can't be read; "
             "use 'sdpa' or 'eager'"

@@ -25,6 +25,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ..flow import Blocks
 from ..flow.layout import merge
+from .attention_calls import registered
 from .columns import send
 from .decoder import decoder_layers
 from .flex import block_mask, segment_of, segments_read
@@ -284,7 +285,7 @@ def strips_in(decoder: nn.Module) -> Iterator[bool]:
     """Inside the block the decoder's attention takes `Strips`; yields whether it does (it must be an `sdpa` one)."""
     config: Any = getattr(decoder, "config", None)
     shared = all(getattr(layer.self_attn, "config", None) is config for layer in decoder_layers(decoder))
-    own_sdpa = (AttentionInterface()["sdpa"], AttentionMaskInterface()["sdpa"])
+    own_sdpa = (registered("sdpa"), AttentionMaskInterface()["sdpa"])
     if (
         config is None
         or not shared

@@ -21,10 +21,12 @@ from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
 from ..flow.trace_settings import STYLES
 from .applied import applied
 from .decoder import decoder_layers, module_of
+from .dense import HOW, check_how
 from .fork import CantForkError, Fork, ForkWalk
 from .hooks import has_foreign_hooks, open_blocks
-from .layer_call import CACHE, going_on_from, keeping
+from .layer_call import going_on_from, keeping
 from .mechanisms import check_mechanisms, eagerly
+from .one_prompt import check_prompt, only_the_prompt
 from .proof import prove
 from .windows import check_windows, layer_windows
 
@@ -87,6 +89,7 @@ def sweep(
     style: Style = "center",
     layers: Sequence[int] | None = None,
     candidates: Sequence[int] = (),
+    how: str = HOW[0],
     max_memory: int = DEFAULT_MEMORY,
     progress: bool = False,
 ) -> SweepResult:
@@ -104,6 +107,7 @@ def sweep(
         style: which layers are cut for a layer: a window around it, all but that window, from it on, or up to it.
         layers: limits the windows' layers, from 1; all by default.
         candidates: token ids whose probabilities are kept, such as the answer letters.
+        how: where a cut edge loses its weight, as for `intervene`.
         max_memory: bytes for the forks' states; more forks than fit take more walks.
         progress: whether a bar is shown.
 
@@ -118,15 +122,17 @@ def sweep(
     decoder = check_mechanisms(model)
     if open_blocks(decoder):
         raise FlowError("a sweep can't be run inside a block of intervene: it compares with full attention")
-    inputs = _only_the_prompt(inputs)
+    inputs = only_the_prompt(inputs, "a sweep")
     num_layers = len(decoder_layers(decoder))
-    centres = _check(inputs, layout, num_layers, window, style, layers)
-    cuts = [_as_knockout(each) for each in knockouts]
+    centres = check_layers(num_layers, window, style, layers)
+    check_prompt(inputs, layout, "a sweep")
+    check_how(how)
+    cuts = [as_knockout(each) for each in knockouts]
     _check_candidates(candidates, model)
-    resolved = [_resolve(cut, layout, num_layers) for cut in cuts]
+    resolved = [resolve_knockout(cut, layout, num_layers) for cut in cuts]
     check_windows(resolved, layer_windows(decoder))
     cut_layers = [frozenset(window_layers(layer, num_layers, window, style)) for layer in centres]
-    forks = [Fork(_first_row(cut), cut, each) for cut in resolved for each in cut_layers]
+    forks = [Fork(_first_row(cut), cut, each, how) for cut in resolved for each in cut_layers]
     if not forks:
         raise FlowError("a sweep needs at least one knockout and one layer")
     prove(model)
@@ -149,7 +155,7 @@ def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk
         if not fork.layers:
             rows.append(rows[0])
             continue
-        with applied(model, decoder, [_in_layers(fork)], "dense"):
+        with applied(model, decoder, [_in_layers(fork)], "dense", how=fork.how):
             rows.append(_last_logits(model, inputs))
     return torch.stack(rows)
 
@@ -189,14 +195,8 @@ def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk
     return torch.cat([first, second[1:]])
 
 
-def _check(
-    inputs: Mapping[str, Any],
-    layout: Layout,
-    num_layers: int,
-    window: int,
-    style: str,
-    layers: Sequence[int] | None,
-) -> tuple[int, ...]:
+def check_layers(num_layers: int, window: int, style: str, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers (from 1) around which windows lie, all by default. Raises FlowError where something does not fit."""
     if style not in STYLES:
         raise FlowError(f"there is no style {style!r}{nearest(style, STYLES)} (styles: {', '.join(STYLES)})")
     if window < 1:
@@ -205,36 +205,7 @@ def _check(
     for layer in centres:
         if not 1 <= layer <= num_layers:
             raise FlowError(f"layer {layer} does not exist, the model has layers 1-{num_layers}")
-    tokens = inputs.get("inputs_embeds", inputs.get("input_ids"))
-    if tokens is None or tokens.shape[0] != 1:
-        raise FlowError("a sweep runs one prompt: input_ids or inputs_embeds of a batch of one")
-    mask = inputs.get("attention_mask")
-    if tokens.shape[1] != layout.num_tokens or (mask is not None and not bool(mask.all())):
-        raise FlowError(
-            f"the prompt has {tokens.shape[1]} tokens, its layout {layout.num_tokens} (without padding)"
-        )
     return centres
-
-
-def _only_the_prompt(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs without what a sweep sets itself. Raises FlowError for what would change what is read."""
-    given = {name: value for name, value in inputs.items() if value is not None}
-    cache = next((name for name in CACHE if name in given), None)
-    if cache is not None:
-        raise FlowError(f"a sweep reads the whole prompt and keeps its own cache: leave {cache} out")
-    asks = next(
-        (name for name in given if name.startswith(("labels", "output_")) and given[name] is not False), None
-    )
-    if asks is not None:
-        raise FlowError(f"a sweep reads probabilities of the last position alone: leave {asks} out")
-    mask = given.get("attention_mask")
-    if mask is not None and getattr(mask, "ndim", 0) != 2:
-        raise FlowError("a sweep takes the attention_mask as [batch, token] or none at all")
-    return {
-        name: value
-        for name, value in given.items()
-        if name not in ("use_cache", "logits_to_keep", "return_dict")
-    }
 
 
 def _check_candidates(candidates: Sequence[int], model: nn.Module) -> None:
@@ -244,14 +215,15 @@ def _check_candidates(candidates: Sequence[int], model: nn.Module) -> None:
             raise FlowError(f"there is no token {token}: the model's vocabulary has {vocabulary}")
 
 
-def _as_knockout(each: Knockout | str) -> Knockout:
+def as_knockout(each: Knockout | str) -> Knockout:
+    """A knockout, or its text: a rule without layers, such as "video:question"."""
     if isinstance(each, Knockout):
         return each
     source, colon, target = each.partition(":")
     return Knockout(source, target if colon else None)
 
 
-def _resolve(cut: Knockout, layout: Layout, num_layers: int) -> ResolvedFlow:
+def resolve_knockout(cut: Knockout, layout: Layout, num_layers: int) -> ResolvedFlow:
     """The knockout in all layers: checked against the prompt once, used in every window."""
     return Flow("cuts", str(cut), str(cut), rules=(Rule(cut),)).bind(num_layers).resolve(layout)
 

@@ -22,11 +22,13 @@ from lmms_flow.harness import host, plugin
 from lmms_flow.harness.ground import task_manager
 from lmms_flow.harness.sample import describe
 
+DRY_RUN, MODEL_ARGS = "--dry-run", "--model_args"
 USAGE = """\
-usage: lmms-flow eval [--allow-errors] --model MODEL --tasks TASKS [any other argument of lmms-eval]
+usage: lmms-flow eval [--allow-errors] [--dry-run] --model MODEL --tasks TASKS [any other argument of lmms-eval]
 
 Runs lmms-eval with the tasks of this package, and says by its exit status whether it worked:
 0 if it did, 1 if not (also where samples failed, unless --allow-errors), 2 for a wrong command line.
+--dry-run says what the run would cost (FLOPs, memory, time) and ends; it asks one question of each kind.
 `lmms-eval --help` lists the arguments."""
 
 
@@ -43,7 +45,9 @@ class _Call:
 def main(argv: Sequence[str]) -> int:
     """Runs ``lmms-eval`` with these arguments; returns the exit status. One line on stderr tells each problem."""
     allow_errors = "--allow-errors" in argv
-    arguments = [argument for argument in argv if argument != "--allow-errors"]
+    arguments = [argument for argument in argv if argument not in ("--allow-errors", DRY_RUN)]
+    if DRY_RUN in argv:
+        arguments = _with_dry_run(arguments)
     if arguments[:1] == ["eval"]:
         arguments = arguments[1:]
     if not arguments or arguments in (["-h"], ["--help"]):
@@ -59,6 +63,22 @@ def main(argv: Sequence[str]) -> int:
     for problem in problems:
         print(f"lmms-flow eval: {one_line(problem)}", file=sys.stderr)
     return status or int(bool(problems))
+
+
+def _with_dry_run(arguments: list[str]) -> list[str]:
+    """The same with the argument of our models that asks for it."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name != MODEL_ARGS:
+            continue
+        if equals:
+            return [*arguments[:place], f"{name}={_joined(value)}", *arguments[place + 1 :]]
+        return [*arguments[: place + 1], _joined(*arguments[place + 1 : place + 2]), *arguments[place + 2 :]]
+    return [*arguments, MODEL_ARGS, "dry_run=true"]
+
+
+def _joined(given: str = "") -> str:
+    return ",".join(filter(None, (given, "dry_run=true")))
 
 
 def _run(arguments: list[str]) -> tuple[int, list[_Call]]:

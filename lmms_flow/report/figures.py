@@ -11,18 +11,12 @@ from typing import Any
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
-from ..plots import literal
+from ..plots import MARKERS, SETTINGS, literal
 from .board import Board, Entry
 from .statistics import Accuracy
 from .table import one_line
 
 PANELS_IN_A_ROW = 4
-MARKERS = "osD^vPX*<>"
-SETTINGS: Any = {
-    "svg.fonttype": "path",
-    "svg.hashsalt": "lmms-flow",
-    "font.size": 9,
-}  # the same file each time
 
 
 def accuracy_figure(board: Board) -> Figure:

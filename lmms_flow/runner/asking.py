@@ -17,6 +17,7 @@ from lmms_flow.harness.host_flags import Flags
 from lmms_flow.harness.sample import QuestionId, Sample, question_of, traced
 from lmms_flow.records.fields import RunFields
 from lmms_flow.records.key import file_identity, package_versions, sample_key
+from lmms_flow.versions import installed_version
 
 from .generation import generation_key
 from .loaded import LoadedModel
@@ -129,7 +130,9 @@ class Asking:
         """What a reader must know to run it again: `float32 on cpu, sdpa attention, lmms-flow 0.1.0, torch 2.15.0`."""
         loaded = self.loaded
         found = package_versions()
-        versions = [f"{name} {found[name]}" for name in ("lmms-flow", "torch", "transformers") if found[name]]
+        found["lmms-eval"] = installed_version("lmms_eval") or ""
+        names = ("lmms-flow", "lmms-eval", "torch", "transformers")
+        versions = [f"{name} {found[name]}" for name in names if found[name]]
         numbers = f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device.type}"
         return ", ".join([numbers, f"{loaded.args.attn_implementation} attention", *versions])
 

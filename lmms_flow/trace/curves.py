@@ -174,12 +174,15 @@ class FlowMap:
         L//2 + 1 its second half.
 
         Args:
-            knockout: one of the map's.
-            seed: of the resamples.
-            resamples: how many the interval is taken from.
+            knockout: one of `knockouts`.
+            seed: of the bootstrap.
+            resamples: of the clips.
+
+        Returns:
+            The mean change [centre], of each question 0 or -100.
 
         Raises:
-            FlowError: as `curve` does.
+            FlowError: the map has no such knockout.
         """
         return self._mean(knockout, lambda one: (one.stays_right - 1) * 100, "right", seed, resamples)
 

@@ -15,6 +15,7 @@ from ..table import Column, Table, flops, one_line, percent
 from .parts import Block, Section, short_checkpoint
 from .pictures import PANEL, Picture, slug
 
+LONG = ("tests-by-task",)  # behind a click as a whole
 FOLDED = ("flips", "not-scored")  # long lists, one fold an arm
 LEAD = (
     "Accuracies in per cent with Wilson's 95 % intervals, differences in points on the questions that both arms "
@@ -32,7 +33,7 @@ def board_sections(
         rest = [table for table in whole if table.name != "leaderboard"]
         blocks = [Block(table=table) for table in first]
         blocks += [Block(pictures=tuple(pictures(board)))]
-        blocks += [Block(table=table) for table in rest]
+        blocks += [Block(table=table, fold=table.title if table.name in LONG else "") for table in rest]
         blocks += list(_folds(board, tables))
         name = slug("board", board.benchmark)
         yield Section(name, f"Leaderboard: {board.benchmark}", LEAD, tuple(blocks), tuple(commands))
@@ -150,8 +151,8 @@ def _tradeoff(board: Board, entries: Sequence[Entry]) -> Picture:
 def ledger_section(boards: Sequence[Board], commands: Sequence[str]) -> Section:
     """What each arm cost."""
     lead = (
-        "What each arm cost. FLOPs are counted from the plan of the rows that are computed, each arm as if it ran alone; "
-        "seconds are of the model alone, the videos' reading and encoding is shared by all arms of a question."
+        "What each arm cost. FLOPs are counted from the plan of the rows that are computed, each arm as if it ran "
+        "alone; seconds are of the model alone, the videos' reading and encoding is shared by all arms of a question."
     )
     return Section(
         "ledger", "The ledger", lead, tuple(Block(table=_ledger(board)) for board in boards), tuple(commands)

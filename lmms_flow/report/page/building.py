@@ -117,8 +117,7 @@ def _sections(
     options: Options,
 ) -> Iterable[Section]:
     of_arms, of_traces = commands(reading.runs, traces=False), commands(reading.runs, traces=True)
-    notes = dict.fromkeys(note for board in boards for note in board.notes)
-    yield ran_section(reading.runs, boards, notes)
+    yield ran_section(reading.runs, boards)
     yield from board_sections(tables, of_arms)
     maps = map_section(drawn, of_traces)
     if maps:
@@ -182,11 +181,7 @@ def _write_tables(made: Report, folder: Path) -> list[Path]:
     tables += [
         block.table for section in made.sections for block in section.blocks if block.table and not block.fold
     ]
-    alone = list(
-        {
-            id(table): table for table in tables if table.columns[0].raw or table.columns[0].head == "model"
-        }.values()
-    )
+    alone = list({id(table): table for table in tables}.values())
     written = []
     for name in dict.fromkeys(table.name for table in alone):
         written += write_csv([table for table in alone if table.name == name], folder / f"{name}.csv")
@@ -233,7 +228,7 @@ def _write_figures(made: Report, folder: Path) -> list[Path]:
                 for ending in (".png", ".svg"):
                     file = folder / f"{picture.name}{ending}"
                     metadata = {"Date": None} if ending == ".svg" else {}
-                    with rc_context(dict(SETTINGS)):
+                    with rc_context(SETTINGS):
                         picture.figure.savefig(file, dpi=200, facecolor="white", metadata=metadata)
                     written.append(file)
     return written

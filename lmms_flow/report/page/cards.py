@@ -1,8 +1,8 @@
 """Question cards: the frames that were read, the question, and each option's probability under every arm.
 
-A card for each question that some arm answers otherwise than its baseline, and for those that are named. A card is at most
-12 kB, and all of them together are small enough for the page: with many cards frames become smaller, then they are left
-out, then only the arms that flipped are listed.
+A card for each question that some arm answers otherwise than its baseline, and for those that are named. A card is at
+most 12 kB, and all of them together are small enough for the page: with many cards frames become smaller, then they are
+left out, then only the arms that flipped are listed.
 """
 
 from __future__ import annotations

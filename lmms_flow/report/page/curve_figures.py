@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...plots import KEPT, ZERO, Style, literal, style_of
+from ...trace.bins import LayerBins
 from ...trace.curves import Curve
-from ...trace.discovery import LayerBins
 from .pictures import PANEL
 
 MINUS = "−"
+LEAST = 4.0  # per cent that a panel spans at the least
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -51,7 +52,10 @@ def draw_curve(axes: Any, curve: Curve, style: Style, label: str) -> None:
 
 
 def finish(axes: Any, title: str, ylabel: str, xlabel: str = "layer (centre of the window)") -> None:
-    """Zero line, whole layers on x."""
+    """Zero line, whole layers on x; what is hardly there does not fill the panel."""
+    low, high = axes.get_ylim()
+    if high - low < LEAST:
+        axes.set_ylim(min(low, -0.75 * LEAST) if high <= 0.25 * LEAST else low, max(high, 0.25 * LEAST))
     axes.axhline(0, color=ZERO, lw=0.8, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel(xlabel)
@@ -88,7 +92,7 @@ def pathway_figure(bins: Sequence[tuple[str, LayerBins]], title: str) -> Figure:
             if len(each.means) <= 10:
                 middle = (layers[0] + layers[-1]) / 2
                 axes.text(
-                    middle, row, f"{mean:.0f}".replace("-", MINUS), ha="center", va="center", fontsize=7
+                    middle, row, f"{round(mean)}".replace("-", MINUS), ha="center", va="center", fontsize=7
                 )
         kept = each.effective()
         if kept:

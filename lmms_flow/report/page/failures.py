@@ -1,7 +1,7 @@
 """Failure analysis: of what full attention answers wrong, which cut repairs it (the paper's Figs 10 and AA).
 
-Case 1: the probability of the wrong answer falls under a cut, so the cut edges carried the mistake. Case 2: it rises, so
-they spoke against it.
+Case 1: the probability of the wrong answer falls under a cut, so the cut edges carried the mistake. Case 2: it rises,
+so they spoke against it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def _of_board(board: Board) -> Iterator[Block]:
     names = [one.entry.name for one in found]
     figure = share_figure(names, [s.value for s in scores], [s.interval for s in scores], "repaired (%)")
     told = "; ".join(f"{name} {100 * score.value:.0f} %" for name, score in zip(names, scores, strict=True))
-    caption = f"{board.benchmark}: share of full attention's wrong answers that each arm repairs, Wilson's 95 % intervals."
+    caption = (
+        f"{board.benchmark}: share of the baseline's wrong answers that each arm repairs, 95 % intervals."
+    )
     picture = Picture(slug(board.benchmark, "repairs"), caption, f"Wrong answers repaired: {told}.", figure)
     yield Block(pictures=(picture,), table=_repair_table(board, found))
 

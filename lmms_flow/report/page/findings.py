@@ -1,4 +1,4 @@
-"""What was found, in three sentences made from the numbers: accuracy, where information flows, what the wrong answers say."""
+"""What was found, in three sentences made from the numbers: accuracy, where information flows, what failed."""
 
 from __future__ import annotations
 
@@ -108,6 +108,8 @@ def _failures(board: Board) -> str:
     if not found:
         entry = _first(board)
         wrong = entry.accuracy.total - entry.accuracy.right
+        if not wrong:
+            return f"{_called(entry).capitalize()} answers none of them wrong, so no cut can repair any."
         return f"{_called(entry).capitalize()} answers {wrong} questions wrong, and no cut was tried on them."
     best = max(found, key=lambda one: (one.share.value, -one.lost))
     if not best.repaired:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ...errors import FlowError
 from ...flow.trace_settings import TARGET_SETS
+from ...trace.bins import LayerBins
 from ...trace.curves import Curve, FlowMap
-from ...trace.discovery import LayerBins
 from ..table import Column, Table
 from .curve_figures import MINUS, below, curve_figure, draw_curve, finish, lowest, pathway_figure, signed
 from .parts import Block, Section, short_checkpoint

@@ -21,6 +21,7 @@ class Block:
     pictures: tuple[Picture, ...] = ()
     frames: tuple[FrameRow, ...] = ()
     text: str = ""
+    code: tuple[str, ...] = ()
     fold: str = ""
 
 

@@ -1,9 +1,10 @@
-"""Figures as they stand in the page: inline SVG whose text is text, in the page's own ink, with words for who can't see it."""
+"""Figures as they stand in the page: inline SVG whose text is text in the page's own ink, with words beside it."""
 
 from __future__ import annotations
 
 import io
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
 
@@ -32,6 +33,11 @@ class Picture:
     alt: str
     figure: Figure
 
+    def __post_init__(self) -> None:
+        """Lays it out, once for all formats."""
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+
     def svg(self) -> str:
         """The text of an SVG without a date."""
         text = io.StringIO()
@@ -57,9 +63,9 @@ class Picture:
         return Markup(head + body)
 
 
-def page_style() -> rc_context:  # type: ignore[valid-type]
+def page_style() -> AbstractContextManager[None]:
     """Inside of it figures have the page's style."""
-    return rc_context(dict(PAGE))
+    return rc_context(PAGE)
 
 
 def slug(*words: object) -> str:

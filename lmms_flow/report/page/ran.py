@@ -21,14 +21,14 @@ from .pictures import PANEL, Picture, slug
 
 # Flags of lmms-eval that change what is answered; the others say where it is written, or how loudly.
 FLAGS = ("tasks", "limit", "offset", "batch_size", "gen_kwargs", "device", "seed", "include_path")
-DEFAULTS: Mapping[str, object] = {"batch_size": "1", "offset": 0, "seed": "0,1234,1234,1234"}
+DEFAULTS: Mapping[str, object] = {"batch_size": 1, "offset": 0, "seed": "0,1234,1234,1234"}
 
 
-def ran_section(runs: Sequence[Run], boards: Sequence[Board], notes: Iterable[str]) -> Section:
+def ran_section(runs: Sequence[Run], boards: Sequence[Board]) -> Section:
     """The section of runs and flows."""
     table = _run_table(runs, [entry.arm for board in boards for entry in board.entries])
     strips = tuple(_strips(boards))
-    blocks = [Block(table=table), *(Block(text=note) for note in notes)]
+    blocks = [Block(table=table), Block(code=commands(runs))]
     if strips:
         text = (
             "What each flow cuts, layer by layer (blue: kept, orange: cut), as lmms-flow show --png draws it."
@@ -51,10 +51,9 @@ def command_of(run: Run) -> str:
         value = given.get(name, config.get(name))
         if name == "tasks" and not value:
             value = ",".join(sorted(map(task_of, run.logs)))
-        if value in (None, "", [], -1, -1.0) or str(value) == str(DEFAULTS.get(name)):
-            continue
         text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else _number(value)
-        words += [f"--{name}", text]
+        if value not in (None, "", [], -1, -1.0) and text != str(DEFAULTS.get(name)):
+            words += [f"--{name}", text]
     return shlex.join([*words, "--log_samples", "--output_path", str(run.root)])
 
 
@@ -77,7 +76,7 @@ def _has_traces(run: Run) -> bool:
 def _run_table(runs: Sequence[Run], arms: Sequence[Arm]) -> Table:
     columns = tuple(
         Column(head, right=False, raw=(head,))
-        for head in ("date", "checkpoint", "run on", "frames", "limit", "tasks", "versions", "command")
+        for head in ("date", "checkpoint", "run on", "frames", "limit", "logs", "versions")
     )
     rows = tuple(_run_row(run, arms) for run in runs)
     return Table("runs", "runs", columns, rows)
@@ -90,7 +89,6 @@ def _run_row(run: Run, arms: Sequence[Arm]) -> tuple[str, ...]:
     parts = own[0].runtime.split(", ") if own else []
     numbers = ", ".join(part for part in parts if " on " in part or part.endswith("attention"))
     versions = [part for part in parts if part not in numbers.split(", ")]
-    host = run.results.get("lmms_eval_version")
     frames = sorted({str(arm.frames) for arm in own if arm.frames}) or [
         args.get("num_frames", "not written down")
     ]
@@ -101,15 +99,15 @@ def _run_row(run: Run, arms: Sequence[Arm]) -> tuple[str, ...]:
         ", ".join(frames),
         "none, every question" if limit in (None, -1) else f"{float(limit):g} questions of each task",
         f"{len(run.logs)}",
-        ", ".join([*versions, *([f"lmms-eval {host}"] if host else [])]) or "not written down",
-        command_of(run),
+        ", ".join(versions) or "not written down",
     )
 
 
 def _date(run: Run) -> str:
     """`20261126_093512` as a person writes it."""
     found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d).*", run.time)
-    return "{}-{}-{} {}:{}:{}".format(*found.groups()) if found else run.time
+    zone = (run.config.get("resolved_cli_args") or {}).get("timezone") or ""
+    return "{}-{}-{} {}:{}:{}".format(*found.groups()) + f" {zone}".rstrip() if found else run.time
 
 
 def _strips(boards: Sequence[Board]) -> Iterator[Picture]:

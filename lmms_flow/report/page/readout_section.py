@@ -38,6 +38,7 @@ class Gathered:
     probabilities: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)  # each [layer]
     words: list[Counter[str]] = field(default_factory=list)  # of each layer
     attention: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)  # each [layer, frame]
+    merged: int = 1  # frames of the video that are one in the prompt, as in pairs
 
     def add(self, one: Traced) -> None:
         """Reads the arrays of one question. Raises ReportError where they are not what they should be."""
@@ -48,6 +49,8 @@ class Gathered:
         try:
             self._probability(arrays.values, arrays.about, clip)
             self._lens(arrays.values, arrays.about)
+            in_prompt = len(arrays.about.get("frames") or ()) or 1
+            self.merged = max(self.merged, len(one.record.frames) // in_prompt)
             for target in TARGETS:
                 values = arrays.values.get(f"attention.{target}")
                 if values is not None and values.size:
@@ -149,7 +152,7 @@ ATTENTION_LEAD = (
 
 def _probability(one: Gathered, seed: int) -> Block | None:
     pictures = []
-    for kind, how in (("head", "as it is"), ("normed", "after the final norm")):
+    for kind, how in (("head", "as they are"), ("normed", "after the final norm")):
         curves = {name: _curve(one, f"{kind} {name}", f"{name} option", seed) for name in ("true", "false")}
         kept = [(curve, style) for curve, style in zip(curves.values(), (TRUE, FALSE), strict=True) if curve]
         if not kept:
@@ -161,7 +164,8 @@ def _probability(one: Gathered, seed: int) -> Block | None:
         finish(axes, f"states {how}", "probability (%)", "layer")
         below(figure, len(kept))
         told = "; ".join(f"{curve.knockout} ends at {curve.mean[-1]:.1f} %" for curve, _ in kept)
-        caption = f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: states {how}, {kept[0][0].questions} questions."
+        number = kept[0][0].questions
+        caption = f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: states {how}, {number} questions."
         name = slug(one.benchmark, short_checkpoint(one.checkpoint), "probability", kind)
         pictures.append(Picture(name, caption, f"Probability by layer, states {how}: {told}.", figure))
     return Block(pictures=tuple(pictures)) if pictures else None
@@ -193,10 +197,8 @@ def _lens(one: Gathered) -> Block | None:
     heat(figure, axes, 100 * shares, "video tokens (%)")
     axes.set_yticks(range(len(words)), [literal(word) for word in words], fontsize=7.5)
     axes.set_xlabel("layer")
-    told = "; ".join(
-        f"{word.strip()} most in layer {int(row.argmax()) + 1}"
-        for word, row in zip(words, shares, strict=True)
-    )
+    strongest = zip(words, shares.argmax(axis=1).tolist(), strict=True)
+    told = "; ".join(f"{word} most in layer {layer + 1}" for word, layer in strongest)
     caption = (
         f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: the {len(words)} commonest words by layer."
     )
@@ -228,6 +230,11 @@ def _knockout(one: Gathered, target: str, drawn: Sequence[Drawn]) -> Curve | Non
     return next((each.curves[SAME_EDGES[target]] for each in maps if SAME_EDGES[target] in each.curves), None)
 
 
+def _frame(place: int, merged: int) -> str:
+    """A frame by its number from 1; frames that are merged in the prompt by the first and the last of them."""
+    return str(place + 1) if merged == 1 else f"{place * merged + 1}-{(place + 1) * merged}"
+
+
 def _attention_picture(
     one: Gathered, target: str, rows: Sequence[NDArray[np.float64]], knockout: Curve | None
 ) -> Picture:
@@ -239,11 +246,13 @@ def _attention_picture(
     heat(figure, grid[0], 100 * mean.T, "attention (%)")
     frames = mean.shape[1]
     step = max(1, -(-frames // 12))
-    grid[0].set_yticks(range(0, frames, step), [str(frame + 1) for frame in range(0, frames, step)])
-    grid[0].set_ylabel("frame")
+    grid[0].set_yticks(
+        range(0, frames, step), [_frame(frame, one.merged) for frame in range(0, frames, step)]
+    )
+    grid[0].set_ylabel("frame" if one.merged == 1 else f"frames, {one.merged} in one")
     grid[0].set_title(f"{target} to video", loc="left")
     layer = int(mean.sum(axis=1).argmax())
-    told = f"most in layer {layer + 1}, to frame {int(mean[layer].argmax()) + 1}"
+    told = f"most in layer {layer + 1}, to frame {_frame(int(mean[layer].argmax()), one.merged)}"
     caption = (
         f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {target} to video, {len(rows)} questions."
     )
