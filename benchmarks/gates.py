@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,11 @@ def measure(questions: int, steps: int, window: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in maps}
     for prompt in prompts(loaded, questions):
         asked = (loaded.model, prompt.inputs, prompt.layout, KNOCKOUTS)
-        swept = timed(lambda asked=asked: sweep(*asked, window=window), seconds["sweep"])
+        swept = timed(partial(sweep, *asked, window=window), seconds["sweep"])
         maps["sweep"].append((swept.probabilities.double().log() - np.log(swept.baseline)).numpy())
         for name, number in (("first order", 1), (f"{steps} steps", steps)):
             found = timed(
-                lambda asked=asked, number=number: gate_gradients(*asked, window=window, steps=number),
+                partial(gate_gradients, *asked, window=window, steps=number),
                 seconds[name],
             )
             maps[name].append(found.effects.numpy())

@@ -43,7 +43,7 @@ def written_out(model: Any, keep: Tensor) -> Iterator[None]:
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
     AttentionMaskInterface.register("written_out", eager_mask)
-    config = find_decoder(model).config
+    config: Any = find_decoder(model).config
     before = config._attn_implementation
     config._attn_implementation = "written_out"
     try:
@@ -122,18 +122,19 @@ def test_what_is_refused() -> None:
         intervene(model, "blind", prompt.layout, engine="dense", how="after_softmax"),
     ):
         pass
-    assert find_decoder(model).config._attn_implementation == "eager"
+    assert model.config._attn_implementation == "eager"
 
 
 def test_attention_past_the_interface_and_unknown_arguments_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, _ = tiny("llama")
-    attention = decoder_layers(find_decoder(model))[0].self_attn
+    attention: Any = decoder_layers(find_decoder(model))[0].self_attn
+    row = torch.zeros(1, 1, 1, 4)
     with pytest.raises(
         UnsupportedModelError, match="gives its attention position_bias, of which nothing is known"
     ):
-        edge_attention(attention, *[torch.zeros(1, 1, 1, 4)] * 3, None, position_bias=torch.zeros(1))
+        edge_attention(attention, row, row, row, None, position_bias=torch.zeros(1))
     monkeypatch.setattr(attention, "forward", lambda hidden_states, attention_mask=None: hidden_states)
     with (
         pytest.raises(UnsupportedModelError, match="does not run through transformers' attention interface"),

@@ -18,8 +18,6 @@ from lmms_flow.records.arrays import Arrays, are_whole, place_of, read_arrays
 from lmms_flow.records.journal import Journal, read_journal
 from lmms_flow.records.record import SampleRecord
 
-NO_OBJECT: Any = ["no object"]
-
 
 def some(seed: int = 0) -> Arrays:
     drawn = np.random.default_rng(seed)

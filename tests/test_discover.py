@@ -43,7 +43,7 @@ def papers_map(**fields: Any) -> FlowMap:
     """The paper's means, as a map of two questions around them, and a wrong answer that says otherwise."""
     curves = np.array([[bins[layer // 5] for layer in range(LAYERS)] for bins in BINS])
     samples = (sample(0, curves - 1), sample(1, curves + 1), sample(2, np.zeros_like(curves), right=False))
-    values = {
+    values: dict[str, Any] = {
         "checkpoint": CHECKPOINT, "benchmark": "tvbench", "protocol": "paper", "frames": 8,
         "knockouts": KINDS, "centres": tuple(range(1, LAYERS + 1)), "window": 9, "style": "center",
         "num_layers": LAYERS, "samples": samples,

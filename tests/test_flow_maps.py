@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from lmms_flow.engine import sweep
-from lmms_flow.engine.sweep import Style
 from lmms_flow.errors import FlowError, ReportError
 from lmms_flow.flow.trace_settings import STYLES, TraceSettings
 from lmms_flow.records.arrays import Arrays
@@ -87,7 +86,7 @@ def sample(doc_id: int = 0, **changes: Any) -> MapSample:
     return MapSample(**(values | changes))
 
 
-def assert_equal_curves(model: Any, asked: list[Prompt], window: int, style: Style) -> float:
+def assert_equal_curves(model: Any, asked: list[Prompt], window: int, style: str) -> float:
     """The curves of all knockouts over these questions; returns the largest relative difference of a probability."""
     naive = [naive_map(model, prompt, KNOCKOUTS, window, style, OPTIONS) for prompt in asked]
     samples = [swept(model, prompt, window, style, place) for place, prompt in enumerate(asked)]
@@ -124,7 +123,7 @@ def test_every_curve_is_a_naive_dense_computations(backbone: str) -> None:
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_on_twenty_questions_in_fourteen_layers(backbone: str, style: Style, window: int) -> None:
+def test_on_twenty_questions_in_fourteen_layers(backbone: str, style: str, window: int) -> None:
     """Deep enough for the widest window; as long as the slow tests are."""
     model, make = tiny(backbone, layers=14)
     worst = assert_equal_curves(model, prompts(make), window, style)

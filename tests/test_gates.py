@@ -119,7 +119,7 @@ def test_probabilities_and_the_model_afterwards() -> None:
     torch.testing.assert_close(plain.effects, logs.effects * logs.baseline, rtol=1e-4, atol=1e-9)
     assert torch.equal(model(**prompt.tensors).logits, before)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    assert find_decoder(model).config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize(

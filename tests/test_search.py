@@ -109,7 +109,8 @@ def test_a_pathway_as_a_flow() -> None:
 
 def test_areas_are_those_of_the_lines_between_the_points() -> None:
     whole = areas([(0.5, 1.0)], blind=0.4, full=1.0)  # up to 1 at the half, level from there
-    assert (whole.cpr, whole.cmd) == (pytest.approx(0.75, abs=1e-3), pytest.approx(0.25, abs=1e-3))
+    assert whole.cpr == pytest.approx(0.75, abs=1e-3)
+    assert whole.cmd == pytest.approx(0.25, abs=1e-3)
     over = areas(
         [(0.5, 1.3)], blind=0.4, full=1.0
     )  # better than full attention counts against it in the second

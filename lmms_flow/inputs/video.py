@@ -46,9 +46,15 @@ def read_frames(
 
 
 def frames_at(path: str | os.PathLike[str], indices: Sequence[int], timeout: float = TIMEOUT) -> Frames:
-    """The frames of a file at these places in the order of display, counted from 0.
+    """The frames of a file at these places.
 
-    Raises SampleError as :func:`read_frames` does, and where the file has fewer frames.
+    Args:
+        path: the file.
+        indices: places in the order of display, counted from 0.
+        timeout: seconds after which the process that decodes is ended.
+
+    Raises:
+        SampleError: as :func:`read_frames`, or the file has fewer frames.
     """
     file = existing_file(path)
     return _shared.read(Clip(os.fspath(file), len(indices), at=tuple(indices)), timeout)

@@ -48,8 +48,8 @@ class Kept:
     @property
     def foreseen_share(self) -> float:
         """The share of edges that it keeps of the paper's prompt."""
-        kept = [kept_range(text) for text in self.pathway.values()]
-        spec = Flow("pathway", str(self), str(self), pathways=(Pathway(*kept, closed=True),))
+        cross, enter, leave = (kept_range(text) for text in self.pathway.values())
+        spec = Flow("pathway", str(self), str(self), pathways=(Pathway(cross, enter, leave, closed=True),))
         left, total = spec.kept_edges(_PROMPT, self.num_layers)
         return left / total
 
@@ -61,7 +61,8 @@ class Kept:
                 for less in (kept[1:], kept[:-1]):
                     ranges = [*self.ranges]
                     ranges[kind] = less
-                    found.append(replace(self, ranges=tuple(ranges)))
+                    cross, enter, leave = ranges
+                    found.append(replace(self, ranges=(cross, enter, leave)))
         return found
 
     def inside(self, others: Iterable[Kept]) -> Kept:
@@ -70,7 +71,8 @@ class Kept:
         for other in others:
             for kind, kept in enumerate(other.ranges):
                 ranges[kind] = range(max(ranges[kind].start, kept.start), min(ranges[kind].stop, kept.stop))
-        return replace(self, ranges=tuple(ranges))
+        cross, enter, leave = ranges
+        return replace(self, ranges=(cross, enter, leave))
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,13 @@ class VideoAttention(ReadOut):
         return found
 
     def attends(self, layer: int, weights: Weights, first: int) -> None:
-        """Reduces the rows' weights to frames and to video tokens."""
+        """Reduces the rows' weights to frames and to video tokens.
+
+        Args:
+            layer: from 1.
+            weights: of the layer's attention, asked for by rows.
+            first: the place of the first row in the sequence; 0 in the prompt.
+        """
         if first:
             if self.generated:
                 self._keep(GENERATED, layer, self._to_video(weights, torch.arange(weights.num_rows), first))
@@ -88,7 +94,7 @@ class VideoAttention(ReadOut):
         self._by_token[name][layer - 1].append(video if name == GENERATED else video.mean(0, keepdim=True))
 
     def tensors(self) -> dict[str, Tensor]:
-        """`attention.<target>` and `attention.<target>.tokens`."""
+        """`attention.<target>` [layer, query row, frame] and `attention.<target>.tokens` [layer, video token]."""
         found = {}
         for name, layers in self._by_frame.items():
             if not layers[0]:  # the answer was over with its first token

@@ -65,12 +65,12 @@ class LogitLens(ReadOut):
         self._end: Tensor | None = None
 
     def enters(self, layer: int, states: Tensor) -> None:
-        """The paper's numbering reads what a layer is given."""
+        """The paper's numbering reads the states [token, width] that a layer is given."""
         if self._numbering == "paper":
             self._read(layer, states)
 
     def leaves(self, layer: int, states: Tensor) -> None:
-        """The right one reads what it gives back."""
+        """The right one reads the states [token, width] that it gives back."""
         if layer == self._last:
             self._end = states[-1].clone()
         if self._numbering == "output":
@@ -85,7 +85,7 @@ class LogitLens(ReadOut):
         self._found[layer] = self._nearest(video, self._norm == "all")
 
     def ends(self, states: Tensor, logits: Tensor | None) -> None:
-        """The last layer, as the decoder hands its states out."""
+        """The last layer, as the decoder hands its states [token, width] out."""
         assert logits is not None
         assert self._end is not None
         if self._matrix == "head" or self._norm == "all":
@@ -110,7 +110,7 @@ class LogitLens(ReadOut):
             yield tokens.int(), logits.softmax(-1).gather(-1, tokens)
 
     def tensors(self) -> dict[str, Tensor]:
-        """`logit_lens.tokens` and `logit_lens.probabilities`."""
+        """`logit_lens.tokens` and `logit_lens.probabilities`, both [layer, video token, k]."""
         found = [self._found[layer] for layer in self._chosen]
         return {
             "logit_lens.tokens": torch.stack([tokens.cpu() for tokens, _ in found]),

@@ -37,11 +37,11 @@ class GenerationProbability(ReadOut):
                 )
 
     def leaves(self, layer: int, states: Tensor) -> None:
-        """Keeps the last token's."""
+        """Keeps the last token's, of states [token, width]."""
         self._states.append(states[-1].clone())
 
     def ends(self, states: Tensor, logits: Tensor | None) -> None:
-        """Puts the states through the head."""
+        """Puts the kept states through the head; the last layer is `states` [token, width] behind the final norm."""
         assert logits is not None
         device = self._head.weight.device
         self._head.check(self._states[-1], states[-1], logits)

@@ -18,7 +18,7 @@ class ReadOut(Reader):
     generated = 0  # rows of generated tokens that it reads
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was read, once the prefill is over."""
+        """What was read, once the prefill is over; each read-out says the axes, such as [layer, option]."""
         raise NotImplementedError
 
 

@@ -35,7 +35,7 @@ def arrays_of(
     true = "A" if right else "B"
     baseline = np.array([0.9, 0.1], dtype=np.float32)
     rows = rng.random((LAYERS, 2, FRAMES)).astype(np.float32) / 10
-    values = {
+    values: dict[str, np.ndarray[Any, Any]] = {
         "map.probability": probability,
         "map.prediction": np.where(probability > 0.5, 1, 2).astype(np.int32),
         "map.options": options,
