@@ -1,7 +1,9 @@
 # make quickstart   set up .venv, run the bundled model on the bundled benchmark: the paper's Table 3 in small
 # make leaderboard  the same with all twelve arms
+# make map          every trace of the bundled model on the bundled benchmark, and the page of it; JOBS processes
 # make smoke        a few tests of every room, under a minute
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
+# make coverage     the quick tests, and which lines they reach; fails below the floor in pyproject.toml
 # make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
 # make lint         ruff and mypy
 # make lock         resolves setup.cfg anew into requirements.lock
@@ -21,7 +23,7 @@ UV = VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: quickstart leaderboard smoke test test-gpu test-host soak lint format clean lock lock-platforms test-oldest test-newest
+.PHONY: quickstart leaderboard map smoke test coverage test-gpu test-host soak lint format clean lock lock-platforms test-oldest test-newest
 
 quickstart: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
@@ -33,12 +35,25 @@ leaderboard: ARMS = flowbench_flow_leaderboard
 leaderboard: OUT = out/leaderboard
 leaderboard: quickstart
 
+# One process a core: the questions are shared out among them, and a run that was killed goes on where it was.
+map: OUT = out/map
+map: $(VENV)/.installed
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false ACCELERATE_USE_CPU=true \
+	  $(BIN)/torchrun --nproc_per_node $(JOBS) -m lmms_flow.cli eval --model llava_vid_flow \
+	  --model_args "pretrained=flow-tiny,records=$(OUT)/records" --tasks flowbench_flow_trace \
+	  --log_samples --output_path $(OUT)/results --verbosity WARNING
+	@$(BIN)/lmms-flow report $(OUT)/results --output $(OUT)/report.html
+
 # Only the files that have such tests are imported.
 smoke: $(VENV)/.installed
 	$(TEST) -m smoke $(PYTEST_ARGS) $(shell grep -l "mark.smoke" tests/test_*.py)
 
 test: $(VENV)/.installed
 	$(TEST) -n $(JOBS) --dist loadfile -m "not host" $(PYTEST_ARGS)
+
+coverage: $(VENV)/.installed
+	@mkdir -p out/coverage
+	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term $(PYTEST_ARGS)"
 
 test-gpu: $(VENV)/.installed
 	LMMS_FLOW_TEST_DEVICE=cuda $(TEST) -n $(JOBS) $(addprefix tests/test_,gpu.py engine.py sparse.py sweep.py baseline.py strips.py flex.py) $(PYTEST_ARGS)

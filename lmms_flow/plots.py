@@ -1,6 +1,90 @@
-"""What every figure needs."""
+"""The style of every figure: a colour, a dash and a marker for each kind of edge, and what all figures share.
+
+The colours are of middling lightness, so that each stands out on white and on a dark page alike, and no line is told
+from another by its colour alone: dash and marker differ as well.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BLUE, RED, GREEN, PINK, GOLD, GREY, BROWN, VIOLET = (
+    "#2f7fc1",
+    "#d1560f",
+    "#0a8f68",
+    "#bf5c96",
+    "#9a7a00",
+    "#7d8690",
+    "#9a6548",
+    "#7f6fd0",
+)
+KEPT, CUT, NEVER = "#2a78b8", "#f2b8a0", "#ffffff"  # edges in a mask, and what lies above its diagonal
+INK = "#1c2430"  # the text of a figure; a page replaces it by its own
+ZERO = "#8a929b"  # the line at zero, grids
+
+MARKERS = "osD^vPX*<>"
+DASHES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one line is drawn."""
+
+    colour: str
+    dash: str = "-"
+    marker: str = "o"
+
+
+# What flows from where to where; a figure of the same edges has the same colour everywhere.
+EDGES: Mapping[str, Style] = {
+    "cross_frame": Style(GOLD, "-", "o"),
+    "video:question": Style(BLUE, "-", "s"),
+    "video:last": Style(GREEN, "--", "D"),
+    "question:last": Style(RED, "-", "^"),
+    "last:last": Style(GREY, ":", "v"),
+    "stem:last": Style(VIOLET, "--", "P"),
+    "true_option:last": Style(RED, "-.", "X"),
+    "false_options:last": Style(BROWN, ":", "*"),
+    "video:stem": Style(BLUE, "--", "<"),
+    "stem:true_option": Style(VIOLET, "-.", ">"),
+    "video:true_option": Style(GREEN, "-.", "h"),
+    "stem:false_options": Style(VIOLET, ":", "d"),
+    "video:false_options": Style(GREEN, ":", "p"),
+}
+TRUE, FALSE = Style(GREEN, "-", "o"), Style(RED, "--", "s")  # options
+_OTHERS = (BLUE, RED, GREEN, PINK, GOLD, BROWN, VIOLET, GREY)
+
+# The same file each time.
+SETTINGS: Mapping[str, Any] = {"svg.fonttype": "path", "svg.hashsalt": "lmms-flow", "font.size": 9}
+PAGE: Mapping[str, Any] = {
+    **SETTINGS,
+    "svg.fonttype": "none",  # text that a screen reader and a search find
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.edgecolor": ZERO,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+def style_of(rule: str, place: int = 0) -> Style:
+    """The style of a kind of edge; of one that has none of its own by its place among those of its figure."""
+    return EDGES.get(rule) or other_style(place)
+
+
+def other_style(place: int) -> Style:
+    """One of many styles by its place."""
+    marker, dash = MARKERS[place % len(MARKERS)], DASHES[place // len(_OTHERS) % len(DASHES)]
+    return Style(_OTHERS[place % len(_OTHERS)], dash, marker)
 
 
 def literal(text: str) -> str:

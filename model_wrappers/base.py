@@ -38,7 +38,7 @@ from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_wo
 from lmms_flow.harness.host_calls import before_tasks
 from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.loop import RequestLoop
-from lmms_flow.harness.sample import describe, unpack
+from lmms_flow.harness.sample import describe, traced, unpack
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.read_ahead import ReadAhead
 from lmms_flow.records.journal import Journal
@@ -46,6 +46,7 @@ from lmms_flow.runner.adapters import find_adapter
 from lmms_flow.runner.answering import Answerer
 from lmms_flow.runner.arguments import ModelArguments, as_read, joined, read_arguments
 from lmms_flow.runner.asking import Asking
+from lmms_flow.runner.dry_run import duration, estimates, memory
 from lmms_flow.runner.flows import Flows
 from lmms_flow.runner.generation import check_generation
 from lmms_flow.runner.identity import WatchedIdentity, checkpoint_identity
@@ -157,11 +158,15 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         check_generation(requests, self.asked.gen_kwargs)
         self._check(requests)
         self.identity.look(len(requests))
+        asking = self._asking(requests)
+        asking.check_traces(requests)
+        if self.args.dry_run:
+            self._tell_costs(asking, requests)
+            raise SystemExit(0)
         journal = None
         if self.args.records != "none":
             journal = Journal(self.args.records, rank=self._rank)
             logger.info(f"records of this run are in {journal.folder}")
-        asking = self._asking(requests)
         with ReadAhead(timeout=self.args.video_timeout) as reader, journal or nullcontext():
             answerer = Answerer(asking, reader)
             loop = RequestLoop(
@@ -179,6 +184,20 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         if self._said_at_the_end and self._rank == 0:  # beside the scores, also where the log is not shown
             print(self._said_at_the_end, file=sys.stderr)
         return answers
+
+    def _tell_costs(self, asking: Asking, requests: Sequence[Any]) -> None:
+        """What the run would cost, one line a flow and trace."""
+        total = 0.0
+        with ReadAhead(timeout=self.args.video_timeout) as reader:
+            for each in estimates(Answerer(asking, reader), requests, self.task_dict):
+                total += (each.seconds or 0) * each.questions
+                if self._rank == 0:
+                    print(f"dry run: {each.told()}")
+        if self._rank == 0:
+            shared = f" on each of {self._world_size} processes" if self._world_size > 1 else ""
+            print(
+                f"dry run: about {duration(total)} in all{shared}, {memory(self._device)}; nothing was answered or kept"
+            )
 
     def _asking(self, requests: Sequence[Any]) -> Asking:
         with_baseline = Asking.questions_with_baseline(requests, self.flow.text)
@@ -200,7 +219,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     def _check(self, requests: Sequence[Any] = ()) -> None:
         """Shows once, before the first flow is run, that cuts reach this model."""
         texts = {self.flow.text, *((request.metadata or {}).get("flow") for request in requests)}
-        if self._is_checked or texts <= {NONE.name, None}:
+        if self._is_checked or (texts <= {NONE.name, None} and not any(traced(r.metadata) for r in requests)):
             return
         try:
             with torch.no_grad():

@@ -79,7 +79,7 @@ def test_a_cached_beginning_of_the_prompt_is_served_where_the_flow_cuts_nothing_
     cache = cache_in(model(ids[:, :20], use_cache=True))
     with (
         intervene(model, "blind", LAYOUT, engine=engine),
-        pytest.raises(FlowError, match="cuts in their rows"),
+        pytest.raises(FlowError, match="cuts edges of these tokens"),
     ):
         last(model, {"input_ids": ids[:, 20:]}, **going_on_from(model, cache))
 

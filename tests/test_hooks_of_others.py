@@ -119,7 +119,7 @@ def test_a_hook_that_changes_the_mask_of_an_attention_is_refused(model: Any, eng
     with intervene(model, FLOW, LAYOUT, engine=engine):
         if put == "inside it":
             attention.register_forward_pre_hook(without_mask, with_kwargs=True)
-        with pytest.raises(FlowError, match="gives LlamaAttention another attention mask"):
+        with pytest.raises(FlowError, match="another hook changes the attention mask of LlamaAttention"):
             last(model)
 
 
@@ -146,7 +146,7 @@ def test_a_decoders_call_that_is_changed_behind_the_check_is_refused(model: Any,
 
     with intervene(model, FLOW, LAYOUT, engine=engine):
         model.model.register_forward_pre_hook(longer, with_kwargs=True)
-        for message in ("somebody else's hook changes the call", "has a prompt of 29 tokens"):
+        for message in ("another hook on the model changes the call", "has a prompt of 29 tokens"):
             with pytest.raises(FlowError, match=message):
                 last(model)
 

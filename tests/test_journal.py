@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -72,20 +73,21 @@ def test_every_field_of_a_record_is_known_by_the_run_the_answer_or_the_loop() ->
     """By one of them alone, and with the same type as in the record."""
     loop = {"id": str, "task": str, "doc_id": int, "status": Status, "reason": str, "answer": str}
     run, answer = get_type_hints(RunFields), get_type_hints(AnswerFields)
-    known = [*loop.items(), *run.items(), *answer.items()]
+    journal = {"arrays": str, "shapes": Mapping[str, tuple[int, ...]]}
+    known = [*loop.items(), *run.items(), *answer.items(), *journal.items()]
     record = {name: kind for name, kind in get_type_hints(SampleRecord).items() if name != "format"}
     assert sorted(known, key=repr) == sorted(record.items(), key=repr)
 
 
 WITHOUT_ENGINE = {name: value for name, value in FULL.to_dict().items() if name != "engine"}
 OTHERS = {
-    "the record has no format number, and this version reads format 1": {
+    "the record has no format number, and this version reads format 2": {
         name: value for name, value in FULL.to_dict().items() if name != "format"
     },
-    "the record has format 2, and this version reads format 1": FULL.to_dict() | {"format": 2},
-    "the record has format '1', and": FULL.to_dict() | {"format": "1"},
+    "the record has format 1, and this version reads format 2": FULL.to_dict() | {"format": 1},
+    "the record has format '2', and": FULL.to_dict() | {"format": "2"},
     "the record has format True, and": FULL.to_dict() | {"format": True},
-    "the record lacks the field 'engine' of format 1": WITHOUT_ENGINE,
+    "the record lacks the field 'engine' of format 2": WITHOUT_ENGINE,
     "the record is list, not a JSON object": [FULL.to_dict()],
     "the record's status is 'fine', not 'ok' or 'error' or 'skipped'": FULL.to_dict() | {"status": "fine"},
     "the record's doc_id is '3', not a whole number": FULL.to_dict() | {"doc_id": "3"},

@@ -137,7 +137,7 @@ PAST_THE_MASK: dict[str, tuple[Callable[[], Any], str]] = {
     "bart": (lambda: auto("bart"), "encoder_attn"),
     "shifted tokens": (lambda: with_attention(Shifted), "past the attention mask"),
     "the last layer shifts": (lambda: with_attention(Shifted, LAYERS - 1), "past the attention mask"),
-    "a mask changes it": (lambda: with_attention(Scaled), "something else as soon as it is given a mask"),
+    "a mask changes it": (lambda: with_attention(Scaled), "when it is given a mask that cuts nothing"),
     "a dropped mask": (lambda: with_attention(Deaf), "past the attention mask"),
     "a choice of keys": (lambda: with_attention(Choosing), "index_topk"),
     "a convolution": (lambda: with_mlp(Convolving), "mixes tokens in mlp"),
@@ -288,7 +288,7 @@ def test_the_proof_leaves_nothing_behind_and_is_made_once(monkeypatch: pytest.Mo
 def test_a_window_that_only_the_cache_knows_is_refused(attn: str) -> None:
     """Moshi's text model reads a prompt whole and decodes from its last tokens: it contradicts itself."""
     model = text_model("Moshi", attn, sliding_window=16, ffn_dim=96, num_codebooks=2)
-    with pytest.raises(UnsupportedModelError, match=r"window of 16 tokens that its cache keeps and its mask"):
+    with pytest.raises(UnsupportedModelError, match=r"window of 16 tokens in its cache and none in its mask"):
         intervene(model, "blind", LAYOUT).__enter__()
     assert model.config.sliding_window == 16
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,7 +53,7 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
 
 
-ODD = {"Cohere": {"logit_scale": 0.25}, "Granite": {"logits_scaling": 3.0}}
+ODD: dict[str, dict[str, Any]] = {"Cohere": {"logit_scale": 0.25}, "Granite": {"logits_scaling": 3.0}}
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *ODD])
@@ -160,15 +161,8 @@ def test_the_lens_is_a_loop_over_hidden_states(
     rows: list[int] = []
     logits = Head.logits
     monkeypatch.setattr(Head, "logits", lambda self, states: rows.append(len(states)) or logits(self, states))
-    found = logit_lens(
-        model,
-        prompt.tensors,
-        prompt.layout,
-        4,
-        matrix=matrix,
-        numbering=numbering,
-        norm=norm,  # type: ignore[arg-type]
-    )
+    given: dict[str, Any] = {"matrix": matrix, "numbering": numbering, "norm": norm}
+    found = logit_lens(model, prompt.tensors, prompt.layout, 4, **given)
     expected = lens_loop(model, prompt.tensors, prompt.layout, matrix, numbering, norm)
     values, _ = expected.topk(4)
     close(found["logit_lens.probabilities"], values)
@@ -265,7 +259,7 @@ def normed_twice(model: Any) -> Any:
         (normed_twice, "does more to its last states"),
     ],
 )
-@pytest.mark.parametrize("read", [lambda *a: generation_probability(*a, [12]), lambda *a: logit_lens(*a)])
+@pytest.mark.parametrize("read", [partial(generation_probability, letters=[12]), logit_lens])
 def test_a_head_that_is_not_known_is_refused(change: Any, message: str, read: Any) -> None:
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         read(change(text_model()), odd_models.prompt(), LAYOUT)

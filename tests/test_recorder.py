@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from lmms_flow.engine import Baseline, UnsupportedModelError, find_decoder, intervene
+from lmms_flow.engine import Baseline, UnsupportedModelError, intervene
 from lmms_flow.engine.attention_rows import SdpaCall, pooled
 from lmms_flow.engine.hooks import Hook
 from lmms_flow.errors import UserError
@@ -202,10 +203,10 @@ def test_calls_of_sdpa_with_every_kind_of_mask(
         "by head": keep,
         "added": torch.zeros(keep.shape).masked_fill(~keep, -torch.inf),
     }
-    arguments = {"scaling": 0.7}
+    arguments: dict[str, Any] = {"scaling": 0.7}
     if mask == "bias":
         arguments["position_bias"] = torch.randn(1, heads, rows, rows, generator=generator)
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     module.num_key_value_groups = sharing
     expected, _ = sdpa_attention_forward(module, query, key, value, given.get(mask), **arguments)
     call = SdpaCall.read(module, query, key, given.get(mask), arguments)
@@ -251,7 +252,7 @@ def trained(model: Any) -> Any:
     return model.train()
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "flex": (lambda: text_model(attn="flex_attention"), "'flex_attention': the weights of this attention can't be"),
     "own": (lambda: registered(text_model(), "lmms_flow_test_own"), "'lmms_flow_test_own': the weights"),
     "twice": (lambda: split(text_model()), "layer 2 of LlamaModel attends more than once"),
@@ -307,7 +308,7 @@ def test_the_model_is_untouched_afterwards() -> None:
     attention_to_video(model, odd_models.prompt(), LAYOUT)
     untouched(model)
     assert torch.equal(before, odd_models.last(model))
-    assert find_decoder(model).config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == "sdpa"
 
 
 PROMPT = odd_models.prompt()

@@ -20,7 +20,7 @@ BELOW: dict[str, set[str]] = {
     "records": set(),
     "harness": {"flow", "inputs", "records"},
     "trace": {"flow", "engine"},
-    "runner": {"flow", "engine", "inputs", "records", "harness"},
+    "runner": {"flow", "engine", "inputs", "records", "harness", "trace"},
     "tasks": {"flow", "inputs", "records", "harness"},
     "model_wrappers": {"flow", "engine", "inputs", "records", "harness", "runner"},
     "report": {"flow", "records", "trace"},

@@ -90,8 +90,8 @@ class Contract:
             entered = call.hidden.shape[-3:-1]  # Gemma 3n's states have a dimension in front
             if self._checked is not None and entered != self._checked:
                 raise FlowError(
-                    f"layer 1 was given {list(entered)} rows, the decoder's call had {list(self._checked)}: somebody "
-                    "else's hook changes the call"
+                    f"layer 1 was given {list(entered)} rows, the decoder's call had {list(self._checked)}: another "
+                    "hook on the model changes the call; take it off"
                 )
 
     def done(self) -> None:
@@ -160,14 +160,14 @@ class Contract:
         for sample, (length, flow) in enumerate(zip(lengths, spread(self._resolved, len(keys)), strict=True)):
             if length != flow.layout.num_tokens:
                 raise FlowError(
-                    f"the cache holds {past} tokens that were not read in this block, and with them "
+                    f"the cache holds {past} tokens that were not read in this block; with them "
                     + _wrong_length(sample, length, flow.layout, 0)
                 )
             leaves = departure(flow)
             if leaves is None or int((keys[sample, :past] >= 0).sum()) > leaves.row:
                 raise FlowError(
-                    f"the cache holds {past} tokens of the prompt from before the block, and flow "
-                    f"{flow.bound.flow.text!r} cuts in their rows: read the whole prompt inside the block"
+                    f"the cache holds {past} tokens of the prompt from before the block, and the flow "
+                    f"{flow.bound.flow.text!r} cuts edges of these tokens: read the whole prompt inside the block"
                 )
         return Filled(keys, keys.shape[1], self._beside(), None)
 

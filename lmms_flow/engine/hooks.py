@@ -102,8 +102,8 @@ class MaskWatch:
     def _arrives(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if mask_in(module, args, kwargs) is not self._given:
             raise FlowError(
-                f"somebody else's hook gives {type(module).__name__} another attention mask: inside a block the "
-                "mask is the flow's. Give yours to the whole layer, and the flow's cuts are put on top of it"
+                f"another hook changes the attention mask of {type(module).__name__}, which the flow sets inside a "
+                "block: put that hook on the whole layer, and the flow's cuts come on top of its mask"
             )
 
 

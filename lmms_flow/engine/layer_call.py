@@ -213,7 +213,7 @@ def over_parts(rotary: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(rotary, tuple | list) and all(isinstance(part, Tensor) for part in rotary):
         return tuple(change(part) for part in rotary)
     raise UnsupportedModelError(
-        f"the rotary embeddings are a {type(rotary).__name__} and no tensors ({versions()}): flows can't move them"
+        f"the rotary embeddings are a {type(rotary).__name__}, not tensors ({versions()}): flows can't move them"
     )
 
 

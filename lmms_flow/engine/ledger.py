@@ -160,15 +160,15 @@ def decoder_shape(model: nn.Module) -> DecoderShape:
     if any(p.is_meta for p in model.parameters()):  # nothing can be measured without weights
         if not _is_plain(model):
             raise FlowError(
-                f"the FLOPs of {type(model).__name__} are not given: its experts or adapters have to be measured, "
-                "which takes weights"
+                f"the FLOPs of {type(model).__name__} are not given: its experts or adapters have to be measured, and "
+                "this model has no weights to measure them with"
             )
         return by_size
     measured = Measured.of(model)
     width = measured.a_pair[0] / 4
     if any(abs(pair / 4 - width) > 0.01 * max(width, 1) for pair in measured.a_pair):
         raise FlowError(
-            f"the FLOPs of {type(model).__name__} are not given: its layers' attention is of several sizes"
+            f"the FLOPs of {type(model).__name__} are not given: its layers have attention of several sizes"
         )
     pairs = [(row / 2, weights) for row, weights in zip(measured.a_row, by_size.weights, strict=True)]
     weights = tuple(w if abs(row / max(w, 1) - 1) < AGREES else round(row) for row, w in pairs)

@@ -44,8 +44,8 @@ class Measured:
             row = one / m - pair * m
             if row <= 0 or pair < 0 or abs((row * k + pair * k * k) / between - 1) > TOLERANCE:
                 raise FlowError(
-                    f"the FLOPs of layer {layer} of {type(model).__name__} are not given: they are not so many a row "
-                    "and so many a pair"
+                    f"the FLOPs of layer {layer} of {type(model).__name__} are not given: they don't grow "
+                    "with the rows and the pairs alone"
                 )
             a_row.append(row)
             a_pair.append(pair)

@@ -96,8 +96,8 @@ def _check_compiled(decoder: nn.Module) -> None:
     for part in decoder.modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise UnsupportedModelError(
-                f"{type(decoder).__name__} holds a TorchScript module, which runs past every hook: load the model "
-                "itself"
+                f"{type(decoder).__name__} holds a TorchScript module, and no hook sees its calls: load the model "
+                "without torch.jit"
             )
 
 

@@ -55,8 +55,8 @@ def prove(model: nn.Module) -> None:
     changed = difference(stock, sham)
     if changed > rounding_of(model):
         raise UnsupportedModelError(
-            f"{who} says something else as soon as it is given a mask, though the mask cuts nothing: off by "
-            f"{changed:.1e}. Its layers don't take the mask of transformers' attention interface"
+            f"{who} changes its output by {changed:.1e} when it is given a mask that cuts nothing: its layers don't "
+            "take the mask of transformers' attention interface"
         )
     if leaked > allowed:
         raise UnsupportedModelError(
@@ -67,8 +67,8 @@ def prove(model: nn.Module) -> None:
         raise UnsupportedModelError(f"{who} ignores its mask: a cut changes nothing")
     if not windowed:
         raise UnsupportedModelError(
-            f"{who} has a window of {decoder.config.sliding_window} tokens that its cache keeps and its mask does not "  # type: ignore[union-attr]
-            "know: it reads a prompt otherwise than it goes on from it. Set sliding_window=None in its configuration"
+            f"{who} has a window of {decoder.config.sliding_window} tokens in its cache and none in its mask, so a "  # type: ignore[union-attr]
+            "prompt and a decoded token read different keys: set sliding_window=None in its configuration"
         )
     known.add(key)
 

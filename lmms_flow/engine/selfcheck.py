@@ -30,6 +30,14 @@ def self_check(model: Any, seed: int = 0, engine: str = "sparse") -> list[Check]
     it bit for bit as it was, which fails if a single layer ignores its mask. A model that is not reproducible to the
     last bit (experts that round by how many rows they get) is held to what another batch moves it by, and the check
     says so. All of it for the prompt and for a decoded token; the sparse engine must give what the reference gives.
+
+    Args:
+        model: a decoder or VideoLLM of transformers, or what `lmms_flow.load` gave.
+        seed: of the prompt's tokens.
+        engine: "sparse" tries both engines, "dense" the reference alone.
+
+    Returns:
+        What was tried, in order, each with whether it passed.
     """
     model = module_of(model)
     decoder = find_decoder(model)

@@ -120,8 +120,8 @@ class SparseHooks(DenseHooks):
         if isinstance(self._step, SparsePrefill) and not self._step.can_drop(call):
             if layer > self._whole:
                 raise UnsupportedModelError(
-                    f"layer {layer} is told something of each token that the first layers are not: write "
-                    "engine='dense'"
+                    f"layer {layer} gets a value for each token that the first layers don't get, and the sparse engine "
+                    "can't drop rows of it: write engine='dense'"
                 )
             self._step = self._step.whole
         return super()._prepare(layer, call)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..errors import FlowError, nearest
 from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
+from ..flow.trace_settings import STYLES
 from .applied import applied
 from .decoder import decoder_layers, module_of
 from .fork import CantForkError, Fork, ForkWalk
@@ -28,7 +29,6 @@ from .proof import prove
 from .windows import check_windows, layer_windows
 
 Style: TypeAlias = Literal["center", "inverse", "from_layer", "to_layer"]
-STYLES = ("center", "inverse", "from_layer", "to_layer")
 DEFAULT_MEMORY = 2 << 30
 
 
@@ -59,8 +59,13 @@ class SweepResult:
 def window_layers(layer: int, num_layers: int, window: int, style: str) -> tuple[int, ...]:
     """The layers (from 1) in which a knockout centred on `layer` cuts.
 
-    `center`: `window` layers around it, fewer at the ends (an even window reaches one further down, as in the paper's
-    code); `inverse`: all others; `from_layer`: it and all later ones; `to_layer`: all up to it.
+    Args:
+        layer: the centre, from 1.
+        num_layers: of the model.
+        window: how many layers are cut around it; fewer at the ends, and an even window reaches one further down, as in
+            the paper's code.
+        style: `center`: the window; `inverse`: all other layers; `from_layer`: the centre and all later ones;
+            `to_layer`: all up to it.
     """
     first, last = max(1, layer - window // 2), min(num_layers, layer + (window + 1) // 2 - 1)
     everything = range(1, num_layers + 1)

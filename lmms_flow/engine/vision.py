@@ -40,7 +40,14 @@ class VisionPasses:
     _kept: dict[tuple[int, str], tuple[Any, Any, ModelState]] = field(default_factory=dict, repr=False)
 
     def around(self, owner: nn.Module, name: str, share: bool, count: bool) -> Callable[..., Any]:
-        """The owner's encoder of this name as the block runs it."""
+        """The owner's encoder as the block runs it.
+
+        Args:
+            owner: the module with the encoder.
+            name: the encoder's, such as `get_video_features`.
+            share: whether a call with the arguments of the last one is answered with its result.
+            count: whether FLOPs are counted.
+        """
         encode = getattr(owner, name)
 
         @functools.wraps(encode)  # `generate` reads off its signature what it takes

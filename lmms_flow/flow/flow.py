@@ -21,7 +21,15 @@ class Flow(FlowSpec):
 
     @staticmethod
     def load(text: str | os.PathLike[str], *, checkpoint: str | None = None) -> Flow:
-        """Reads a flow. `checkpoint` says whose pathway `effective` is. Raises FlowError with one line."""
+        """Reads a flow.
+
+        Args:
+            text: the one-line language, a preset's name, or a path that ends in .yaml or .yml.
+            checkpoint: repository id or folder of the model, whose own pathway `effective` stands for.
+
+        Raises:
+            FlowError: the text is no flow, or no pathway is known for the checkpoint; one line.
+        """
         spec = load(text, checkpoint)
         return Flow(**{field.name: getattr(spec, field.name) for field in fields(spec)})
 
@@ -34,9 +42,15 @@ class Flow(FlowSpec):
             raise FlowError(f"{where}{error}") from None
 
     def kept_edges(self, layout: Layout, num_layers: int) -> tuple[int, int]:
-        """(kept, total) attention edges of one head, summed over layers, in closed form (paper, Table 3)."""
+        """(kept, total) attention edges of one head, summed over layers, in closed form (paper, Table 3).
+
+        An edge is a pair (query, key) with the key at or before the query.
+        """
         return self.bind(num_layers).resolve(layout).kept_edges()
 
     def leaks(self, layout: Layout, num_layers: int) -> tuple[Route, ...]:
-        """The routes by which video still reaches `last` past the flow, the shortest through each relaying group."""
+        """The routes by which video still reaches `last` past the flow, the shortest through each relaying group.
+
+        A pathway's own way, video to question to `last` inside its ranges of layers, is no leak.
+        """
         return leaks(self.bind(num_layers).resolve(layout))

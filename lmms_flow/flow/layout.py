@@ -179,9 +179,17 @@ class Layout:
 def prompt_layout(
     *, system: int, frames: int, tokens_per_frame: int, gap: int, question: int, tail: int
 ) -> Layout:
-    """A layout from group lengths in tokens; `tail` leaves the last prompt token out, which comes on top.
+    """A layout from the lengths of its groups.
 
     A third of the question stands for its stem, the rest for two options of which the first is true.
+
+    Args:
+        system: tokens before the video.
+        frames: how many there are.
+        tokens_per_frame: of each frame.
+        gap: tokens of template text between video and question.
+        question: tokens of the question with its options.
+        tail: tokens of template text behind it, without the last prompt token, which comes on top.
     """
     lengths = {
         "system": system,

@@ -1,8 +1,9 @@
-"""The arms of a leaderboard: each benchmark under each flow, as tasks of its own, by one pattern of names.
+"""The arms and traces of a benchmark, as tasks of their own, by one pattern of names.
 
 For a benchmark `tvbench_flow` there are `tvbench_flow_effective`, `tvbench_flow_blind` and so on, for each of its
-sub-tasks `tvbench_flow_blind_action_antonym`, and `tvbench_flow_leaderboard` with all of them beside the baseline. They
-are not files: each is the four lines that a user would write, made when lmms-eval lists its tasks.
+sub-tasks `tvbench_flow_blind_action_antonym`, and `tvbench_flow_leaderboard` with all of them beside the baseline. In
+the same way there is `tvbench_flow_map` and one for each other kind of trace, and `tvbench_flow_trace` that reads all
+kinds. They are not files: each is the four lines that a user would write, made when lmms-eval lists its tasks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lmms_flow.flow.controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME
+from lmms_flow.flow.trace_settings import KINDS
 
 Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
 MADE = "lmms_flow_config"  # where an entry of the index has its configuration, in the place of a file
@@ -40,6 +42,9 @@ ARMS = (
     ArmTask(BLIND.name, BLIND.name),
     ArmTask(SINGLE_FRAME.name, NONE.name, num_frames=1),
 )
+
+# What the traces' names end with, and what they read out.
+TRACES: Mapping[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "trace": KINDS}
 
 # What the arms' names begin with, and the task or group that they are arms of.
 BENCHMARKS = {
@@ -73,23 +78,29 @@ def add_arms(index: Index, read: ReadConfig) -> None:
     for prefix, base in BENCHMARKS.items():
         if base in index:
             _add_leaderboard(index, read, prefix, base)
+            for name, kinds in TRACES.items():
+                _add_task(index, read, f"{prefix}_{name}", base, {"trace": list(kinds)})
 
 
 def _add_leaderboard(index: Index, read: ReadConfig, prefix: str, base: str) -> None:
     names = [base]
     for arm in arms_of(prefix):
-        name = f"{prefix}_{arm.name}"
-        names.append(name)
-        if name in index:
-            continue
+        names.append(f"{prefix}_{arm.name}")
         settings = {"flow": arm.flow} | ({"num_frames": arm.num_frames} if arm.num_frames else {})
-        if _is_group(index, base):
-            _add_group(index, read, name, base, settings)
-        else:
-            index[name] = _entry("python_task", _task(name, base, settings))
+        _add_task(index, read, names[-1], base, settings)
     index.setdefault(
         f"{prefix}_leaderboard", _entry("group", {"group": f"{prefix}_leaderboard", "task": names})
     )
+
+
+def _add_task(index: Index, read: ReadConfig, name: str, base: str, settings: Mapping[str, Any]) -> None:
+    """A made task, or a group of such; a name that is there already stays what it is."""
+    if name in index:
+        return
+    if _is_group(index, base):
+        _add_group(index, read, name, base, settings)
+    else:
+        index[name] = _entry("python_task", _task(name, base, settings))
 
 
 def arms_of(prefix: str) -> tuple[ArmTask, ...]:
@@ -160,9 +171,11 @@ def made_config(index: Index, name: str, read: ReadConfig) -> dict[str, Any] | N
         return None
     config = copy.deepcopy(dict(entry[MADE]))
     if entry["type"] == "python_task":
-        from lmms_flow.harness.flow_task import FlowTask  # imports lmms-eval's tasks, which takes seconds
+        # These import lmms-eval's tasks, which takes seconds.
+        from lmms_flow.harness.flow_task import FlowTask
+        from lmms_flow.harness.trace_task import TraceTask
 
-        config["class"] = FlowTask
+        config["class"] = TraceTask if "trace" in config else FlowTask
     if entry["aggregated_like"]:
         aggregation = read(entry["aggregated_like"]).get("aggregate_metric_list")
         config |= {"aggregate_metric_list": aggregation} if aggregation else {}

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from loguru import logger
 
@@ -45,6 +45,10 @@ ASKED = (
 class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
     """An arm: the base's documents, prompts and scores, answered under a flow by a model of this package."""
 
+    lines: ClassVar[str] = (
+        "write four lines: task, class, base (a task of lmms-eval) and flow (a TraceTask: trace)"
+    )
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.name, self.base = str(config["task"]), str(config.get("base") or "")
         self.flow = str(config.get("flow") or "")
@@ -65,9 +69,8 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
         super().__init__(config=self._merged(base, config), model_name=host.model_name_of(manager))
 
     def _check(self, manager: Any) -> None:
-        line = "write four lines: task, class, base (a task of lmms-eval) and flow"
         if not self.base or not self.flow:
-            raise RunError(f"task {self.name}: it has no {'flow' if self.base else 'base'}; {line}")
+            raise RunError(f"task {self.name}: it has no {'flow' if self.base else 'base'}; {self.lines}")
         index, model = host.index_of_tasks(manager), host.model_name_of(manager)
         if self.base not in index:
             raise RunError(f"task {self.name}: there is no task {self.base!r} to be its base")
@@ -79,9 +82,17 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
             raise RunError(f"task {self.name}: num_frames is a whole number from 1, not {self.num_frames!r}")
         if model and not _runs_flows(model):
             raise RunError(
-                f"task {self.name} runs under the flow {self.flow!r}, which the model {model!r} can't "
+                f"task {self.name} {self.what_it_asks()}, which the model {model!r} can't "
                 f"apply (models that can: {', '.join(MODELS)}, or a subclass of theirs)"
             )
+
+    def what_it_asks(self) -> str:
+        """What a model has to be able to do, for an error."""
+        return f"runs under the flow {self.flow!r}"
+
+    def is_answered(self, record: SampleRecord) -> bool:
+        """Whether the model did what this task asks of it."""
+        return record.flow == self.flow
 
     def _merged(self, base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         merged = {key: value for key, value in base.items() if key not in LEFT_OUT}
@@ -143,10 +154,10 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
         except RecordError as error:
             logger.warning(f"task {self.name}: {error}")
             return dict(UNREADABLE)
-        if record is None or record.flow != self.flow:
+        if record is None or not self.is_answered(record):
             raise RunError(
-                f"task {self.name} is to be answered under the flow {self.flow!r}, and the model did not apply it"
-                " (models that do are subclasses of lmms_flow's)"
+                f"task {self.name} {self.what_it_asks()}, and the model did not apply it (models that do are "
+                "subclasses of lmms_flow's)"
             )
         if self._takes_records:
             return super(BrokenDocuments, self).process_results(doc, results, full_docs=full_docs)

@@ -20,6 +20,7 @@ from lmms_flow.errors import SAMPLE_FAILURES, MissingVideoError, RunError, Sampl
 from lmms_flow.harness import host
 from lmms_flow.harness.sample import Outcome, Sample, describe, id_of, takes_records, unpack
 from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
+from lmms_flow.records.arrays import Arrays
 from lmms_flow.records.fields import RunFields
 from lmms_flow.records.journal import Journal
 from lmms_flow.records.record import SampleRecord
@@ -181,10 +182,9 @@ class RequestLoop:
         else:
             outcomes = self._outcomes(step.samples)
             records = [
-                self._record(sample, outcome) for sample, outcome in zip(step.samples, outcomes, strict=True)
+                self._keep(key, self._record(sample, outcome), outcome.arrays)
+                for (key, sample), outcome in zip(step.keyed, outcomes, strict=True)
             ]
-            for (key, _), record in zip(step.keyed, records, strict=True):
-                self._keep(key, record)
             self._raise_if_failed(records)  # now that the others of the batch are kept
             for sample, record in zip(step.samples, records, strict=True):
                 yield sample.index, _host_answer(record, sample.is_ours)
@@ -216,14 +216,16 @@ class RequestLoop:
         fields = self.fields(sample.task, sample.metadata, sample)
         return outcome.record(sample.task, sample.doc_id, sample.id, fields)
 
-    def _keep(self, key: str, record: SampleRecord) -> None:
+    def _keep(self, key: str, record: SampleRecord, arrays: Arrays | None = None) -> SampleRecord:
+        """Puts a record into the journal and counts it; returns it as it was written."""
         if self.journal is not None:
-            self.journal.write(key, record)
+            record = self.journal.write(key, record, arrays)
         if record.status != "ok":
             self._ended[record.status][record.task] += 1
         if record.status == "error":
             failures[record.task] += 1
             _failed.add((record.task, record.doc_id))
+        return record
 
     def _raise_if_failed(self, records: Sequence[SampleRecord]) -> None:
         for record in records:

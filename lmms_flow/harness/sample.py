@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, Unpack
 
 from lmms_flow.errors import SampleError
 from lmms_flow.harness import host
+from lmms_flow.records.arrays import Arrays
 from lmms_flow.records.fields import AnswerFields, RunFields
 from lmms_flow.records.record import SampleRecord, Status
 
@@ -67,6 +68,11 @@ def takes_records(metadata: Mapping[str, Any] | None) -> bool:
     return bool((metadata or {}).get("lmms_flow"))
 
 
+def traced(metadata: Mapping[str, Any] | None) -> Any:
+    """What a task of ours reads out beside its answers, as it was written; None for a task that reads nothing."""
+    return (metadata or {}).get("trace") if takes_records(metadata) else None
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a model made of a sample; ``details`` are fields of its record, such as ``frames``."""
@@ -76,6 +82,7 @@ class Outcome:
     reason: str = ""
     path: str | None = None  # the file that an error is about
     details: AnswerFields = field(default_factory=AnswerFields)
+    arrays: Arrays | None = None  # what a trace read out
 
     @classmethod
     def ok(cls, answer: str, **details: Unpack[AnswerFields]) -> Outcome:

@@ -21,6 +21,11 @@ class VideoChat:
     """A VideoLLM and its processor, as most of transformers' are.
 
     A family that does it otherwise overrides `render`, `encode` or `frame_spans`.
+
+    Args:
+        model: of transformers.
+        processor: that goes with it.
+        video_token: what stands for the video in a rendered prompt, once; the processor's own by default.
     """
 
     keeps_breaks = False  # see EncodedPrompt
@@ -29,7 +34,6 @@ class VideoChat:
         self.model = model
         self.processor = processor
         self.tokenizer: Any = getattr(processor, "tokenizer", processor)
-        # What stands for the video in a rendered prompt, once.
         self.video_token: str = video_token or processor.video_token
 
     @property
@@ -45,7 +49,19 @@ class VideoChat:
         return self.apply_template(self.processor, messages)
 
     def apply_template(self, chat: Any, messages: Messages, template: str | None = None) -> str:
-        """Applies a chat template; an assistant's message at the end is the beginning of the answer."""
+        """Applies a chat template; an assistant's message at the end is the beginning of the answer.
+
+        Args:
+            chat: a tokenizer or processor.
+            messages: of the task, in order.
+            template: in the place of `chat`'s own.
+
+        Returns:
+            The prompt as text.
+
+        Raises:
+            SampleError: the template refuses the messages.
+        """
         prefilled = messages[-1]["role"] == "assistant"
         try:
             text = chat.apply_chat_template(
@@ -60,7 +76,16 @@ class VideoChat:
         return str(text)
 
     def encode(self, text: str, frames: Frames | None) -> tuple[list[int], dict[str, Tensor]]:
-        """The prompt's token ids, with the video's tokens in place of the placeholder, and the tensors beside them."""
+        """The prompt in tokens, with the video's in the place of the placeholder.
+
+        Args:
+            text: the rendered prompt.
+            frames: of its video, pixels [frame, height, width, 3]; None where it has none.
+
+        Returns:
+            Token ids, one a token of the prompt, and by name the tensors beside them: pixels, mostly as
+            [batch 1, frame, channel, height, width], and what the family's processor adds.
+        """
         videos = None if frames is None else [torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)]
         out = self.processor(
             text=[text],
@@ -75,7 +100,19 @@ class VideoChat:
         return ids, beside
 
     def frame_spans(self, input_ids: Sequence[int], video: range, num_frames: int) -> tuple[range, ...]:
-        """The tokens of each frame; they partition `video`. As it stands here: equal shares."""
+        """The tokens of each frame. As it stands here: equal shares of the video.
+
+        Args:
+            input_ids: one a token of the prompt.
+            video: the places of the video's tokens.
+            num_frames: how many frames there are.
+
+        Returns:
+            A range of places for each frame; together they are `video`.
+
+        Raises:
+            SampleError: the tokens can't be told apart by frames.
+        """
         size, rest = divmod(len(video), num_frames)
         if rest:
             raise SampleError(f"{len(video)} video tokens can't be shared by {num_frames} frames")
@@ -84,7 +121,20 @@ class VideoChat:
     def spans_ending_with(
         self, token: str, input_ids: Sequence[int], video: range, num_frames: int
     ) -> tuple[range, ...]:
-        """Frames that each end with a run of `token`; what stands between two runs belongs to the frame behind it."""
+        """Frames that each end with a run of one token; what stands between two runs belongs to the frame behind it.
+
+        Args:
+            token: such as the tag that closes a picture.
+            input_ids: one a token of the prompt.
+            video: the places of the video's tokens.
+            num_frames: how many frames there are.
+
+        Returns:
+            A range of places for each frame; together they are `video`.
+
+        Raises:
+            SampleError: the number of runs is not that of the frames.
+        """
         wanted = self.tokenizer.convert_tokens_to_ids(token)
         ends = [
             place + 1
@@ -105,7 +155,14 @@ class VideoChat:
         return begin is None or not text.startswith(begin)
 
     def prompt(self, text: str, frames: Frames | None) -> tuple[EncodedPrompt, dict[str, Tensor]]:
-        """The prompt with the place of each token in the text; the video's tokens are what the placeholder became."""
+        """The prompt with the place of each token in the text; the video's tokens are what the placeholder became.
+
+        Returns:
+            The prompt, and by name the tensors beside its ids, with a batch axis [1, ...] as `encode` gave them.
+
+        Raises:
+            SampleError: the placeholder does not stand in the prompt once, or the video's tokens can't be told.
+        """
         plain = self.tokenize(text, return_offsets_mapping=True)
         ids, offsets = list(plain["input_ids"]), [tuple(pair) for pair in plain["offset_mapping"]]
         placeholder = self.tokenizer.convert_tokens_to_ids(self.video_token)
@@ -134,7 +191,16 @@ class VideoChat:
     def batch(
         self, prompts: Sequence[EncodedPrompt], tensors: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Token rows padded on the left, everything else one sample after another."""
+        """Several prompts as one call's inputs.
+
+        Args:
+            prompts: in the batch's order.
+            tensors: what `prompt` gave beside each.
+
+        Returns:
+            `input_ids` and `attention_mask` [batch, token], padded on the left as all tensors with a value a token
+            are, and every other tensor one sample after another along its first axis.
+        """
         width = max(len(prompt.input_ids) for prompt in prompts)
         rows = [torch.tensor([prompt.input_ids]) for prompt in prompts]
         inputs = {

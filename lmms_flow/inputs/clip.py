@@ -41,7 +41,8 @@ class Clip:
     """Which frames of which file, read by what; times in seconds.
 
     ``sampling`` says which frames (:func:`frame_indices`); ``duration`` is a data set's own, where it counts and not
-    the file's. ``reader`` is one of READERS, or ANY_READER.
+    the file's. ``reader`` is one of READERS, or ANY_READER. ``at`` are the
+    frames' places in the file where they are known already; then nothing else says which.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Clip:
     sampling: str = "midpoints"
     duration: float | None = None
     reader: str = ANY_READER
+    at: tuple[int, ...] = ()
 
     def check(self) -> None:
         """Raises ValueError for a clip that no file can have."""

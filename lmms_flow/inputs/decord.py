@@ -27,10 +27,22 @@ def version() -> str:
 def read(
     track: Track, expected: Sequence[int | None], indices: Sequence[int], complaints: Complaints
 ) -> list[Any]:
-    """The frames ``indices`` (in order, each once) as RGB arrays [height, width, 3].
+    """Decodes some frames of a video track.
 
     Its table of times and of key frames must be that of demuxing, for all frames, and its decoder must not have
-    complained. Raises OtherFramesError otherwise, and where it can't read the file.
+    complained.
+
+    Args:
+        track: what demuxing found.
+        expected: the times (pts) of all frames, in the order of display.
+        indices: the frames that are wanted, in order, each once.
+        complaints: what the decoder says of damage.
+
+    Returns:
+        RGB arrays [height, width, 3], one an index.
+
+    Raises:
+        OtherFramesError: its tables are others, its decoder complained, or it can't read the file.
     """
     import decord
 

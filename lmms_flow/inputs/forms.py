@@ -32,9 +32,13 @@ CLOSING_BREAK = FORMS["paper_dotted"].ending
 
 
 def question_text(form: Form, question: str, options: Sequence[str], *, marked: bool = False) -> str:
-    """The text of the user's turn. `options` are words, or with `marked` have their letters already.
+    """The text of the user's turn; an open question, without options, is put as it is.
 
-    An open question, without options, is put as it is.
+    Args:
+        form: how a question is put.
+        question: its words.
+        options: the words of each.
+        marked: whether the options have their letters already.
     """
     if not options:
         return f"Question: {question}"

@@ -50,24 +50,57 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class PromptGroups:
-    """A prompt's layout, the rule by which its question was found, and the letters of its options."""
+    """A prompt's layout, the rule by which its question was found, and the letters of its options.
+
+    `true` is the letter of the right one; None where the document does not say it.
+    """
 
     layout: Layout
     rule: str
     letters: tuple[str, ...]
+    true: str | None = None
 
 
-def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], flow: Flow) -> PromptGroups:
+@dataclass(frozen=True)
+class Wanted:
+    """The groups that must be found in a prompt, and who needs them."""
+
+    groups: frozenset[str]
+    whose: str
+
+    @classmethod
+    def of(cls, needed: Flow | Wanted) -> Wanted:
+        """Those of a flow."""
+        return (
+            needed
+            if isinstance(needed, Wanted)
+            else cls(frozenset(needed.groups()), f"the flow {needed.text!r}")
+        )
+
+
+def find_groups(
+    prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], needed: Flow | Wanted
+) -> PromptGroups:
     """The groups of `prompt`, whose last user turn holds `user_text`.
 
     The question goes from its label "Question:" (else from the beginning of the user's text) to the end of the last
     option that is recognised, or of the text where none is. On Video-MME in the paper's protocol it has the line break
-    behind that option too. The fields of the document `doc` say what its own words and the options are, where it has
-    such fields. Raises SampleError where a group that `flow` names can't be found for sure.
+    behind that option too.
+
+    Args:
+        prompt: in text and in tokens.
+        user_text: what the task wrote in the last user turn.
+        doc: the task's document, whose fields say what the question's own words and its options are, where it has such
+            fields.
+        needed: what names the groups that must be found: a flow, or a trace's wish.
+
+    Raises:
+        SampleError: a group that is needed can't be found for sure.
     """
+    wanted = Wanted.of(needed)
+    named = wanted.groups
     if not prompt.video:
-        raise SampleError(f"the prompt has no video, and the flow {flow.text!r} needs its tokens")
-    named = set(flow.groups())
+        raise SampleError(f"the prompt has no video, and {wanted.whose} needs its tokens")
     try:
         start = _place(prompt, user_text)
     except SampleError:
@@ -85,13 +118,9 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
     if not text[begin + (len(QUESTION_LABEL) if label >= 0 else 0) : end].strip():
         raise SampleError("the question is empty: the prompt has no text after the video")
     if not options and named & {"options", "true_option", "false_options"}:
-        raise SampleError(
-            f"no options were recognised in the question, and the flow {flow.text!r} names them"
-        )
+        raise SampleError(f"no options were recognised in the question, and {wanted.whose} names them")
     if true is None and named & {"true_option", "false_options"}:
-        raise SampleError(
-            f"the document does not say which option is true, and the flow {flow.text!r} needs to know"
-        )
+        raise SampleError(f"the document does not say which option is true, and {wanted.whose} needs to know")
     groups = _base_groups(prompt, start + begin, start + end)
     question = groups["question"]
     first_word = begin + len(QUESTION_LABEL) if label >= 0 else begin
@@ -102,7 +131,7 @@ def find_groups(prompt: EncodedPrompt, user_text: str, doc: Mapping[str, Any], f
         layout = Layout(len(prompt.input_ids), {**groups, **parts}, prompt.frames)
     except FlowError as error:
         raise SampleError(str(error)) from None
-    return PromptGroups(layout, rule, tuple(option.letter for option in options))
+    return PromptGroups(layout, rule, tuple(option.letter for option in options), true)
 
 
 def _question_end(text: str, options: Sequence[Option]) -> int:

@@ -80,6 +80,11 @@ def true_letter(text: str, options: tuple[Option, ...], doc: Mapping[str, Any]) 
 
     A letter or a place in the document's list counts only where the text has the document's words at that place: a task
     may show the options in another order.
+
+    Args:
+        text: of the user's turn.
+        options: as they were found in it.
+        doc: the task's document.
     """
     shown = {option.letter: text[option.words : option.stop].strip() for option in options}
     words = option_words(doc)

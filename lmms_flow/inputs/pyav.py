@@ -43,10 +43,20 @@ def version() -> str:
 def read(
     track: Track, expected: Sequence[int | None], indices: Sequence[int], complaints: Complaints
 ) -> list[Any]:
-    """The frames ``indices`` (in order, each once) as RGB arrays [height, width, 3].
+    """Decodes some frames of a video track.
 
-    ``expected`` are the times (pts) of all frames. Raises OtherFramesError where a frame is shown at another time, and
-    SampleError where one is damaged, or was decoded from something damaged.
+    Args:
+        track: what demuxing found.
+        expected: the times (pts) of all frames, in the order of display.
+        indices: the frames that are wanted, in order, each once.
+        complaints: what the decoder says of damage.
+
+    Returns:
+        RGB arrays [height, width, 3], one an index.
+
+    Raises:
+        OtherFramesError: a frame is shown at another time than expected.
+        SampleError: a frame is damaged, or was decoded from something damaged.
     """
     if not track.why_in_order:
         with suppress(OtherFramesError):  # a seek landed elsewhere

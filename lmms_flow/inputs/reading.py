@@ -90,6 +90,12 @@ def _take(
 
 
 def _indices(clip: Clip, clock: Timeline, file: Path) -> tuple[int, ...]:
+    if clip.at:
+        if not 0 <= min(clip.at) <= max(clip.at) < clock.length:
+            raise SampleError(
+                f"the video has {clock.length} frames and not all that were read of it", path=file
+            )
+        return tuple(clip.at)
     start, end = clock.at_rate(clip.start), clock.at_rate(clip.end)
     return frame_indices(
         clip.sampling, clip.num_frames, clock.length, clock.fps, start, end, clip.duration, path=file

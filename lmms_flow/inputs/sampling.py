@@ -26,11 +26,24 @@ def frame_indices(
     duration: float | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> tuple[int, ...]:
-    """The frames that a prompt gets of the clip from `start` to `end`.
+    """The frames that a prompt gets of a clip; a single frame is the middle one by all ways.
 
-    `midpoints` is the paper's way for LLaVA and InternVL, `segment_starts` its LLaVA's on LongVideoBench (`duration`
-    is the row's own, in seconds) and `linspace` VideoLLaMA3's. A single frame is the middle one by all three. Raises
-    SampleError where there is no such clip.
+    Args:
+        sampling: `midpoints` is the paper's way for LLaVA and InternVL, `segment_starts` its LLaVA's on LongVideoBench,
+            `linspace` VideoLLaMA3's.
+        num_frames: how many.
+        length: of the video, in frames.
+        fps: its frames a second.
+        start: the clip's beginning in seconds; the video's by default.
+        end: the clip's end in seconds; the video's by default.
+        duration: in seconds as the data set's row states it, for `segment_starts`.
+        path: the file, for an error.
+
+    Returns:
+        Indices into the video's frames, in order, from 0.
+
+    Raises:
+        SampleError: there is no such clip.
     """
     if sampling == "linspace":
         first, last = timed_bounds(length, fps, start, end, path=path)

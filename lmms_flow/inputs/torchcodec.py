@@ -27,9 +27,19 @@ def version() -> str:
 def read(
     track: Track, expected: Sequence[int | None], indices: Sequence[int], complaints: Complaints
 ) -> list[Any]:
-    """The frames ``indices`` (in order, each once) as RGB arrays [height, width, 3].
+    """Decodes some frames of a video track.
 
-    Raises OtherFramesError where it counts other frames than demuxing, shows them at other times, or can't read them.
+    Args:
+        track: what demuxing found.
+        expected: the times (pts) of all frames, in the order of display.
+        indices: the frames that are wanted, in order, each once.
+        complaints: what the decoder says of damage.
+
+    Returns:
+        RGB arrays [height, width, 3], one an index.
+
+    Raises:
+        OtherFramesError: it counts other frames than demuxing, shows them at other times, or can't read them.
     """
     from torchcodec.decoders import VideoDecoder
 

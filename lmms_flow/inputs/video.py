@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from lmms_flow.inputs.clip import ANY_READER, Clip, Frames, existing_file
 from lmms_flow.inputs.workers import TIMEOUT, Workers
@@ -20,11 +21,20 @@ def read_frames(
     reader: str = ANY_READER,
     timeout: float = TIMEOUT,
 ) -> Frames:
-    """Decodes ``num_frames`` frames of a file, or of the clip from ``start`` to ``end`` in seconds.
+    """Decodes some frames of a video file, or of a clip of it, in a process of its own.
 
-    ``sampling`` says which (:func:`frame_indices`); ``duration`` is a data set's own, which may differ from the
-    file's. A clip shorter than ``num_frames`` repeats frames. The file is decoded in a process of its own, which is
-    ended when it takes longer than ``timeout`` seconds.
+    Args:
+        path: the file.
+        num_frames: how many; a clip with fewer repeats some.
+        start: the clip's beginning in seconds; the file's by default.
+        end: the clip's end in seconds; the file's by default.
+        sampling: which frames (:func:`lmms_flow.inputs.sampling.frame_indices`).
+        duration: in seconds as the data set states it, which may differ from the file's.
+        reader: the library that decodes; by default one after another, until one is found to be right.
+        timeout: seconds after which the process is ended.
+
+    Returns:
+        The frames: pixels uint8 [frame, height, width, 3], their indices and times.
 
     Raises:
         SampleError: the file is missing, a folder, empty, not a video, truncated, damaged or without frames, it takes
@@ -35,4 +45,13 @@ def read_frames(
     return _shared.read(Clip(os.fspath(file), num_frames, start, end, sampling, duration, reader), timeout)
 
 
-__all__ = ["Clip", "Frames", "read_frames"]
+def frames_at(path: str | os.PathLike[str], indices: Sequence[int], timeout: float = TIMEOUT) -> Frames:
+    """The frames of a file at these places in the order of display, counted from 0.
+
+    Raises SampleError as :func:`read_frames` does, and where the file has fewer frames.
+    """
+    file = existing_file(path)
+    return _shared.read(Clip(os.fspath(file), len(indices), at=tuple(indices)), timeout)
+
+
+__all__ = ["Clip", "Frames", "frames_at", "read_frames"]

@@ -1,7 +1,8 @@
 """The fields of a record by who knows them: the run, for every sample of a request, or the answer to one sample.
 
-Together with what the request loop adds (id, task, doc_id, status, reason, answer) they are the fields of
-:class:`lmms_flow.records.record.SampleRecord`, which says what each of them means. A test holds them to that.
+Together with what the request loop adds (id, task, doc_id, status, reason, answer) and what the journal adds (arrays,
+shapes) they are the fields of :class:`lmms_flow.records.record.SampleRecord`, which says what each of them means. A
+test holds them to that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ class RunFields(TypedDict, total=False):
     base: str
     category: str
     protocol: str
+    trace: str
+    num_layers: int | None
+    runtime: str
 
 
 class PromptFields(TypedDict, total=False):
@@ -37,6 +41,8 @@ class PromptFields(TypedDict, total=False):
     flops_full: int | None
     prompt_digest: str
     data_digest: str
+    clip: str
+    video: str
     notes: tuple[str, ...]
 
 

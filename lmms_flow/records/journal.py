@@ -12,13 +12,14 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, ClassVar
 
 from loguru import logger
 
 from lmms_flow.errors import RecordError, RunError
+from lmms_flow.records.arrays import Arrays, are_whole, place_of, write_arrays
 from lmms_flow.records.record import FORMAT, REMEDY, SampleRecord, checked_format
 
 try:
@@ -82,22 +83,39 @@ class Journal:
             raise RunError(f"{error}, or name another folder with records=FOLDER") from None
 
     def find(self, key: str) -> SampleRecord | None:
-        """The answer that was given to the sample of this key; only ``ok`` ones, errors are tried again."""
-        return self._answers.get(key)
+        """The answer that was given to the sample of this key; only ``ok`` ones, errors are tried again.
+
+        A traced sample whose arrays are not there any more, or not whole, is none.
+        """
+        found = self._answers.get(key)
+        if found is not None and found.arrays and not are_whole(self.folder, found):
+            logger.warning(
+                f"{self.folder / found.arrays} is missing or damaged: task {found.task}, document {found.doc_id} is "
+                "traced again"
+            )
+            return None
+        return found
 
     def other_flows(self, task: str, doc_id: int, digest: str) -> dict[str, str]:
         """The flows but this one under which a document was answered: ``{digest: flow as it was written}``."""
         found = self._flows.get((task, doc_id), {})
         return {other: flow for other, flow in found.items() if other != digest}
 
-    def write(self, key: str, record: SampleRecord) -> None:
-        """Appends one line and returns when it is on the disk."""
-        data = JournalLine(key, round(time.time(), 3), record).to_bytes()
+    def write(self, key: str, record: SampleRecord, arrays: Arrays | None = None) -> SampleRecord:
+        """Appends one line and returns when it is on the disk, what a trace read out before it.
+
+        Returns the record as it was written: with the place and the shapes of its arrays.
+        """
         name = slug(record.task)
         try:
             if name not in self._files:
                 self._files[name] = self._open(name)
-            _append(self._files[name], data)
+            if arrays is not None:
+                record = replace(record, arrays=place_of(name, slug(key)), shapes=arrays.shapes)
+                # Locked like the file whose name it has, and written over by the run that goes on after a kill.
+                part = Path(self._files[name].name).with_suffix(".part").name
+                write_arrays(self.folder, record.arrays, arrays, part)
+            _append(self._files[name], JournalLine(key, round(time.time(), 3), record).to_bytes())
         except OSError as error:
             raise RunError(
                 f"can't write the journal in {self.folder}: {error.strerror or error}; "
@@ -105,6 +123,7 @@ class Journal:
             ) from None
         self.written += 1
         self._remember(key, record)
+        return record
 
     def close(self) -> None:
         """Closes the files and gives up their locks."""

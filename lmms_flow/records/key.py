@@ -40,6 +40,7 @@ def sample_key(
     checkpoint: str,
     flow_digest: str,
     runtime: Mapping[str, Any],
+    trace: str = "",
 ) -> str:
     """A SHA-256 in hex.
 
@@ -52,9 +53,11 @@ def sample_key(
         checkpoint: name, revision and whatever tells two sets of weights apart.
         flow_digest: of the bound flow's meaning.
         runtime: engine, dtype, attention implementation, device type, :func:`package_versions`.
+        trace: the settings of what is read out beside the answer; empty where nothing is.
     """
     return digest(
         {
+            **({"trace": trace} if trace else {}),
             "task": task,
             "document": document,
             "prompt": prompt,
@@ -88,6 +91,12 @@ def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
         "mtime_ns": found.st_mtime_ns,
         "pieces": pieces,
     }
+
+
+def clip_digest(path: str | os.PathLike[str]) -> str:
+    """A video's file by what is in it, wherever it lies. Raises :class:`SampleError` as :func:`file_identity` does."""
+    identity = file_identity(path)
+    return digest([identity["size"], identity["pieces"]])[:16]
 
 
 @lru_cache(maxsize=100_000)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from lmms_flow.errors import RecordError, one_line
 
-FORMAT = 1  # raise it whenever a field is added, renamed or dropped, or means something else
+FORMAT = 2  # raise it whenever a field is added, renamed or dropped, or means something else
 REMEDY = "delete the file and run again"
 
 # What a task says of a sample whose record was damaged between the model and the scoring.
@@ -57,6 +57,13 @@ class SampleRecord:
     prompt_digest: str = ""  # of the rendered prompt
     data_digest: str = ""  # of the document and the identity of its video
     notes: tuple[str, ...] = ()  # such as: a knockout's group is empty in this prompt
+    clip: str = ""  # of the video's file: questions about one clip are no independent samples
+    video: str = ""  # where that file was; its frames are read again to show them
+    num_layers: int | None = None  # of the decoder
+    runtime: str = ""  # numbers and device, attention, versions: one line
+    trace: str = ""  # the settings of a trace (`TraceSettings.to_text`); empty for an arm
+    arrays: str = ""  # what a trace read out: its file, in the folder of the records
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of the arrays in that file
 
     format: ClassVar[int] = FORMAT
 
@@ -66,11 +73,14 @@ class SampleRecord:
         object.__setattr__(self, "frames", tuple(int(index) for index in self.frames))
         object.__setattr__(self, "notes", tuple(str(note) for note in self.notes))
         object.__setattr__(self, "options", {str(k): float(v) for k, v in self.options.items()})
+        object.__setattr__(self, "shapes", {str(k): tuple(map(int, v)) for k, v in self.shapes.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it, with its format number first."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {"format": self.format, **values, "frames": list(self.frames), "notes": list(self.notes)}
+        values |= {"frames": list(self.frames), "notes": list(self.notes)}
+        values["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
+        return {"format": self.format, **values}
 
     def to_json(self) -> str:
         """One line of JSON, without `<`: the host strips `<think>` blocks from what a model returns."""
@@ -181,4 +191,6 @@ def _told(kind: Any) -> str:
         return " or ".join(map(repr, inner))
     if origin is tuple:
         return "a list, each of it " + words[inner[0]]
+    if inner and get_origin(inner[1]) is tuple:
+        return "an object of lists"
     return words.get(kind, "an object of numbers")

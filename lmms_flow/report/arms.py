@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -40,6 +40,10 @@ class ScoredSample:
     seconds: float = 0.0  # of the model
     shared_seconds: float | None = None  # reading and encoding the video, once for all arms
     chance: float | None = None  # of guessing right; None where the options are not known
+    id: str = ""  # the document's own
+    options: Mapping[str, float] = field(default_factory=dict)  # letter -> probability of being the answer
+    video: str = ""  # where its file was when the question was answered
+    clip: str = ""  # that file by what is in it
 
     @property
     def subtask(self) -> str:
@@ -75,6 +79,8 @@ class Arm:
     frames: int  # asked for, of each video; 0 where it is not known
     protocol: str = ""
     flow_name: str = ""
+    num_layers: int | None = None
+    runtime: str = ""  # numbers, device, attention and versions, in one line
     samples: dict[tuple[str, int], ScoredSample] = field(default_factory=dict)
 
     @property

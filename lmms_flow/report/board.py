@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..errors import ReportError
@@ -132,6 +132,18 @@ class Board:
         return list(dict.fromkeys(entry.arm.checkpoint for entry in self.entries))
 
     @cached_property
+    def alike(self) -> list[Board]:
+        """The arms that were asked the same questions, a board each, most questions first.
+
+        Accuracies of different questions don't belong into one table.
+        """
+        parts: dict[frozenset[tuple[str, int]], list[Entry]] = {}
+        for entry in self.entries:
+            parts.setdefault(frozenset(entry.arm.samples), []).append(entry)
+        ordered = sorted(parts.items(), key=lambda part: -len(part[0]))
+        return [replace(self, entries=tuple(entries)) for _, entries in ordered]
+
+    @cached_property
     def subtasks(self) -> list[str]:
         """The sub-tasks of all arms, in order."""
         return sorted({subtask for entry in self.entries for subtask in entry.arm.subtasks})
@@ -185,4 +197,16 @@ def _board(benchmark: str, arms: Sequence[Arm], settings: Settings, notes: list[
         notes.append(f"{unreadable} samples have no record that can be read; they are left out")
     if any(item.baseline and item.arm.is_baseline for item in entries):
         notes.append("baseline: none on as many frames; of none itself, none on the most frames")
-    return Board(benchmark, entries, settings, tuple(notes))
+    board = Board(benchmark, entries, settings, tuple(notes))
+    return replace(board, notes=(*notes, *_unequal(board)))
+
+
+def _unequal(board: Board) -> list[str]:
+    """Says it where arms were not asked the same questions."""
+    if len(board.alike) < 2:
+        return []
+    sizes = "; ".join(
+        f"{', '.join(entry.name for entry in part.entries)}: {len(part.entries[0].arm.samples)}"
+        for part in board.alike
+    )
+    return [f"the arms were not asked the same questions, so they have tables of their own ({sizes})"]

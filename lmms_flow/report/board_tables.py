@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .board import Board, Entry, Flip
@@ -34,9 +34,10 @@ SUBTASK = Column("task", lambda names: str(names[0]), ("task", "task_name"), rig
 
 def all_tables(board: Board) -> list[Table]:
     """Every table that has rows, in the order in which they are read."""
+    alike = board.alike
     made = [
-        leaderboard(board),
-        accuracies(board),
+        *(leaderboard(part, _how_many(part, alike)) for part in alike),
+        *(accuracies(part, _how_many(part, alike)) for part in alike),
         tests(board),
         tests_by_subtask(board),
         not_scored(board),
@@ -45,7 +46,12 @@ def all_tables(board: Board) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-def leaderboard(board: Board) -> Table:
+def _how_many(part: Board, alike: Sequence[Board]) -> str:
+    """How many questions the arms of a part of a board were asked; nothing where it is the whole."""
+    return f", {len(part.entries[0].arm.samples)} questions" if len(alike) > 1 else ""
+
+
+def leaderboard(board: Board, questions: str = "") -> Table:
     """A row an arm. One that was skipped as a whole says why in the place of its accuracy."""
     several = len(board.subtasks) > 1
     columns = (
@@ -63,7 +69,7 @@ def leaderboard(board: Board) -> Table:
     rows = [
         (entry.label, *_score(entry, several), *_cost(entry), *_failures(entry)) for entry in board.entries
     ]
-    return _table(board, "leaderboard", "accuracy by arm (%)", columns, rows, board.notes)
+    return _table(board, "leaderboard", f"accuracy by arm (%){questions}", columns, rows, board.notes)
 
 
 def _score(entry: Entry, several: bool) -> Row:
@@ -101,7 +107,7 @@ def _share_or_reason(value: Any) -> str:
     return one_line(value) if isinstance(value, str) else with_interval(value)
 
 
-def accuracies(board: Board) -> Table:
+def accuracies(board: Board, questions: str = "") -> Table:
     """A row an arm, a column a sub-task; empty where there is but one sub-task."""
     columns = [
         Column(board.short[name], with_interval, (name, f"{name}_low", f"{name}_high"))
@@ -112,7 +118,7 @@ def accuracies(board: Board) -> Table:
         for entry in board.entries
         if entry.accuracy.total and len(board.subtasks) > 1
     ]
-    return _table(board, "tasks", "accuracy by task (%), Wilson's 95 % intervals", columns, rows)
+    return _table(board, "tasks", f"accuracy by task (%){questions}, Wilson's 95 % intervals", columns, rows)
 
 
 def _accuracies(entry: Entry, subtasks: Iterable[str]) -> Iterator[Any]:

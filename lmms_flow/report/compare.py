@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import ReportError
 from .board import Board, Settings, make_boards
 from .board_tables import all_tables
+from .page.options import Options
 from .rendering import latex, markdown, write_csv
 from .runs import read_runs
 from .table import Table
@@ -58,13 +59,19 @@ def compare(
     tables = [table for _, of_board in made for table in of_board]
     left_out = {"tests-by-task": not by_task, "flips": not flips}
     printed = [table for table in tables if not left_out.get(table.name)]
-    files = [path for file in outputs for path in _write(file, made, printed)]
+    files: list[Path] = []
+    for file in outputs:
+        if file.suffix.lower() == PAGE:
+            files += _page(folders, file, Options(records, margin, seed, allow_differences))
+        else:
+            files += _write(file, made, printed)
     if figure is not None:
         files += _draw(boards, figure)
     return Comparison(tuple(boards), tuple(printed), tuple(files))
 
 
-PAGES = (".html", ".csv")  # hold every table
+PAGE = ".html"
+PAGES = (PAGE, ".csv")  # hold every table
 TABLES = {".md": markdown, ".tex": latex}  # hold those that are printed
 FIGURES = (".png", ".svg", ".pdf")
 
@@ -79,14 +86,15 @@ def _write(file: Path, made: Sequence[tuple[Board, Sequence[Table]]], printed: S
     file.parent.mkdir(parents=True, exist_ok=True)
     if ending == ".csv":
         return write_csv([table for _, tables in made for table in tables], file)
-    if ending == ".html":
-        from .page import html_page
-
-        text = html_page(made)
-    else:
-        text = TABLES[ending](printed)
-    file.write_text(text, encoding="utf-8")
+    file.write_text(TABLES[ending](printed), encoding="utf-8")
     return [file]
+
+
+def _page(folders: Folders, file: Path, options: Options) -> Sequence[Path]:
+    """The page of `lmms-flow report`, with what lies beside it."""
+    from .page.building import report
+
+    return report(folders, file, options).files[:1]
 
 
 def _draw(boards: Sequence[Board], file: Path) -> list[Path]:

@@ -25,6 +25,9 @@ class Row:
     frames: int = 0  # 0 where they are not known
     flow: str = ""
     flow_name: str = ""
+    num_layers: int | None = None
+    runtime: str = ""
+    is_trace: bool = False  # asked to read something out of it, and not as an arm
 
 
 def own_rows(
@@ -75,7 +78,9 @@ def _unreadable(log: Path, line: Mapping[str, Any], known: SampleRecord | None, 
     """A sample of which only its number is known; it is of the arm of the log's other samples."""
     task = _task(known) if known else task_of(log)
     lost = ScoredSample(task, int(line["doc_id"]), None, "unreadable", reason=reason)
-    return Row(lost, arm_key(known), frames_of(known)) if known else Row(lost, None)
+    if known is None:
+        return Row(lost, None)
+    return Row(lost, arm_key(known), frames_of(known), is_trace=bool(known.trace))
 
 
 def _right(metric: str, value: Any) -> bool | None:
@@ -137,5 +142,18 @@ def _row(line: Mapping[str, Any], record: SampleRecord, correct: bool | None, ki
         seconds=(record.milliseconds or 0.0) / 1000,
         shared_seconds=None if shared is None else shared / 1000,
         chance=1 / len(record.options) if record.options else None,
+        id=_text(record.id),
+        options=record.options,
+        video=record.video,
+        clip=record.clip,
     )
-    return Row(sample, arm_key(record), frames_of(record), record.flow, record.flow_name)
+    return Row(
+        sample,
+        arm_key(record),
+        frames_of(record),
+        record.flow,
+        record.flow_name,
+        record.num_layers,
+        record.runtime,
+        bool(record.trace),
+    )

@@ -26,10 +26,11 @@ Lines = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Reading:
-    """The arms of all runs, baselines first, and what was passed over."""
+    """The arms of all runs, baselines first, what was passed over, and the runs themselves."""
 
     arms: list[Arm]
     notes: list[str] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
 
 
 def read_arms(folders: Folders, records: Folders = ()) -> list[Arm]:
@@ -40,14 +41,17 @@ def read_arms(folders: Folders, records: Folders = ()) -> list[Arm]:
 def read_runs(folders: Folders, records: Folders = ()) -> Reading:
     """Reads lmms-eval's output folders (`--log_samples --output_path DIR`).
 
-    Of two runs of the same arm and task the later one counts. `records` are the folders in which the records of stock
+    Of two runs of the same arm and task the later one counts; a trace, whose answer is full attention's, counts where
+    no arm of its own was run. `records` are the folders in which the records of stock
     tasks are looked up; where it is empty, those of the runs' own arguments are. Raises ReportError where there is
     nothing to read, where records can't be told apart, or with file and line where a log is damaged.
     """
     arms: dict[tuple[Key, int], Arm] = {}
     notes: list[str] = []
+    traced: list[tuple[Run, list[Row]]] = []
+    runs = find_runs(folders)
     journal = lru_cache(maxsize=None)(by_document)  # runs share folders
-    for run in tqdm(find_runs(folders), desc="reading", unit="run", delay=2, leave=False):
+    for run in tqdm(runs, desc="reading", unit="run", delay=2, leave=False):
         rows: list[Row] = []
         for log in run.logs:
             try:
@@ -58,13 +62,27 @@ def read_runs(folders: Folders, records: Folders = ()) -> Reading:
                 notes.append(f"{log.name} is passed over: no metric of it says right or wrong")
             else:
                 rows += found
-        _add_run(arms, run, rows)
+        _add_run(arms, run, [row for row in rows if not row.is_trace])
+        traced.insert(0, (run, [row for row in rows if row.is_trace]))
+        notes += _limited(run)
+    for run, rows in traced:  # the latest first
+        _add_run(arms, run, rows, only_new=True)
     if not arms:
         where = ", ".join(str(folder) for folder in folders)
         raise ReportError(
             f"no sample logs that can be compared in {where}: run lmms-eval with --log_samples --output_path DIR"
         )
-    return Reading(sorted(arms.values(), key=order_of), notes)
+    return Reading(sorted(arms.values(), key=order_of), list(dict.fromkeys(notes)), runs)
+
+
+def _limited(run: Run) -> list[str]:
+    """Says it where a run was not asked everything."""
+    limit, offset = run.config.get("limit"), run.config.get("offset")
+    if limit in (None, -1) and not offset:
+        return []
+    asked = "every question" if limit in (None, -1) else f"at most {float(limit):g} questions"
+    start = f" from number {offset} on" if offset else ""
+    return [f"a part only: the run of {run.time} was limited to {asked} of each task{start} (--limit)"]
 
 
 def _rows(run: Run, log: Path, records: Folders, journal: Callable[[Path], Journal]) -> Iterator[Row] | None:
@@ -103,7 +121,9 @@ def _look_up(
     return join(run, log, lines, merged, ", ".join(map(str, folders)) or "no folder that could be found")
 
 
-def _add_run(arms: dict[tuple[Key, int], Arm], run: Run, rows: Sequence[Row]) -> None:
+def _add_run(
+    arms: dict[tuple[Key, int], Arm], run: Run, rows: Sequence[Row], *, only_new: bool = False
+) -> None:
     """Adds one run. Where a failed sample's frames were not counted, they are those of the answered ones."""
     frames: dict[Key, int] = {}
     for row in rows:
@@ -116,10 +136,22 @@ def _add_run(arms: dict[tuple[Key, int], Arm], run: Run, rows: Sequence[Row]) ->
         number = row.frames or frames[key]
         if (key, number) not in arms:
             arms[key, number] = _new_arm(key, number, rows)
-        arms[key, number].samples[row.sample.task, row.sample.doc_id] = row.sample
+        samples, place = arms[key, number].samples, (row.sample.task, row.sample.doc_id)
+        if not (only_new and place in samples):
+            samples[place] = row.sample
 
 
 def _new_arm(key: Key, frames: int, rows: Sequence[Row]) -> Arm:
     checkpoint, digest, engine, protocol = key
     said = next(row for row in rows if row.key == key and row.flow)
-    return Arm(checkpoint, said.flow, digest, engine, frames, protocol, said.flow_name)
+    return Arm(
+        checkpoint,
+        said.flow,
+        digest,
+        engine,
+        frames,
+        protocol,
+        said.flow_name,
+        said.num_layers,
+        said.runtime,
+    )

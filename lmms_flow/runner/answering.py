@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,12 +24,14 @@ from lmms_flow.engine import (
 from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.errors import SAMPLE_FAILURES, FlowError, SampleError, UnsupportedModelError, UserError
 from lmms_flow.flow import ResolvedFlow
+from lmms_flow.flow.trace_settings import TraceSettings
 from lmms_flow.harness.host_flags import DEFAULT_SEED
 from lmms_flow.harness.sample import Outcome, Sample, describe
 from lmms_flow.inputs.groups import EncodedPrompt, PromptGroups, find_groups
 from lmms_flow.inputs.options import find_options
 from lmms_flow.inputs.read_ahead import Clip, ReadAhead
 from lmms_flow.inputs.video import Frames
+from lmms_flow.records.arrays import Arrays
 from lmms_flow.records.fields import PromptFields
 from lmms_flow.records.key import digest
 from lmms_flow.runner.generation import cut_at_stops, generation_arguments
@@ -36,6 +39,7 @@ from lmms_flow.runner.generation import cut_at_stops, generation_arguments
 from ..inputs.chat import Messages
 from .asking import Asking
 from .flows import ArmFlow
+from .tracing import Tracer, wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,7 @@ class Asked:
     arm: ArmFlow
     groups: PromptGroups | None
     resolved: ResolvedFlow | None
+    trace: TraceSettings | None = None
 
 
 @dataclass
@@ -139,10 +144,18 @@ class Answerer:
         if isinstance(question, SampleError):
             raise question
         if not arm.flow.needs_masks:
-            return Asked(place, sample, question, arm, None, None)
+            return self._asked_plainly(place, sample, question, arm)
         with _of_the_document():
             groups = find_groups(question.prompt, question.user_text, sample.doc, arm.flow)
         return Asked(place, sample, question, arm, groups, arm.bound.resolve(groups.layout))
+
+    def _asked_plainly(self, place: int, sample: Sample, question: Prepared, arm: ArmFlow) -> Asked:
+        """Under full attention groups are needed for a trace alone."""
+        trace, groups = self.asking.trace(sample.task, sample.metadata), None
+        if trace is not None:
+            with _of_the_document():
+                groups = find_groups(question.prompt, question.user_text, sample.doc, wanted(trace))
+        return Asked(place, sample, question, arm, groups, None, trace)
 
     def _prepare(self, text: str, clip: Clip | None, sample: Sample) -> Prepared:
         frames, reading = (None, 0.0) if clip is None else self.reader.take(clip)
@@ -187,9 +200,10 @@ class Answerer:
             beams = len(out.logits[0]) // len(batch)
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
+            arrays = self._trace(batch[0], inputs)
         written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
         answers = self.chat.tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [
+        outcomes = [
             Outcome.ok(
                 cut_at_stops(answer, gen_kwargs).strip(),
                 first_token=self.chat.tokenizer.decode([first]),
@@ -202,6 +216,13 @@ class Answerer:
                 batch, answers, probabilities, written[:, 0].tolist(), strict=True
             )
         ]
+        return outcomes if arrays is None else [replace(outcomes[0], arrays=arrays)]
+
+    def _trace(self, one: Asked, inputs: Mapping[str, Tensor]) -> Arrays | None:
+        """What a trace reads out of the same inputs; such a question runs in a batch of its own."""
+        if one.trace is None or one.groups is None:
+            return None
+        return Tracer(self.loaded, one.trace, inputs, one.groups).read()
 
     def _record(
         self, baseline: Baseline, inputs: Mapping[str, Tensor], generation: Mapping[str, Any]
@@ -233,6 +254,11 @@ class Answerer:
         """The probability that the answer begins with this letter, with or without a space in front of it."""
         return float(probabilities[self.loaded.tokens_of_letter(letter)].sum())
 
+    def _video(self, sample: Sample) -> str:
+        """Where the file of its frames is."""
+        clip = self.loaded.clip(sample)
+        return os.path.abspath(clip.path) if clip else ""
+
     def _details(self, one: Asked, vision: int) -> PromptFields:
         """The fields of a sample's record that depend on its prompt; `vision` are the FLOPs of its vision pass."""
         frames = one.question.frames
@@ -241,7 +267,7 @@ class Answerer:
         full = sum(edges_in_window(num_tokens, window) for window in windows)
         kept, total = kept_edges_in(one.resolved, windows) if one.resolved else (full, full)
         empty = one.resolved.empty if one.resolved else ()
-        layout = num_tokens if one.groups is None else one.groups.layout
+        layout = num_tokens if one.resolved is None or one.groups is None else one.groups.layout
         try:
             cost = ledger(self.model, one.arm.flow, layout, self.loaded.args.engine, vision=vision)
         except (
@@ -264,6 +290,8 @@ class Answerer:
             ),
             "prompt_digest": digest(one.question.prompt.text)[:16],
             "data_digest": self.loaded.data_digest(one.sample),
+            "clip": self.loaded.clip_digest(one.sample),
+            "video": self._video(one.sample),
         }
 
 
@@ -286,7 +314,7 @@ def _batches(asked: Sequence[Asked], one_by_one: bool) -> list[list[Asked]]:
     batches: dict[Any, list[Asked]] = {}
     for one in sorted(asked, key=lambda one: (-_num_frames(one), one.arm.flow.needs_masks, one.place)):
         like = (_num_frames(one), one.arm.bound.digest, digest(one.sample.gen_kwargs))
-        key = one.place if one_by_one else like
+        key = one.place if one_by_one or one.trace is not None else like
         batches.setdefault(key, []).append(one)
     return list(batches.values())
 

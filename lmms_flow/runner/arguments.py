@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lmms_flow.engine import ENGINES
-from lmms_flow.errors import RunError, nearest
+from lmms_flow.errors import FlowError, RunError, nearest
+from lmms_flow.flow.trace_settings import TraceSettings
 from lmms_flow.harness import host
 from lmms_flow.inputs.clip import ANY_READER, READERS
 from lmms_flow.inputs.workers import TIMEOUT
@@ -35,9 +36,21 @@ class ModelArguments:
     records: str = "lmms_flow_records"  # folder of the journal, or "none"
     on_error: str = "raise"  # or "record": go on without the sample, and say so
     trust_remote_code: bool = False
+    trace_knockouts: str = ""  # of the maps of tasks that don't say it: target sets or rules, joined by "+"
+    trace_window: str = ""  # how many layers they cut at once
+    trace_style: str = ""  # center, inverse, from_layer or to_layer
+    trace_layers: str = ""  # on which their windows are centred
+    dry_run: bool = False  # say what the run would cost, and end
     released_vision: bool = False  # VideoLLaMA3's vision tower runs as the paper's scripts ran it
 
+    @property
+    def trace(self) -> dict[str, str]:
+        """The settings of traces that are given."""
+        named = {name: getattr(self, f"{TRACE}{name}") for name in ("knockouts", "window", "style", "layers")}
+        return {name: value for name, value in named.items() if value}
 
+
+TRACE = "trace_"  # how the names of those begin
 _CHOICES = {
     "engine": ENGINES,
     "attn_implementation": None,
@@ -105,6 +118,10 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
             raise RunError(
                 f"--model_args {name}={value}{nearest(str(value), choices)} (write {' or '.join(choices)})"
             )
+    try:
+        TraceSettings.from_mapping(arguments.trace)
+    except FlowError as error:
+        raise RunError(f"--model_args trace_...: {error}") from None
     return arguments
 
 

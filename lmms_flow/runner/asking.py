@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
-from lmms_flow.errors import SampleError, SkippedSampleError
+from lmms_flow.errors import FlowError, RunError, SampleError, SkippedSampleError
 from lmms_flow.flow.controls import NONE
+from lmms_flow.flow.trace_settings import TraceSettings
 from lmms_flow.harness import host
+from lmms_flow.harness.host_cache import cache_in_use
 from lmms_flow.harness.host_flags import Flags
-from lmms_flow.harness.sample import QuestionId, Sample, question_of
+from lmms_flow.harness.sample import QuestionId, Sample, question_of, traced
 from lmms_flow.records.fields import RunFields
 from lmms_flow.records.key import file_identity, package_versions, sample_key
 
@@ -54,9 +57,45 @@ class Asking:
         same = not sample.metadata.get("num_frames") and int(sample.gen_kwargs.get("num_beams") or 1) == 1
         return alone and same and sample.question in self.with_baseline
 
+    def trace(self, task: str, metadata: Mapping[str, Any]) -> TraceSettings | None:
+        """What is read out beside the answers of a task; None where nothing is.
+
+        `--model_args` say what the task leaves unsaid. Raises RunError where the two contradict each other, or where
+        the model has not the layers.
+        """
+        own = traced(metadata)
+        if own is None:
+            return None
+        try:
+            settings = TraceSettings.from_mapping(own).with_arguments(
+                own, self.loaded.args.trace, f"task {task}"
+            )
+            settings.centres(self.loaded.flows.own.bound.num_layers)
+        except FlowError as error:
+            raise RunError(str(error) if task in str(error) else f"task {task}: {error}") from None
+        return settings
+
+    def check_traces(self, requests: Sequence[Any]) -> None:
+        """Raises RunError where what a trace reads out could not be kept, or its settings mean nothing here."""
+        tasks = {
+            host.arguments_of(request)[4]: request.metadata
+            for request in requests
+            if traced(request.metadata)
+        }
+        for task, metadata in tasks.items():
+            self.trace(task, metadata)
+            if self.loaded.args.records == "none":
+                raise RunError(f"task {task} keeps a trace beside its records: leave out records=none")
+            if cache_in_use() is not None:
+                raise RunError(
+                    f"task {task} keeps a trace beside its records, of which --use_cache knows nothing: leave out "
+                    "--use_cache (the records resume a run without it)"
+                )
+
     def key(self, sample: Sample) -> str:
         """The hash of everything that the answer to a sample depends on."""
         loaded = self.loaded
+        trace = self.trace(sample.task, sample.metadata)
         clip = loaded.clip(sample)
         arm = loaded.flows.of(sample.task, sample.metadata)
         # The last digits of an arm tell whether it went on from full attention's states.
@@ -70,6 +109,7 @@ class Asking:
             checkpoint=self.identity(),
             flow_digest=arm.bound.digest,
             runtime=self._runtime() | ({"baseline": True} if off_baseline else {}),
+            trace="" if trace is None else trace.to_text(),
         )
 
     def _runtime(self) -> dict[str, Any]:
@@ -83,6 +123,15 @@ class Asking:
             **({"vision": "released"} if args.released_vision else {}),
             **package_versions(),
         }
+
+    @cached_property
+    def _runtime_in_words(self) -> str:
+        """What a reader must know to run it again: `float32 on cpu, sdpa attention, lmms-flow 0.1.0, torch 2.15.0`."""
+        loaded = self.loaded
+        found = package_versions()
+        versions = [f"{name} {found[name]}" for name in ("lmms-flow", "torch", "transformers") if found[name]]
+        numbers = f"{str(loaded.dtype).removeprefix('torch.')} on {loaded.device.type}"
+        return ", ".join([numbers, f"{loaded.args.attn_implementation} attention", *versions])
 
     def fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> RunFields:
         """What every record of a request says."""
@@ -101,7 +150,12 @@ class Asking:
             "protocol": str(metadata.get("protocol") or "stock"),
             "num_frames": num_frames,
             "vision": "released" if args.released_vision else "",
+            "num_layers": loaded.flows.own.bound.num_layers,
+            "runtime": self._runtime_in_words,
         }
+        trace = self.trace(task, metadata)
+        if trace is not None:
+            fields["trace"] = trace.to_text()
         try:
             arm = loaded.flows.of(task, metadata)
         except SkippedSampleError:

@@ -18,7 +18,7 @@ from lmms_flow.inputs.forms import FORMS, LETTERS, question_text
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.read_ahead import Clip
 from lmms_flow.inputs.video import Frames, read_frames
-from lmms_flow.records.key import digest, file_identity
+from lmms_flow.records.key import clip_digest, digest, file_identity
 
 from .arguments import ModelArguments
 from .flows import Flows
@@ -184,6 +184,13 @@ class LoadedModel:
             video.get("duration"),
             self.args.reader,
         )
+
+    def clip_digest(self, sample: Sample) -> str:
+        """The video's file by what is in it, wherever it lies; empty for a question without one."""
+        clip = self.clip(sample)
+        if clip is None:
+            return ""
+        return clip_digest(clip.path)
 
     def data_digest(self, sample: Sample) -> str:
         """What was asked about: the document without the place of its files, and the video's size and bounds."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..flow import Flow, Layout, ResolvedFlow
+from ..flow import BoundFlow, Flow, Layout, ResolvedFlow
 from ..flow.layout import BASE_GROUPS
-from ..plots import literal
+from ..plots import CUT, KEPT, NEVER, literal
 
-KEPT, CUT, NEVER = "#2a78b8", "#f2b8a0", "#ffffff"
 MAX_MASKS = 6
 
 
@@ -37,7 +36,7 @@ def draw_flow(flow: Flow, layout: Layout, num_layers: int, file: Path) -> Path:
     figure = plt.figure(figsize=(max(6.5, 2.9 * len(kinds)), 6.2), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.7])
     upper, lower = parts
-    _strip(upper.subplots(), resolved)
+    layer_strip(upper.subplots(), resolved.bound)
     for axes, (layers, layer) in zip(lower.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         _mask(axes, resolved, layer, f"layers {layer_names(layers)}")
     share = f"{100 * kept / total:.1f} % of {total / 1e6:.1f}M edges kept"
@@ -57,17 +56,20 @@ def _kinds(resolved: ResolvedFlow) -> list[tuple[tuple[int, ...], int]]:
     return [(layers, layers[0]) for _, layers in resolved.bound.distinct()]
 
 
-def _strip(axes: Any, resolved: ResolvedFlow) -> None:
-    """Which edges are cut in which layers."""
-    layers = range(1, resolved.bound.num_layers + 1)
-    nothing = "random draws" if resolved.draws else "nothing is cut"
-    knockouts = sorted({str(cut) for cuts in resolved.bound.cuts for cut in cuts}) or [nothing]
+def layer_strip(axes: Any, bound: BoundFlow) -> None:
+    """Which edges are cut in which layers, a row for each kind of edge."""
+    layers = range(1, bound.num_layers + 1)
+    drawn = bound.flow.random is not None
+    nothing = "random draws" if drawn else "nothing is cut"
+    knockouts = sorted({str(cut) for cuts in bound.cuts for cut in cuts}) or [nothing]
+    by_layer = [{str(cut) for cut in cuts} for cuts in bound.cuts]
     for row, name in enumerate(knockouts):
-        for layer in layers:
-            cut = bool(resolved.draws) or name in {str(c) for c in resolved.bound.cuts[layer - 1]}
-            axes.barh(row, 1, left=layer - 0.5, color=CUT if cut else KEPT, edgecolor="white", height=0.8)
+        colours = [CUT if drawn or name in cuts else KEPT for cuts in by_layer]
+        axes.barh(
+            [row] * len(layers), 0.9, left=[layer - 0.45 for layer in layers], color=colours, height=0.8
+        )
     axes.set_yticks(range(len(knockouts)), knockouts, fontsize="small")
-    axes.invert_yaxis()
+    axes.set_ylim(len(knockouts) - 0.5, -0.5)
     axes.set_xlim(0.5, len(layers) + 0.5)
     axes.set_xlabel("layer (blue: kept, orange: cut)", fontsize="small")
     axes.tick_params(labelsize="small")

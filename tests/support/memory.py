@@ -14,7 +14,7 @@ class Allocated(TorchDispatchMode):
     """Inside the block, counts the bytes of storages that operations make and that are still alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self.now = 0
         self._known: set[int] = set()
 

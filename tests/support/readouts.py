@@ -43,7 +43,7 @@ def hidden_states(model: Any, tensors: dict[str, Tensor]) -> list[Tensor]:
 @torch.no_grad()
 def own_logits(model: Any, states: Tensor) -> Tensor:
     """Logits of states [row, width], with what the families of these tests do to theirs, written out."""
-    config = find_decoder(model).config
+    config: Any = find_decoder(model).config
     logits: Tensor = model.get_output_embeddings()(states)
     if config.model_type == "cohere":
         logits = logits * config.logit_scale

@@ -1,0 +1,239 @@
+"""From lmms-eval's folders to the page and the files beside it: what `lmms-flow report` does."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib import rc_context
+
+from ... import __version__
+from ...errors import ReportError
+from ...plots import SETTINGS
+from ..board import Board, Settings, make_boards
+from ..board_tables import all_tables
+from ..maps import maps_of
+from ..rendering import write_csv
+from ..runs import Reading, read_runs
+from ..samples import frame_of
+from ..table import Table
+from ..traces import Traced, read_traces
+from .board_section import board_sections, ledger_section
+from .cards import Card, Deck, deal
+from .failures import failure_section
+from .findings import findings
+from .map_section import Drawn, map_section
+from .options import Options
+from .overlay import frames_with_attention
+from .parts import Block, Section
+from .pictures import page_style, slug
+from .ran import commands, ran_section
+from .readout_section import gather, readout_sections
+
+LARGEST = 3_000_000  # bytes of a page
+Folders = Sequence[str | Path]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything that was read and drawn."""
+
+    boards: tuple[Board, ...]
+    tables: tuple[tuple[Board, tuple[Table, ...]], ...]
+    drawn: tuple[Drawn, ...]
+    sections: tuple[Section, ...]
+    deck: Deck
+    notes: tuple[str, ...]
+    files: tuple[Path, ...] = field(default=())
+
+    @property
+    def failures(self) -> int:
+        """Samples that ended in an error or whose record can't be read."""
+        arms = [entry.arm for board in self.boards for entry in board.entries]
+        return sum(arm.count("error") + arm.count("unreadable") for arm in arms)
+
+
+def report(folders: Folders, output: Path, options: Options) -> Report:
+    """Reads the runs in `folders`, writes the page, and beside it its figures and tables. Raises ReportError.
+
+    Args:
+        folders: what `--output_path` named.
+        output: the page; figures (PNG and SVG) and tables (CSV) go into a folder beside it, named like it.
+        options: of the command.
+
+    Returns:
+        What was made, with the files that were written.
+    """
+    if output.suffix.lower() != ".html":
+        raise ReportError(f"--output {output}: write a name that ends in .html")
+    made = make(read_runs(folders, options.records), read_traces(folders, options.records), options)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(html(made, folders), encoding="utf-8")
+    beside = output.with_suffix("")
+    files = [output, *_write_tables(made, beside), *_write_figures(made, beside)]
+    return Report(made.boards, made.tables, made.drawn, made.sections, made.deck, made.notes, tuple(files))
+
+
+def make(reading: Reading, traced: Sequence[Traced], options: Options) -> Report:
+    """Tests what was read and draws it; nothing is written."""
+    settings = Settings(options.margin, options.seed)
+    allowed = options.allow_differences
+    boards = make_boards(reading.arms, settings, allow_differences=allowed, notes=reading.notes)
+    tables = tuple((board, tuple(all_tables(board))) for board in boards)
+    with page_style():
+        drawn = tuple(
+            Drawn.of(each, _name_of(each, place), options.seed) for place, each in enumerate(maps_of(traced))
+        )
+        sections = tuple(_sections(reading, boards, tables, drawn, traced, options))
+    template = environment().get_template("card.html.j2")
+
+    def render(card: Card) -> str:
+        return template.render(card=card)
+
+    deck = deal(boards, options.questions, render, with_frames=options.with_frames)
+    notes = tuple(dict.fromkeys(note for board in boards for note in board.notes))
+    return Report(tuple(boards), tables, drawn, sections, deck, notes)
+
+
+def _name_of(each: Any, place: int) -> str:
+    return slug(each.benchmark, "map", place + 1) if place else slug(each.benchmark)
+
+
+def _sections(
+    reading: Reading,
+    boards: Sequence[Board],
+    tables: Sequence[tuple[Board, tuple[Table, ...]]],
+    drawn: Sequence[Drawn],
+    traced: Sequence[Traced],
+    options: Options,
+) -> Iterable[Section]:
+    of_arms, of_traces = commands(reading.runs, traces=False), commands(reading.runs, traces=True)
+    notes = dict.fromkeys(note for board in boards for note in board.notes)
+    yield ran_section(reading.runs, boards, notes)
+    yield from board_sections(tables, of_arms)
+    maps = map_section(drawn, of_traces)
+    if maps:
+        yield maps
+    for section in readout_sections(gather(traced), drawn, of_traces, options.seed):
+        overlaid = (
+            frames_with_attention(traced) if section.name == "attention" and options.with_frames else None
+        )
+        more: tuple[Block, ...] = (overlaid,) if overlaid else ()
+        yield Section(section.name, section.title, section.lead, (*section.blocks, *more), section.commands)
+    failures = failure_section(boards, drawn, of_arms)
+    if failures:
+        yield failures
+    yield ledger_section(boards, of_arms)
+
+
+# The page
+
+
+def environment() -> Environment:
+    """Everything that comes from files and models is escaped."""
+    return Environment(
+        loader=PackageLoader(__package__),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+
+
+def html(made: Report, folders: Folders) -> str:
+    """The page. Raises ReportError where it is larger than a page may be."""
+    templates = environment()
+    script = templates.get_template("script.js.j2").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    benchmarks = [board.benchmark for board in made.boards]
+    with page_style():
+        text = templates.get_template("page.html.j2").render(
+            title=", ".join(benchmarks),
+            boards=[(board, findings(board, made.drawn)) for board in made.boards],
+            sections=made.sections,
+            deck=made.deck,
+            cards=[Markup(card) for card in made.deck.cards],
+            notes=made.notes,
+            command=shlex.join(["lmms-flow", "report", *map(str, folders)]),
+            compare=shlex.join(["lmms-flow", "compare", *map(str, folders)]),
+            script=Markup(script),
+            script_digest=digest,
+            version=__version__,
+        )
+    return re.sub(r"\n\s*\n+", "\n", text)
+
+
+# What is written beside it
+
+
+def _write_tables(made: Report, folder: Path) -> list[Path]:
+    """Every table and curve as CSV, and all answers in one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = [table for _, of_board in made.tables for table in of_board]
+    tables += [
+        block.table for section in made.sections for block in section.blocks if block.table and not block.fold
+    ]
+    alone = list(
+        {
+            id(table): table for table in tables if table.columns[0].raw or table.columns[0].head == "model"
+        }.values()
+    )
+    written = []
+    for name in dict.fromkeys(table.name for table in alone):
+        written += write_csv([table for table in alone if table.name == name], folder / f"{name}.csv")
+    samples = folder / "samples.csv"
+    frame_of(made.boards).to_csv(samples, index=False)
+    return [*written, samples, *_write_curves(made.drawn, folder / "curves.csv")]
+
+
+def _write_curves(drawn: Sequence[Drawn], file: Path) -> list[Path]:
+    if not drawn:
+        return []
+    heads = (
+        "benchmark",
+        "checkpoint",
+        "style",
+        "window",
+        "among",
+        "knockout",
+        "layer",
+        "mean",
+        "low",
+        "high",
+        "questions",
+    )
+    with file.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(heads)
+        for one in drawn:
+            about = (one.map.benchmark, one.map.checkpoint, one.map.style, one.map.window, one.among)
+            for curve in one.curves.values():
+                for layer, mean, low, high in zip(
+                    curve.layers, curve.mean, curve.low, curve.high, strict=True
+                ):
+                    writer.writerow((*about, curve.knockout, layer, mean, low, high, curve.questions))
+    return [file]
+
+
+def _write_figures(made: Report, folder: Path) -> list[Path]:
+    """Each figure as PNG and as SVG, on white paper."""
+    written = []
+    for section in made.sections:
+        for block in section.blocks:
+            for picture in block.pictures:
+                for ending in (".png", ".svg"):
+                    file = folder / f"{picture.name}{ending}"
+                    metadata = {"Date": None} if ending == ".svg" else {}
+                    with rc_context(dict(SETTINGS)):
+                        picture.figure.savefig(file, dpi=200, facecolor="white", metadata=metadata)
+                    written.append(file)
+    return written

@@ -1,0 +1,195 @@
+"""Flow maps and the pathway that follows from them by the paper's rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...errors import FlowError
+from ...flow.trace_settings import TARGET_SETS
+from ...trace.curves import Curve, FlowMap
+from ...trace.discovery import LayerBins
+from ..table import Column, Table
+from .curve_figures import MINUS, below, curve_figure, draw_curve, finish, lowest, pathway_figure, signed
+from .parts import Block, Section, short_checkpoint
+from .pictures import PANEL, Picture, slug
+
+PATHWAY = ("cross_frame", "video:question", "question:last")
+TITLES: Mapping[str, str] = {
+    "cross_frame": "across frames",
+    "video_question_last": "video, question and last token",
+    "options_to_last": "question and options to the last token",
+    "video_to_true_option": "video to the true option",
+    "video_to_false_options": "video to the false options",
+}
+SIDES = ("to_layer", "from_layer")  # the styles whose accuracies are the paper's Tables 2 and B
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A map with its curves, once for all who read them."""
+
+    map: FlowMap
+    among: str
+    curves: Mapping[str, Curve]
+    name: str
+
+    @classmethod
+    def of(cls, flow_map: FlowMap, name: str, seed: int) -> Drawn:
+        """The curves of the questions that full attention answers right, or of all where it answers none."""
+        among = "right" if any(one.right for one in flow_map.samples) else "all"
+        curves = {
+            rule: flow_map.curve(rule, among="right" if among == "right" else "all", seed=seed)
+            for rule in flow_map.knockouts
+        }
+        return cls(flow_map, among, curves, name)
+
+    @property
+    def title(self) -> str:
+        """What was asked, in words."""
+        one = self.map
+        window = (
+            f"windows of {one.window} layers"
+            if one.style == "center"
+            else f"{one.style}, {one.window} layers"
+        )
+        if one.style in SIDES:
+            window = "all layers up to it" if one.style == "to_layer" else "it and all later layers"
+        return f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {window}"
+
+    def ranges(self) -> dict[str, LayerBins]:
+        """The bins of the pathway's kinds of edges, where every layer was a centre of a window."""
+        found = {}
+        for rule in PATHWAY:
+            if rule in self.map.knockouts and self.map.style == "center":
+                try:
+                    found[rule] = self.map.bins(rule, among="right" if self.among == "right" else "all")
+                except FlowError:
+                    continue
+        return found
+
+
+def map_section(drawn: Sequence[Drawn], commands: Sequence[str]) -> Section | None:
+    """The section of all maps; None where there is none."""
+    blocks = [block for one in drawn for block in _blocks(one)]
+    pairs = _beside_their_bases(drawn)
+    if not blocks:
+        return None
+    lead = (
+        "How much the probability of the answer changes when one kind of edge is cut in the layers around each layer: "
+        "the mean over questions of each one's relative change, with 95 % intervals from resampling whole clips. "
+        "Where a curve lies below zero, information flows there."
+    )
+    return Section("maps", "Flow maps", lead, (*blocks, *pairs), tuple(commands))
+
+
+def _blocks(one: Drawn) -> Iterator[Block]:
+    pictures = tuple(_pictures(one))
+    how_many = next(iter(one.curves.values())) if one.curves else None
+    if how_many is None:
+        return
+    said = (
+        "that full attention answers right" if one.among == "right" else "(full attention answers none right)"
+    )
+    text = f"{one.title}. {how_many.questions} questions {said}, on {how_many.clips} clips."
+    yield Block(text=text, pictures=pictures)
+    ranges = one.ranges()
+    if ranges:
+        yield Block(pictures=(_pathway(one, ranges),), table=_range_table(one, ranges))
+    if one.map.style in SIDES:
+        yield Block(pictures=(_accuracy(one),))
+
+
+def _sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The paper's target sets among the knockouts, and what belongs to none of them."""
+    seen: set[str] = set()
+    for name, rules in TARGET_SETS.items():
+        if set(rules) <= set(knockouts):
+            seen |= set(rules)
+            yield TITLES.get(name, name), list(rules)
+    rest = [rule for rule in knockouts if rule not in seen]
+    for start in range(0, len(rest), 4):
+        yield "other edges", rest[start : start + 4]
+
+
+def _pictures(one: Drawn) -> Iterator[Picture]:
+    for number, (title, rules) in enumerate(_sets(one.map.knockouts), 1):
+        curves = [one.curves[rule] for rule in rules]
+        alt = f"Relative change of the answer's probability by layer, {title}: {'; '.join(map(lowest, curves))}."
+        caption = f"{title.capitalize()}: relative change of the answer's probability."
+        yield Picture(slug(one.name, "map", number), caption, alt, curve_figure(curves, title))
+
+
+def _pathway(one: Drawn, ranges: Mapping[str, LayerBins]) -> Picture:
+    kept = "; ".join(f"{rule} {_range(bins)}" for rule, bins in ranges.items())
+    caption = (
+        f"The pathway over the layers: mean change of each bin of {next(iter(ranges.values())).width} layers, in per "
+        f"cent; the bar below a row is the range that is kept."
+    )
+    figure = pathway_figure(list(ranges.items()), "pathway")
+    return Picture(slug(one.name, "pathway"), caption, f"The pathway by the paper's rule: {kept}.", figure)
+
+
+def _range(bins: LayerBins) -> str:
+    kept = bins.effective()
+    return f"in layers {kept[0]} to {kept[-1]}" if kept else "in no layer"
+
+
+def _range_table(one: Drawn, ranges: Mapping[str, LayerBins]) -> Table:
+    columns = (
+        Column("edges", raw=("edges",), right=False),
+        Column("kept in layers", raw=("layers",), right=False),
+        Column("strongest at layer", raw=("strongest_layer",)),
+        Column("change there", lambda value: signed(value), ("change",)),
+    )
+    rows = []
+    for rule, bins in ranges.items():
+        curve, kept = one.curves[rule], bins.effective()
+        place = int(curve.mean.argmin())
+        layers = f"{kept[0]}-{kept[-1]}" if kept else "none"
+        rows.append((rule, layers, curve.layers[place], float(curve.mean[place])))
+    note = f"A bin whose mean change lies below {MINUS}5 % is effective; the range goes from the first to the last one."
+    return Table(
+        "pathway", f"{one.title}: the paper's rule", columns, tuple(rows), (note,), one.map.benchmark
+    )
+
+
+def _accuracy(one: Drawn) -> Picture:
+    """Tables 2 and B of the paper: what is lost among the questions that full attention answers right."""
+    curves = [one.map.accuracy_change(rule) for rule in one.map.knockouts[:4]]
+    half = "first" if one.map.style == "to_layer" else "second"
+    caption = f"Change of the accuracy among what full attention answers right; in the middle the {half} half is cut."
+    figure = curve_figure(curves, "accuracy", "change of accuracy (%)")
+    return Picture(
+        slug(one.name, "accuracy"), caption, f"{caption} {'; '.join(map(lowest, curves))}.", figure
+    )
+
+
+def _beside_their_bases(drawn: Sequence[Drawn]) -> Iterator[Block]:
+    """Maps of several checkpoints in one figure, such as a VideoLLM and its image-only base (the paper's Fig 2)."""
+    alike: dict[tuple[object, ...], list[Drawn]] = {}
+    for one in drawn:
+        of_map = one.map
+        alike.setdefault((of_map.benchmark, of_map.style, of_map.window, of_map.num_layers), []).append(one)
+    for (benchmark, *_), maps in alike.items():
+        together = [one for one in maps if "cross_frame" in one.curves]
+        if len({one.map.checkpoint for one in together}) > 1:
+            yield Block(pictures=(_side_by_side(str(benchmark), together),))
+
+
+def _side_by_side(benchmark: str, maps: Sequence[Drawn]) -> Picture:
+    from matplotlib.figure import Figure
+
+    from ...plots import other_style
+
+    figure = Figure(figsize=PANEL, layout="constrained")
+    axes = figure.subplots()
+    told = []
+    for place, one in enumerate(maps[:6]):
+        curve = one.curves["cross_frame"]
+        draw_curve(axes, curve, other_style(place), short_checkpoint(one.map.checkpoint))
+        told.append(f"{short_checkpoint(one.map.checkpoint)}: {lowest(curve)}")
+    finish(axes, f"cross_frame on {benchmark}", "relative change (%)")
+    below(figure, len(maps))
+    caption = f"What frames read of earlier frames, in {len(maps)} checkpoints on {benchmark}."
+    return Picture(slug("bases", benchmark), caption, f"{caption} {'; '.join(told)}.", figure)
