@@ -44,8 +44,8 @@ COMPARE_EXAMPLES = """\
 
 REPORT = """\
 Reads what lmms-eval wrote (--log_samples --output_path DIR), arms and traces alike, and writes one page that needs
-nothing else: three sentences of what was found, what was run, leaderboards, flow maps, read-outs, failures, costs, and a
-card for every question that was answered otherwise. Its figures (PNG, SVG) and tables (CSV) go into a folder beside
+nothing else: three sentences of what was found, what was run, leaderboards, flow maps, read-outs, failures, costs, and
+a card for every question that was answered otherwise. Its figures (PNG, SVG) and tables (CSV) go into a folder beside
 it.
 docs/report.md says what is on the page.
 """
