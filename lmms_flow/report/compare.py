@@ -62,7 +62,7 @@ def compare(
     files: list[Path] = []
     for file in outputs:
         if file.suffix.lower() == PAGE:
-            files += _page(folders, file, Options(records, margin, seed, allow_differences))
+            files += _page(folders, file, Options(records, margin, seed, allow_differences, alone=True))
         else:
             files += _write(file, made, printed)
     if figure is not None:
@@ -91,10 +91,10 @@ def _write(file: Path, made: Sequence[tuple[Board, Sequence[Table]]], printed: S
 
 
 def _page(folders: Folders, file: Path, options: Options) -> Sequence[Path]:
-    """The page of `lmms-flow report`, with what lies beside it."""
+    """The page of `lmms-flow report`, and nothing beside it."""
     from .page.building import report
 
-    return report(folders, file, options).files[:1]
+    return report(folders, file, options).files
 
 
 def _draw(boards: Sequence[Board], file: Path) -> list[Path]:

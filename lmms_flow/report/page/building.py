@@ -79,7 +79,9 @@ def report(folders: Folders, output: Path, options: Options) -> Report:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(html(made, folders), encoding="utf-8")
     beside = output.with_suffix("")
-    files = [output, *_write_tables(made, beside), *_write_figures(made, beside)]
+    files = [output]
+    if not options.alone:
+        files += [*_write_tables(made, beside), *_write_figures(made, beside)]
     return Report(made.boards, made.tables, made.drawn, made.sections, made.deck, made.notes, tuple(files))
 
 

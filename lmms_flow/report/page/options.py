@@ -9,7 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Options:
-    """What the page is asked for. `questions` are ids of questions that get a card in any case."""
+    """What the page is asked for. `questions` are ids of questions that get a card in any case.
+
+    `alone`: nothing is written beside the page.
+    """
 
     records: Sequence[str | Path] = ()
     margin: float = 0.02
@@ -17,3 +20,4 @@ class Options:
     allow_differences: bool = False
     questions: Sequence[str] = ()
     with_frames: bool = True
+    alone: bool = False
