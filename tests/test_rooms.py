@@ -23,7 +23,7 @@ BELOW: dict[str, set[str]] = {
     "runner": {"flow", "engine", "inputs", "records", "harness", "trace"},
     "tasks": {"flow", "inputs", "records", "harness"},
     "model_wrappers": {"flow", "engine", "inputs", "records", "harness", "runner"},
-    "report": {"flow", "records", "trace"},
+    "report": {"flow", "inputs", "records", "trace", "show"},
     "show": {"flow", "engine"},
     "doctor": {"engine", "inputs", "harness", "runner", "tasks"},
 }
