@@ -89,6 +89,6 @@ CONTRAST = """
 
 def look(browser: Browser) -> dict[str, Any]:
     """Measures of the page that is open."""
-    browser.run(READY)
+    images = browser.run(READY)
     found: dict[str, Any] = browser.run(MEASURE)
-    return found | {"weak": browser.run(CONTRAST)}
+    return found | {"images": images, "weak": browser.run(CONTRAST)}
