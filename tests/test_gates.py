@@ -14,6 +14,7 @@ from lmms_flow.flow import FlowError
 from lmms_flow.trace.gates import gate_gradients
 from tests.support.models import FAMILIES, tiny
 
+CLOSE = {"sdpa": 1e-9, "eager": 1e-5}  # transformers' eager attention takes its softmax in fp32
 KNOCKOUTS = ("cross_frame", "video:question", "video:last", "question:last", "last:last", "stem:true_option")
 H = 1e-3  # of a gate
 SLOPE = (25 / 12, -4.0, 3.0, -4 / 3, 1 / 4)  # of the curve through five places, at its end, times H
@@ -67,12 +68,13 @@ def test_first_order_effects_equal_finite_differences_of_the_gated_model(family:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "qwen3_vl"])
 def test_a_closed_gate_is_the_knockout_and_open_ones_change_nothing(family: str, attention: str) -> None:
+    attention = "eager" if family == "gemma2" else attention
     model, tensors, layout = in_double(family, attention)
     with torch.no_grad():
         plain = model(**tensors).logits[0, -1]
     opened = torch.ones(len(KNOCKOUTS), 4, dtype=torch.float64)
     with gated(model, layout, KNOCKOUTS, opened), torch.no_grad():
-        torch.testing.assert_close(model(**tensors).logits[0, -1], plain, rtol=0, atol=1e-9)
+        torch.testing.assert_close(model(**tensors).logits[0, -1], plain, rtol=0, atol=CLOSE[attention])
     for k, knockout in enumerate(KNOCKOUTS):
         closed = opened.clone()
         closed[k, 1:3] = 0
@@ -80,7 +82,7 @@ def test_a_closed_gate_is_the_knockout_and_open_ones_change_nothing(family: str,
             got = model(**tensors).logits[0, -1]
         with intervene(model, f"{knockout}@2-3", layout, engine="dense"), torch.no_grad():
             expected = model(**tensors).logits[0, -1]
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+        torch.testing.assert_close(got, expected, rtol=0, atol=CLOSE[attention])
 
 
 def test_integrated_effects_come_to_the_cut_itself() -> None:
