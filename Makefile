@@ -59,7 +59,7 @@ test-gpu: $(VENV)/.installed
 	LMMS_FLOW_TEST_DEVICE=cuda $(TEST) -n $(JOBS) $(addprefix tests/test_,gpu.py engine.py sparse.py sweep.py baseline.py strips.py flex.py) $(PYTEST_ARGS)
 
 test-host: $(VENV)/.installed
-	$(TEST) -m host $(PYTEST_ARGS)
+	$(TEST) -n $(JOBS) --dist loadfile -m host $(PYTEST_ARGS)
 
 soak: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.soak --kills $(KILLS)
