@@ -96,7 +96,7 @@ class Tracer:
 
     def _words(self, tokens: Tensor) -> dict[str, str]:
         """What the most probable tokens of a lens are called, each decoded alone: who reads the arrays has no model."""
-        first: list[int] = torch.unique(tokens[..., 0]).tolist()  # type: ignore[no-untyped-call]
+        first: list[int] = torch.unique(tokens[..., 0]).tolist()
         return {str(token): self.loaded.tokenizer.decode([token]) for token in first}
 
     # The map
