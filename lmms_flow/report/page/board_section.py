@@ -16,6 +16,7 @@ from .parts import Block, Section, short_checkpoint
 from .pictures import PANEL, Picture, slug
 
 LONG = ("tests-by-task",)  # behind a click as a whole
+MOST_ROWS = 100  # of a fold
 FOLDED = ("flips", "not-scored")  # long lists, one fold an arm
 LEAD = (
     "Accuracies in per cent with Wilson's 95 % intervals, differences in points on the questions that both arms "
@@ -41,16 +42,17 @@ def board_sections(
 
 def _folds(board: Board, tables: Sequence[Table]) -> Iterator[Block]:
     for table in tables:
-        if table.name not in FOLDED:
+        if table.name != "not-scored":  # what flipped has a card each
             continue
         arm = next(place for place, column in enumerate(table.columns) if column.head == "arm")
         for label, rows in groupby(table.rows, key=lambda row: row[arm]):
             part = tuple(rows)
+            rest = len(part) - MOST_ROWS
+            notes = (*table.notes, *([f"and {rest} more, in not-scored.csv"] if rest > 0 else []))
             what = table.title.removeprefix(f"{board.benchmark}: ").rpartition(": ")[2]
             title = f"{label[0]}: {len(part)} {what}"
-            yield Block(
-                Table(table.name, title, table.columns, part, table.notes, table.benchmark), fold=title
-            )
+            shown = Table(table.name, title, table.columns, part[:MOST_ROWS], notes, table.benchmark)
+            yield Block(shown, fold=title)
 
 
 def pictures(board: Board) -> Iterator[Picture]:

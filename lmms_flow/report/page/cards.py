@@ -22,6 +22,7 @@ from .parts import FrameRow
 from .pictures import slug
 
 LARGEST = 12_000  # bytes of a card
+SMALLEST = 2_500  # bytes that a card may have, however many there are; what does not fit then is left out
 ALL = 1_900_000  # bytes of all cards
 MOST_ARMS = 16
 QUESTION = 900  # characters
@@ -89,18 +90,23 @@ def deal(
         pair for board in boards for pair in _cards(board, wanted, arms)
     ]
     _check_named(boards, wanted)
-    room = min(LARGEST, ALL // max(1, len(found)))
-    cards, spent = [], 0
+    found.sort(key=lambda pair: not _is_named(pair[0], wanted))  # they have room in any case
+    room = min(LARGEST, max(SMALLEST, ALL // max(1, len(found))))
+    cards: list[str] = []
+    spent = 0
     for card, sample in tqdm(found, desc="question cards", unit="card", delay=2, leave=False):
-        text = next(
-            text
-            for text in _ever_smaller(card, sample, render, with_frames)
-            if _size(text) <= room or text == ""
-        )
-        if text and spent + _size(text) <= ALL:
+        if spent + SMALLEST > ALL:
+            break
+        shown = _ever_smaller(card, sample, render, with_frames)
+        text = next((text for text in shown if _size(text) <= room), "")
+        if text:
             cards.append(text)
             spent += _size(text)
     return Deck(tuple(cards), arms, len(found) - len(cards))
+
+
+def _is_named(card: Card, named: Sequence[str]) -> bool:
+    return card.id in named or f"{card.task}/{card.doc_id}" in named
 
 
 def _size(text: str) -> int:
@@ -110,7 +116,7 @@ def _size(text: str) -> int:
 def _ever_smaller(
     card: Card, sample: ScoredSample, render: Callable[[Card], str], with_frames: bool
 ) -> Iterator[str]:
-    """The card as it is rendered, with less and less; at last nothing."""
+    """The card as it is rendered, with less and less."""
     note = ""
     if with_frames:
         try:
@@ -124,7 +130,6 @@ def _ever_smaller(
     flipped = tuple(one for one in card.answers if one.kind != "same")
     yield render(replace(bare, answers=flipped, question=one_line(card.question, 200), note=""))
     yield render(replace(bare, answers=flipped[:4], question=one_line(card.question, 80), note=""))
-    yield ""
 
 
 def _cards(board: Board, named: Sequence[str], arms: Sequence[str]) -> Iterator[tuple[Card, ScoredSample]]:
