@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
@@ -39,6 +40,22 @@ def number(picture: np.ndarray) -> int:
     return found
 
 
+@contextlib.contextmanager
+def same_priority() -> Iterator[None]:
+    """Behind the block this thread is scheduled as before it: SVT-AV1 makes a superuser's thread a real-time one.
+
+    Such a thread, and what it starts, runs before everything else on the machine.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def encode(
     path: str | os.PathLike[str],
     codec: str = "libx264",
@@ -57,7 +74,10 @@ def encode(
 ) -> Path:
     """Writes frames 0, 1, ... with PyAV, at ``times`` (seconds) or ``fps`` a second from ``start`` on."""
     tick = Fraction(1, 1000 * fps) if times is not None or start else Fraction(1, fps)
-    with av.open(os.fspath(path), "w", format=container_format, options=dict(muxer or {})) as container:
+    with (
+        same_priority(),
+        av.open(os.fspath(path), "w", format=container_format, options=dict(muxer or {})) as container,
+    ):
         stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = size
