@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -359,15 +358,12 @@ def test_numbers_are_printed_in_one_form() -> None:
     assert one_line("a\n b\x07" + "c" * 100, 10) == "a b cccccc…"[:9] + "…"
 
 
-def test_thirteen_arms_of_4000_questions_take_seconds(tmp_path: Path) -> None:
+def test_thirteen_arms_of_4000_questions_make_a_page_under_3_mb(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(13):
         flow = "none" if number == 0 else f"random:0.5:seed{number}"
         for task in range(10):
             write_log(tmp_path / str(number), flow, (rng.random(400) < 0.6).tolist(), f"tvbench_flow_{task}")
-    start = time.process_time()
-    assert (
-        main(["compare", str(tmp_path), "--output", f"{tmp_path}/r.html", "--output", f"{tmp_path}/r.csv"])
-        == 0
-    )
-    assert time.process_time() - start < 30
+    page = tmp_path / "r.html"
+    assert main(["compare", str(tmp_path), "--output", str(page), "--output", f"{tmp_path}/r.csv"]) == 0
+    assert page.stat().st_size < 3_000_000

@@ -39,7 +39,6 @@ from .pictures import page_style, slug
 from .ran import commands, ran_section
 from .readout_section import gather, readout_sections
 
-LARGEST = 3_000_000  # bytes of a page
 Folders = Sequence[str | Path]
 
 
@@ -151,7 +150,7 @@ def environment() -> Environment:
 
 
 def html(made: Report, folders: Folders) -> str:
-    """The page. Raises ReportError where it is larger than a page may be."""
+    """The page, with nothing in it that is loaded from elsewhere."""
     templates = environment()
     script = templates.get_template("script.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -23,7 +23,7 @@ from .pictures import slug
 
 LARGEST = 12_000  # bytes of a card
 SMALLEST = 2_500  # bytes that a card may have, however many there are; what does not fit then is left out
-ALL = 1_900_000  # bytes of all cards
+ALL = 1_500_000  # bytes of all cards: with figures and tables a page stays under 3 MB
 MOST_ARMS = 16
 QUESTION = 900  # characters
 BASELINE = "baseline"
