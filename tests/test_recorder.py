@@ -32,7 +32,7 @@ FLOW = "video:question@2-3+cross_frame@2-"
 
 def compare(found: dict[str, Tensor], weights: Tensor, layout: Any, heads: str = "mean") -> float:
     """The largest difference from eager attention's weights [layer, head, query, key]."""
-    over = weights.mean(1) if heads == "mean" else weights.amax(1)
+    over = (weights.mean(1) if heads == "mean" else weights.amax(1)).cpu()
     video = layout.groups["video"][0]
     worst = 0.0
     for target in TARGETS:
