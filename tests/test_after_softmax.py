@@ -35,9 +35,9 @@ def written_out(model: Any, keep: Tensor) -> Iterator[None]:
         number = layers.index(module)
         past = key.shape[2] - query.shape[2]
         scores = scores + (0 if mask is None else mask)
-        causal = torch.ones(key.shape[2], key.shape[2], dtype=torch.bool).tril()[past:]
+        causal = query.new_ones(key.shape[2], key.shape[2], dtype=torch.bool).tril()[past:]
         weights = scores.masked_fill(~causal, -torch.inf).softmax(-1)
-        return ((weights * keep[number]) @ value).transpose(1, 2).contiguous(), None
+        return ((weights * keep[number].to(weights.device)) @ value).transpose(1, 2).contiguous(), None
 
     AttentionInterface.register("written_out", attend)
     from transformers.masking_utils import AttentionMaskInterface, eager_mask

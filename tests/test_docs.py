@@ -132,6 +132,38 @@ def test_the_gpu_page_gives_the_benchmarks_figures() -> None:
         assert f"| {tokens:,} | {' | '.join(cells)} |" in page
 
 
+def test_the_gpu_page_gives_the_other_card_s_figures() -> None:
+    page, results = (ROOT / "docs/gpu.md").read_text(), ROOT / "benchmarks/results"
+    closed, released, decoded, arms, swept, crossed = (
+        row["times faster"] for row in json.loads((results / "speed-h100.json").read_text())["figures"]
+    )
+    table = page.partition("## On an H100")[2].partition("\n## ")[0]
+    printed = re.findall(r"\| ([0-9./ ]+) \|$", table, re.MULTILINE)
+    one = json.loads((results / "map-h100.json").read_text())
+    assert printed == [
+        f"{closed:.2f} / {released:.2f}",
+        f"{decoded:.2f}",
+        f"{arms:.2f}",
+        f"{swept:.1f} / {crossed:.1f}",
+        f"{one['times faster']:.1f}",
+    ]
+    assert f"A map takes {one['seconds, map']:.2f} seconds a question" in table
+    assert f"take {60 * one['hours for 2500 questions']:.0f} minutes" in table
+    costs = [row["prefills"] for row in json.loads((results / "readouts-h100.json").read_text())["figures"]]
+    told = (f"probability {costs[0]:.2f}", f"last {costs[1]:.2f}", f"layers {costs[2]:.2f}")
+    assert all(each in table for each in (*told, f"in one prefill {costs[-1]:.2f}"))
+
+
+def test_the_docs_say_how_well_gate_gradients_foresee_a_sweep() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/gates.json").read_text())
+    page = (ROOT / "docs/engine.md").read_text()
+    names = ("spearman", "top tenth", "spearman of the mean map", "top tenth of the mean map")
+    for way in ("first order", "5 steps"):
+        cells = " | ".join(f"{rows[way][name]:.2f}" for name in names)
+        seconds = f"{rows[way]['processor seconds a question']:.2g}"
+        assert f"| {way} | {cells} | {seconds} s |" in page
+
+
 def test_edge_counts_in_the_papers_table() -> None:
     page = (ROOT / "docs/paper.md").read_text()
     presets = [preset for preset in PRESETS if preset.from_paper]

@@ -46,11 +46,11 @@ def plain_loop(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     last = [each[-1:] for each in states]
     with torch.no_grad():
         normed = [norm(each) for each in last[:-1]] + last[-1:]  # the last is normed already
-    return probabilities(model, torch.cat(last)), probabilities(model, torch.cat(normed))
+    return probabilities(model, torch.cat(last)).cpu(), probabilities(model, torch.cat(normed)).cpu()
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found, expected.cpu(), rtol=1e-4, atol=1e-7)
 
 
 ODD: dict[str, dict[str, Any]] = {"Cohere": {"logit_scale": 0.25}, "Granite": {"logits_scaling": 3.0}}
@@ -72,7 +72,7 @@ def test_generation_probability_is_that_of_a_loop_over_hidden_states(name: str) 
     assert not torch.allclose(head[:-1], normed[:-1], rtol=1e-2)
     with torch.no_grad():
         own = model(**inputs, logits_to_keep=1) if name != "video_llama_3" else model(**inputs)
-    own = own.logits[0, -1].float().softmax(-1)
+    own = own.logits[0, -1].float().softmax(-1).cpu()
     for each in found.values():  # bit for bit what the model says itself
         assert torch.equal(each[-1], torch.stack([own[[12]].sum(), own[[13, 14]].sum(), own[[15]].sum()]))
 

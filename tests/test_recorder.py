@@ -130,12 +130,12 @@ def check_generated(eager: Any, fast: Any, inputs: dict[str, Tensor], layout: An
         length = layout.num_tokens + step
         padded = [torch.nn.functional.pad(each[0, :, 0], (length - each.shape[-1], 0)) for each in layers]
         rows.append(to_frames(torch.stack(padded).mean(1), layout))
-    expected = torch.stack(rows, 1)  # [layer, row, frame]
+    expected = torch.stack(rows, 1).cpu()  # [layer, row, frame]
     found = attention_to_video(fast, inputs, layout, ["last", "generated"], new_tokens=new)
     assert found["attention.generated"].shape == (len(expected), new, len(layout.frames))
     assert float((found["attention.generated"] - expected).abs().max()) < EXACT
     assert found["generated.tokens"].tolist() == out.sequences[0, -new - 1 : -1].tolist()
-    last = torch.stack([each[0, :, -1].mean(0) for each in out.attentions[0]])
+    last = torch.stack([each[0, :, -1].mean(0) for each in out.attentions[0]]).cpu()
     assert float((found["attention.last"][:, 0] - to_frames(last, layout)).abs().max()) < EXACT
     return found["attention.generated"]
 

@@ -93,7 +93,7 @@ def edge_attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
         return out, None
-    edges = attention_mask if not plain else Zeroed(attention_mask, torch.ones((), dtype=torch.bool))
+    edges = attention_mask if not plain else Zeroed(attention_mask, query.new_ones((), dtype=torch.bool))
     heads = _Heads(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux, key, value)
     parts = []
     for start in range(0, query.shape[2], CHUNK_ROWS):
