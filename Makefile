@@ -56,7 +56,7 @@ coverage: $(VENV)/.installed
 	$(MAKE) test PYTEST_ARGS="--cov --cov-report=term $(PYTEST_ARGS)"
 
 test-gpu: $(VENV)/.installed
-	LMMS_FLOW_TEST_DEVICE=cuda $(TEST) -n $(JOBS) $(addprefix tests/test_,gpu.py engine.py sparse.py sweep.py baseline.py strips.py flex.py) $(PYTEST_ARGS)
+	LMMS_FLOW_TEST_DEVICE=cuda $(TEST) -n $(JOBS) $(addprefix tests/test_,gpu.py engine.py sparse.py sweep.py baseline.py strips.py flex.py recorder.py readouts.py after_softmax.py gates.py) $(PYTEST_ARGS)
 
 test-host: $(VENV)/.installed
 	$(TEST) -n $(JOBS) --dist loadfile -m host $(PYTEST_ARGS)

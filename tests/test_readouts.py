@@ -163,7 +163,7 @@ def test_the_lens_is_a_loop_over_hidden_states(
     monkeypatch.setattr(Head, "logits", lambda self, states: rows.append(len(states)) or logits(self, states))
     given: dict[str, Any] = {"matrix": matrix, "numbering": numbering, "norm": norm}
     found = logit_lens(model, prompt.tensors, prompt.layout, 4, **given)
-    expected = lens_loop(model, prompt.tensors, prompt.layout, matrix, numbering, norm)
+    expected = lens_loop(model, prompt.tensors, prompt.layout, matrix, numbering, norm).cpu()
     values, _ = expected.topk(4)
     close(found["logit_lens.probabilities"], values)
     tokens = found["logit_lens.tokens"]
