@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lmms_eval.tasks import TaskManager
 
 from lmms_flow.claims.book import Claim, ClaimArm, claim_arms, claims
+from lmms_flow.cli import main
 from lmms_flow.flow import Flow
 from lmms_flow.harness import plugin
 from lmms_flow.harness.arms import BENCHMARKS, claim_tasks
@@ -15,6 +18,7 @@ from lmms_flow.report.arms import Arm, ScoredSample
 from lmms_flow.report.board import Board, Settings, make_boards
 from lmms_flow.report.clusters import Clustered
 from lmms_flow.report.verdicts import difference, trials, verdict, verdict_table
+from tests.support.lmms_logs import write_log
 
 PAPERS = ("Map the Flow", "An Empirical Study", "Causality Matters")
 
@@ -151,3 +155,24 @@ def test_each_checkpoint_has_verdicts_of_its_own() -> None:
     assert found["flow-tiny", "across-frames-hardly"] == "holds"
     assert found["other", "across-frames-hardly"] == "fails"
     assert next(iter(verdict_table(board).texts()))[0] == "flow-tiny"
+
+
+def test_the_command_lists_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["claims"]) == 0
+    out = capsys.readouterr().out
+    assert all(one.name in out and one.says in out for one in claims())
+    assert all(paper in out for paper in PAPERS)
+    for number, flow in enumerate(("none", "video:text", "cross_frame")):
+        write_log(tmp_path / str(number), flow, [flow != "video:text"] * 200)
+    assert main(["claims", str(tmp_path), "--output", str(tmp_path / "v.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "holds" in out
+    assert "no answers under intra_frame" in " ".join(out.split())
+    lines = (tmp_path / "v.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(claims())
+    assert any(line.startswith("language-reads-video,") and ",holds," in line for line in lines)
+
+
+def test_a_file_of_verdicts_needs_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["claims", "--output", "x.csv"]) == 2
+    assert "name the folder of a run" in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_an_error_of_the_system_without_a_file_has_no_empty_part(
     def full(args: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("lmms_flow.cli._tasks", full)
+    monkeypatch.setattr("lmms_flow.commands.tasks.run", full)
     assert run(capsys, "tasks") == (2, "", "lmms-flow tasks: No space left on device\n")
 
 

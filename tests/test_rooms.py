@@ -35,7 +35,7 @@ BELOW: dict[str, set[str]] = {
     "show": {"flow", "engine"},
     "doctor": {"engine", "inputs", "harness", "runner", "tasks"},
 }
-TOP = {"cli", "public", ""}  # join what they like
+TOP = {"cli", "commands", "public", ""}  # join what they like
 
 
 def modules() -> dict[str, Path]:

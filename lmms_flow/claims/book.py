@@ -74,7 +74,9 @@ class Claim:
         points = f"{100 * self.size:g}"
         if not self.is_drop:
             return f"within ±{points}"
-        return f"loses {points} or more" + (f" more than {self.beyond}" if self.beyond else "")
+        if self.beyond is None:
+            return f"loses {points} or more"
+        return f"loses {points} more than {self.beyond}"
 
 
 @lru_cache(maxsize=1)
