@@ -219,7 +219,7 @@ def test_commands_in_the_readme_and_the_docs_exist(capsys: pytest.CaptureFixture
 
 
 def test_the_coverage_of_intervals_is_the_benchmarks() -> None:
-    """Each row of the table, and that clusters matter: 94 to 96 % with them, below 90 % without where questions share."""
+    """Each row of the table: 94 to 96 % with clusters; without, below 90 % where questions share."""
     made = json.loads((ROOT / "benchmarks/results/coverage.json").read_text())
     text = (ROOT / "docs/claims.md").read_text()
     assert made["boards"] == 2000
