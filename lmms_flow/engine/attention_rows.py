@@ -19,7 +19,9 @@ from .columns import send
 
 Pooling: TypeAlias = Literal["mean", "max"]
 POOLINGS = ("mean", "max")
-CHUNK_BYTES = 6_000_000  # that exist at once: copies of the keys in fp32, scores, weights, and their sum over heads
+CHUNK_BYTES = (
+    6_000_000  # that exist at once: copies of the keys in fp32, scores, weights, and their sum over heads
+)
 PARTS = 3  # of the size of a chunk's scores: they, the weights, and what pooling makes of them
 
 

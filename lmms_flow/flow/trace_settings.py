@@ -22,6 +22,10 @@ MAP, GENERATION_PROBABILITY, LOGIT_LENS, ATTENTION = (
 )
 KINDS = (MAP, GENERATION_PROBABILITY, LOGIT_LENS, ATTENTION)
 STYLES = ("center", "inverse", "from_layer", "to_layer")
+RESTORE = "restore"
+# What a map does to the edges: cut in the scores, cut behind the softmax, given back in the clip played backwards.
+HOW = ("before_softmax", "after_softmax", RESTORE)
+AUTO = "auto"
 
 # The paper's figures of knockouts: 2; 3; 7; 8; and the last, which it plots without code.
 TARGET_SETS: Mapping[str, tuple[str, ...]] = {
@@ -31,6 +35,8 @@ TARGET_SETS: Mapping[str, tuple[str, ...]] = {
     "video_to_true_option": ("video:stem", "stem:true_option", "video:true_option"),
     "video_to_false_options": ("video:stem", "stem:false_options", "video:false_options"),
 }
+# Its figure of generated answers (D); no part of a map of questions, in whose prompts no answer has begun.
+OPEN_ENDED = ("video:question", "video:answer", "video:last", "question:last", "answer:last")
 # What the paper's scripts call them.
 PAPER_NAMES: Mapping[str, str] = {
     "cross-frame": "cross_frame",
@@ -62,6 +68,9 @@ class TraceSettings:
         style: which layers are cut for a layer: `center`, a window around it; `inverse`, all but that window;
             `from_layer`, it and all later ones; `to_layer`, all up to it.
         layers: the layers that windows are centred on, as a range of the language.
+        how: what a map does to the edges, of `HOW`.
+        lens_layers: the layers that a lens reads, as a range of the language; `auto`: as many, evenly spread, as cost
+            a fifth of a prefill.
 
     Raises:
         FlowError: one of these means nothing; it names the nearest word that does.
@@ -72,6 +81,8 @@ class TraceSettings:
     window: int | None = None
     style: str = "center"
     layers: str = "all"
+    how: str = HOW[0]
+    lens_layers: str = AUTO
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", _kinds(self.kinds))
@@ -82,6 +93,12 @@ class TraceSettings:
                 f"there is no style {self.style!r}{nearest(str(self.style), STYLES)} (styles: {', '.join(STYLES)})"
             )
         object.__setattr__(self, "layers", _layers(self.layers))
+        if self.how not in HOW:
+            raise FlowError(
+                f"there is no how {self.how!r}{nearest(str(self.how), HOW)} (how: {', '.join(HOW)})"
+            )
+        if self.lens_layers != AUTO:
+            object.__setattr__(self, "lens_layers", _layers(self.lens_layers))
 
     @classmethod
     def from_mapping(cls, values: object) -> TraceSettings:
@@ -101,11 +118,17 @@ class TraceSettings:
         return cls.from_mapping(values)
 
     def to_text(self) -> str:
-        """The settings in JSON, the same for the same meaning. Without a map it says nothing of knockouts."""
+        """The settings in JSON, the same for the same meaning. Without a map it says nothing of knockouts.
+
+        Of how the edges are cut it speaks where it is not the paper's way: what is journalled so far stays valid.
+        """
         values: dict[str, Any] = {"kinds": list(self.kinds)}
         if MAP in self.kinds:
             values |= {"knockouts": list(self.knockouts), "window": self.window}
             values |= {"style": self.style, "layers": self.layers}
+            values |= {} if self.how == HOW[0] else {"how": self.how}
+        if LOGIT_LENS in self.kinds:
+            values["lens_layers"] = self.lens_layers
         return json.dumps(values, separators=(",", ":"))
 
     def with_arguments(self, own: object, more: Mapping[str, Any], where: str) -> TraceSettings:
@@ -138,6 +161,15 @@ class TraceSettings:
     def centres(self, num_layers: int) -> tuple[int, ...]:
         """The layers that windows are centred on. Raises FlowError for one that does not exist."""
         return tuple(LayerRange(self.layers).bind(num_layers))
+
+    def lens_layers_in(self, num_layers: int) -> tuple[int, ...] | None:
+        """The layers that a lens reads; None for `auto`. Raises FlowError for one that does not exist."""
+        return None if self.lens_layers == AUTO else tuple(LayerRange(self.lens_layers).bind(num_layers))
+
+    @property
+    def restores(self) -> bool:
+        """Whether a second run is needed, of the clip played backwards."""
+        return MAP in self.kinds and self.how == RESTORE
 
     @property
     def groups(self) -> frozenset[str]:
@@ -204,6 +236,9 @@ def _knockouts(value: object) -> tuple[str, ...]:
     found: list[str] = []
     for word in _words(value, "the knockouts of a trace"):
         name = PAPER_NAMES.get(word, word)
+        if word in ("open_ended", "vqrl-to-qrl"):
+            found += OPEN_ENDED
+            continue
         found += TARGET_SETS.get(name) or (_rule(word),)
     return tuple(dict.fromkeys(found))
 

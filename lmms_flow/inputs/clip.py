@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class Frames:
     shown: tuple[float, ...] = ()
     reader: str = ""
     notes: tuple[str, ...] = ()
+
+    def backwards(self) -> Frames:
+        """The clip played backwards: the pixels in reverse order, times and places stay."""
+        return replace(self, pixels=np.ascontiguousarray(self.pixels[::-1]))
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class LoadedModel:
         num_frames: int | None = None,
         start: float | None = None,
         end: float | None = None,
+        backwards: bool = False,
     ) -> Prompt:
         """A question about a video as the paper puts it to this model, and where its groups are.
 
@@ -120,6 +121,7 @@ class LoadedModel:
             num_frames: of the video; the model's own number where it is left out.
             start: the clip's beginning in seconds.
             end: its end.
+            backwards: whether the clip is played backwards: pixels in reverse order, times and places stay.
 
         Raises:
             SampleError: the video can't be read, or a group can't be found in the prompt.
@@ -147,6 +149,7 @@ class LoadedModel:
         frames = read_frames(
             video, count, start, end, self.sampling, reader=self.args.reader, timeout=self.args.video_timeout
         )
+        frames = frames.backwards() if backwards else frames
         encoded, tensors = self.chat.prompt(self.chat.render(messages), frames)
         groups = find_groups(encoded, asked, doc, _ALL_GROUPS)
         inputs = self.on_device(self.chat.batch([encoded], [tensors]))

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmms_flow.engine import SweepResult, sweep
-from lmms_flow.errors import SampleError
+from lmms_flow.engine import RestorationResult, SweepResult, restore, sweep
+from lmms_flow.errors import FlowError, SampleError
 from lmms_flow.flow.trace_settings import (
     ATTENTION,
     GENERATION_PROBABILITY,
@@ -26,7 +26,7 @@ from lmms_flow.flow.trace_settings import (
 from lmms_flow.inputs.groups import PromptGroups, Wanted
 from lmms_flow.records.arrays import Arrays
 from lmms_flow.trace.attention import VideoAttention
-from lmms_flow.trace.lens import LogitLens
+from lmms_flow.trace.lens import LogitLens, layers_within
 from lmms_flow.trace.probability import GenerationProbability
 from lmms_flow.trace.reading import ReadOut, read_out
 
@@ -49,18 +49,24 @@ class Tracer:
         settings: what is read out.
         inputs: the model's, for one prompt without padding.
         groups: of the prompt.
+        corrupt: the inputs of the clip played backwards, where edges are given back in it.
     """
 
     loaded: LoadedModel
     settings: TraceSettings
     inputs: Mapping[str, Tensor]
     groups: PromptGroups
+    corrupt: Mapping[str, Tensor] | None = None
 
     def read(self) -> Arrays:
         """The named arrays of all kinds. Raises SampleError where the question has not what one of them needs."""
         tensors: dict[str, Tensor] = {}
         about: dict[str, Any] = self._about_prompt()
-        if MAP in self.settings.kinds:
+        if self.corrupt is not None:
+            restored = self._restore(self.corrupt)
+            tensors |= self._restoration(restored)
+            about |= self._about_map(restored)
+        elif MAP in self.settings.kinds:
             result = self._sweep()
             tensors |= self._map(result)
             about |= self._about_map(result)
@@ -69,6 +75,7 @@ class Tracer:
             tensors |= read_out(self.loaded.model, self.inputs, self.groups.layout, *readouts)
         if LENS_TOKENS in tensors:
             about["words"] = self._words(tensors[LENS_TOKENS])
+            about["lens_layers"] = self._lens_layers
         return Arrays({name: tensor.cpu().numpy() for name, tensor in tensors.items()}, about)
 
     @property
@@ -99,25 +106,44 @@ class Tracer:
         first: list[int] = torch.unique(tokens[..., 0]).tolist()
         return {str(token): self.loaded.tokenizer.decode([token]) for token in first}
 
+    @property
+    def _lens_layers(self) -> list[int]:
+        chosen = self.settings.lens_layers_in(self.loaded.flows.own.bound.num_layers)
+        return layers_within(self.loaded.model, self.groups.layout) if chosen is None else list(chosen)
+
     # The map
 
-    def _sweep(self) -> SweepResult:
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What is asked of a sweep and of a restoration alike."""
         settings, num_layers = self.settings, self.loaded.flows.own.bound.num_layers
-        candidates = [token for letter in self._letters for token in self.loaded.tokens_of_letter(letter)]
-        return sweep(
-            self.loaded.model,
-            self.inputs,
-            self.groups.layout,
-            [as_knockout(each) for each in settings.knockouts],
-            window=settings.window_in(num_layers),
-            style=settings.style,  # type: ignore[arg-type]
-            layers=settings.centres(num_layers),
-            candidates=candidates,
-        )
+        return {
+            "layout": self.groups.layout,
+            "knockouts": [as_knockout(each) for each in settings.knockouts],
+            "window": settings.window_in(num_layers),
+            "style": settings.style,
+            "layers": settings.centres(num_layers),
+            "candidates": [
+                token for letter in self._letters for token in self.loaded.tokens_of_letter(letter)
+            ],
+        }
+
+    def _sweep(self) -> SweepResult:
+        return sweep(self.loaded.model, self.inputs, **self._asked, how=self.settings.how)
+
+    def _restore(self, corrupt: Mapping[str, Tensor]) -> RestorationResult:
+        try:
+            return restore(self.loaded.model, self.inputs, corrupt, **self._asked)
+        except FlowError as error:
+            raise SampleError(str(error)) from None
+
+    def _counts(self) -> list[int]:
+        """How many tokens may stand for each letter."""
+        return [len(self.loaded.tokens_of_letter(letter)) for letter in self._letters]
 
     def _map(self, result: SweepResult) -> dict[str, Tensor]:
         """A letter's probability is that of all tokens that may stand for it."""
-        counts = [len(self.loaded.tokens_of_letter(letter)) for letter in self._letters]
+        counts = self._counts()
         return {
             "map.probability": result.probabilities.float(),
             "map.prediction": result.predictions.int(),
@@ -126,13 +152,27 @@ class Tracer:
             "map.baseline_options": _summed(result.baseline_candidates, counts),
         }
 
-    def _about_map(self, result: SweepResult) -> dict[str, Any]:
+    def _restoration(self, result: RestorationResult) -> dict[str, Tensor]:
+        """As a map; beside the baseline, which is the clean run, what the corrupt run says."""
+        counts = self._counts()
+        return {
+            "restoration.probability": result.probabilities.float(),
+            "restoration.prediction": result.predictions.int(),
+            "restoration.options": _summed(result.candidates, counts),
+            "restoration.clean": torch.tensor([result.clean], dtype=torch.float32),
+            "restoration.corrupt": torch.tensor([result.corrupt], dtype=torch.float32),
+            "restoration.clean_options": _summed(result.clean_candidates, counts),
+            "restoration.corrupt_options": _summed(result.corrupt_candidates, counts),
+        }
+
+    def _about_map(self, result: SweepResult | RestorationResult) -> dict[str, Any]:
         num_layers = self.loaded.flows.own.bound.num_layers
         return {
             "knockouts": [str(each) for each in result.knockouts],
             "centres": list(result.layers),
             "window": self.settings.window_in(num_layers),
             "style": self.settings.style,
+            "how": self.settings.how,
             "answer_token": result.answer,
             "answer": self.loaded.tokenizer.decode([result.answer]),
         }
@@ -148,7 +188,7 @@ class Tracer:
                 raise SampleError(f"the option {missing[0]} is no single token of this model's vocabulary")
             yield GenerationProbability(letters)
         if LOGIT_LENS in kinds:
-            yield LogitLens()
+            yield LogitLens(layers=self._lens_layers)
         if ATTENTION in kinds:
             yield VideoAttention()
 

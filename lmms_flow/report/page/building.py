@@ -38,6 +38,7 @@ from .parts import Block, Section
 from .pictures import page_style, slug
 from .ran import commands, ran_section
 from .readout_section import gather, readout_sections
+from .restoration_section import restoration_section
 
 Folders = Sequence[str | Path]
 
@@ -123,6 +124,9 @@ def _sections(
     maps = map_section(drawn, of_traces)
     if maps:
         yield maps
+    restorations = restoration_section(traced, options.seed, of_traces)
+    if restorations:
+        yield restorations
     for section in readout_sections(gather(traced), drawn, of_traces, options.seed):
         overlaid = (
             frames_with_attention(traced) if section.name == "attention" and options.with_frames else None
