@@ -21,6 +21,9 @@ MAP, GENERATION_PROBABILITY, LOGIT_LENS, ATTENTION = (
     "attention",
 )
 KINDS = (MAP, GENERATION_PROBABILITY, LOGIT_LENS, ATTENTION)
+WORDS = (
+    "words"  # the flow of single words of a generated answer: a kind that stands alone, and no part of `all`
+)
 STYLES = ("center", "inverse", "from_layer", "to_layer")
 RESTORE = "restore"
 # What a map does to the edges: cut in the scores, cut behind the softmax, given back in the clip played backwards.
@@ -61,7 +64,7 @@ class TraceSettings:
     """The settings of a trace, checked.
 
     Args:
-        kinds: what is read out, of `KINDS`, in their order.
+        kinds: what is read out, of `KINDS` in their order, or `WORDS` alone.
         knockouts: rules of the one-line language without layers; a target set's name stands for its rules.
         window: how many layers a knockout cuts at once; None: the paper's 9, in models of fewer than its shallowest
             28 layers the same share of the depth.
@@ -71,6 +74,8 @@ class TraceSettings:
         how: what a map does to the edges, of `HOW`.
         lens_layers: the layers that a lens reads, as a range of the language; `auto`: as many, evenly spread, as cost
             a fifth of a prefill.
+        anchors: how many words of an answer are looked at, the first ones.
+        words: which words count, in lower case; none: all of them.
 
     Raises:
         FlowError: one of these means nothing; it names the nearest word that does.
@@ -83,6 +88,8 @@ class TraceSettings:
     layers: str = "all"
     how: str = HOW[0]
     lens_layers: str = AUTO
+    anchors: int = 3
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", _kinds(self.kinds))
@@ -97,6 +104,8 @@ class TraceSettings:
             raise FlowError(
                 f"there is no how {self.how!r}{nearest(str(self.how), HOW)} (how: {', '.join(HOW)})"
             )
+        object.__setattr__(self, "anchors", _count(self.anchors, "anchors"))
+        object.__setattr__(self, "words", tuple(word.lower() for word in _some_words(self.words)))
         if self.lens_layers != AUTO:
             object.__setattr__(self, "lens_layers", _layers(self.lens_layers))
 
@@ -129,6 +138,9 @@ class TraceSettings:
             values |= {} if self.how == HOW[0] else {"how": self.how}
         if LOGIT_LENS in self.kinds:
             values["lens_layers"] = self.lens_layers
+        if WORDS in self.kinds:
+            values |= {"knockouts": list(self.knockouts_of_words), "window": self.window, "style": self.style}
+            values |= {"layers": self.layers, "anchors": self.anchors, "words": list(self.words)}
         return json.dumps(values, separators=(",", ":"))
 
     def with_arguments(self, own: object, more: Mapping[str, Any], where: str) -> TraceSettings:
@@ -167,6 +179,11 @@ class TraceSettings:
         return None if self.lens_layers == AUTO else tuple(LayerRange(self.lens_layers).bind(num_layers))
 
     @property
+    def knockouts_of_words(self) -> tuple[str, ...]:
+        """Those of generated words: the paper's five, where none are said."""
+        return OPEN_ENDED if self.knockouts == _knockouts(tuple(TARGET_SETS)) else self.knockouts
+
+    @property
     def restores(self) -> bool:
         """Whether a second run is needed, of the clip played backwards."""
         return MAP in self.kinds and self.how == RESTORE
@@ -181,6 +198,8 @@ class TraceSettings:
             named |= {"video"}
         if ATTENTION in self.kinds:
             named |= {"video", "question"}
+        if WORDS in self.kinds:
+            named |= {group for each in self.knockouts_of_words for group in as_knockout(each).groups()}
         if GENERATION_PROBABILITY in self.kinds:
             named |= {"options"}
         return frozenset(named)
@@ -224,10 +243,17 @@ def _words(value: object, what: str) -> list[str]:
 
 def _kinds(value: object) -> tuple[str, ...]:
     words = _words(value, "the kinds of a trace")
+    if words == [WORDS]:
+        return (WORDS,)
     for word in words:
-        if word != "all" and word not in KINDS:
+        if word == WORDS:
             raise FlowError(
-                f"there is no kind of trace {word!r}{nearest(word, KINDS)} (kinds: {', '.join(KINDS)}, or all)"
+                "the kind 'words' stands alone: it asks for a longer answer than the other kinds read"
+            )
+        if word != "all" and word not in KINDS:
+            known = (*KINDS, WORDS)
+            raise FlowError(
+                f"there is no kind of trace {word!r}{nearest(word, known)} (kinds: {', '.join(known)}, or all)"
             )
     return tuple(kind for kind in KINDS if kind in words or "all" in words)
 
@@ -265,6 +291,17 @@ def _window(value: object) -> int | None:
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 6) or int(text) < 1:
         raise FlowError(f"a window is a whole number of layers from 1, or auto, not {value!r}")
     return int(text)
+
+
+def _count(value: object, what: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 6) or int(text) < 1:
+        raise FlowError(f"{what} are a whole number from 1, not {value!r}")
+    return int(text)
+
+
+def _some_words(value: object) -> list[str]:
+    return [] if value in ((), [], None, "") else _words(value, "the words of an answer")
 
 
 def _layers(value: object) -> str:

@@ -20,11 +20,13 @@ from lmms_flow.flow.trace_settings import (
     GENERATION_PROBABILITY,
     LOGIT_LENS,
     MAP,
+    WORDS,
     TraceSettings,
     as_knockout,
 )
 from lmms_flow.inputs.groups import PromptGroups, Wanted
 from lmms_flow.records.arrays import Arrays
+from lmms_flow.trace.answers import WordFlow, word_flows, words_of
 from lmms_flow.trace.attention import VideoAttention
 from lmms_flow.trace.lens import LogitLens, layers_within
 from lmms_flow.trace.probability import GenerationProbability
@@ -50,6 +52,7 @@ class Tracer:
         inputs: the model's, for one prompt without padding.
         groups: of the prompt.
         corrupt: the inputs of the clip played backwards, where edges are given back in it.
+        answer: the tokens that were generated.
     """
 
     loaded: LoadedModel
@@ -57,6 +60,7 @@ class Tracer:
     inputs: Mapping[str, Tensor]
     groups: PromptGroups
     corrupt: Mapping[str, Tensor] | None = None
+    answer: Sequence[int] = ()
 
     def read(self) -> Arrays:
         """The named arrays of all kinds. Raises SampleError where the question has not what one of them needs."""
@@ -70,6 +74,10 @@ class Tracer:
             result = self._sweep()
             tensors |= self._map(result)
             about |= self._about_map(result)
+        if WORDS in self.settings.kinds:
+            flows = self._word_flows()
+            tensors |= self._words_of_answer(flows)
+            about |= self._about_words(flows)
         readouts = list(self._readouts())
         if readouts:
             tensors |= read_out(self.loaded.model, self.inputs, self.groups.layout, *readouts)
@@ -175,6 +183,41 @@ class Tracer:
             "how": self.settings.how,
             "answer_token": result.answer,
             "answer": self.loaded.tokenizer.decode([result.answer]),
+        }
+
+    # Words of the answer
+
+    def _word_flows(self) -> tuple[WordFlow, ...]:
+        settings, asked = self.settings, self._asked
+        anchors = words_of(self.loaded.tokenizer, self.answer, frozenset(settings.words) or None)
+        return word_flows(
+            self.loaded.model,
+            self.inputs,
+            self.groups.layout,
+            self.answer,
+            anchors[: settings.anchors],
+            settings.knockouts_of_words,
+            window=asked["window"],
+            style=asked["style"],
+            layers=asked["layers"],
+        )
+
+    def _words_of_answer(self, flows: Sequence[WordFlow]) -> dict[str, Tensor]:
+        grid = len(self.settings.knockouts_of_words), len(self._asked["layers"])
+        probabilities = [each.probabilities.float() for each in flows]
+        return {
+            "words.probability": torch.stack(probabilities) if flows else torch.zeros(0, *grid),
+            "words.baseline": torch.tensor([each.baseline for each in flows], dtype=torch.float32),
+            "words.tokens": torch.tensor([each.token for each in flows], dtype=torch.int32),
+        }
+
+    def _about_words(self, flows: Sequence[WordFlow]) -> dict[str, Any]:
+        return {
+            "knockouts": list(self.settings.knockouts_of_words),
+            "centres": list(self._asked["layers"]),
+            "window": self._asked["window"],
+            "style": self.settings.style,
+            "anchors": [[each.anchor.place, each.anchor.word] for each in flows],
         }
 
     # Read-outs of one prefill

@@ -98,7 +98,8 @@ class VideoAttention(ReadOut):
     def _to_frames(self, video: Tensor) -> Tensor:
         """Sums over each frame's tokens of [row, video token]: [row, frame]."""
         if len(set(self._frames)) == 1:  # the paper's case, in one step: a GPU waits for the many small ones
-            return video.unflatten(-1, (len(self._frames), -1)).sum(-1)
+            frames: Tensor = video.unflatten(-1, (len(self._frames), -1))
+            return frames.sum(-1)
         return torch.stack([part.sum(-1) for part in torch.split(video, self._frames, -1)], -1)
 
     def _places_on(self, device: torch.device) -> dict[str, Tensor]:
