@@ -116,16 +116,22 @@ class DenseStep:
         positions = self._positions
         queries, keys = send(positions.queries, device), send(positions.keys, device)
         beams = len(queries) // len(self._resolved)
-        of_prompt = self._masks.last_row if self._decoding else self._masks.of
         keep = torch.stack(
             [
-                expand(of_prompt(sample // beams, layer, device), queries[sample], keys[sample])
+                expand(self._of_prompt(sample // beams, layer, device), queries[sample], keys[sample])
                 for sample in range(len(queries))
             ]
         )
         num_keys = keys.shape[1]
         causal = torch.ones(queries.shape[1], num_keys, dtype=torch.bool, device=device).tril(positions.past)
         return (keep & causal)[:, None]
+
+    def _of_prompt(self, sample: int, layer: int, device: torch.device) -> Tensor:
+        """What a forward's rows read of the prompt: generated tokens have one row, alone or behind the prompt's."""
+        generated = self._masks.last_row(sample, layer, device)
+        if self._decoding:
+            return generated
+        return torch.cat([self._masks.of(sample, layer, device), generated])
 
 
 class ZeroedStep(DenseStep):
@@ -233,12 +239,13 @@ def check_causal(own: Tensor, positions: Positions | None) -> None:
 
 
 def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """A prompt's kept edges [query, key], or its last row alone, for the rows and columns of one forward.
+    """A prompt's kept edges [query, key] with the row of generated tokens behind them, or that row alone.
 
-    Generated tokens take the cuts of the last prompt token and see one another; padding is left to the model's mask.
+    Generated tokens take the cuts of the last prompt token and of `answer`, and see one another; padding is left to the
+    model's mask.
     """
     num_tokens = prompt.shape[1]
-    rows = queries.clamp(0, num_tokens - 1) if len(prompt) == num_tokens else torch.zeros_like(queries)
+    rows = queries.clamp(0, num_tokens) if len(prompt) > 1 else torch.zeros_like(queries)
     columns = keys.clamp(0, num_tokens - 1)
     keep = prompt[rows][:, columns]
     outside = (keys < 0) | (keys >= num_tokens)

@@ -71,9 +71,18 @@ class PromptMasks:
         return self._held[key]
 
     def last_row(self, sample: int, layer: int, device: torch.device) -> Tensor:
-        """The last token's row alone, [1, key]: of what is drawn, the only one that generated tokens need."""
+        """What generated tokens read of the prompt, [1, key]: the last token's row without what is cut from them.
+
+        Of what is drawn it is the only row that they need.
+        """
         if not self.resolved[sample].draws:
-            return self.of(sample, layer, device)[-1:]
+            row = self.of(sample, layer, device)[-1:]
+            cut = self.resolved[sample].cut_from_generated(layer)
+            if cut:
+                row = row.clone()
+                for span in cut:
+                    row[:, span.start : span.stop] = False
+            return row
         if (sample, layer) not in self._last_rows:
             self._draw(sample, layer)
         return send(self._last_rows[sample, layer], device)

@@ -3,8 +3,8 @@
 For a benchmark `tvbench_flow` there are `tvbench_flow_effective`, `tvbench_flow_blind` and so on, for each of its
 sub-tasks `tvbench_flow_blind_action_antonym`, and `tvbench_flow_leaderboard` with all of them beside the baseline;
 `tvbench_flow_claims` has those that the claims of papers are about. In the same way there is `tvbench_flow_map` and one
-for each other kind of trace, and `tvbench_flow_trace` that reads all kinds. They are not files: each is the four lines
-that a user would write, made when lmms-eval lists its tasks.
+for each other kind of trace, `tvbench_flow_trace` that reads all kinds, and `tvbench_flow_restoration`. They are not
+files: each is the four lines that a user would write, made when lmms-eval lists its tasks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lmms_flow.flow.controls import (
     SHUFFLED,
     SINGLE_FRAME,
 )
-from lmms_flow.flow.trace_settings import KINDS
+from lmms_flow.flow.trace_settings import KINDS, MAP, RESTORE
 
 Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
 MADE = "lmms_flow_config"  # where an entry of the index has its configuration, in the place of a file
@@ -67,7 +67,11 @@ ARMS = (
 )
 
 # What the traces' names end with, and what they read out.
-TRACES: Mapping[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "trace": KINDS}
+TRACES: Mapping[str, Sequence[str] | Mapping[str, str]] = {
+    **{kind: [kind] for kind in KINDS},
+    "trace": list(KINDS),
+    "restoration": {"kinds": MAP, "how": RESTORE},
+}
 
 
 def claim_tasks(prefix: str) -> tuple[ArmTask, ...]:
@@ -113,8 +117,8 @@ def add_arms(index: Index, read: ReadConfig) -> None:
         if base in index:
             _add_board(index, read, prefix, base, "leaderboard", arms_of(prefix))
             _add_board(index, read, prefix, base, "claims", claim_tasks(prefix))
-            for name, kinds in TRACES.items():
-                _add_task(index, read, f"{prefix}_{name}", base, {"trace": list(kinds)})
+            for name, trace in TRACES.items():
+                _add_task(index, read, f"{prefix}_{name}", base, {"trace": copy.deepcopy(trace)})
 
 
 def _add_board(

@@ -42,13 +42,16 @@ class ModelArguments:
     trace_window: str = ""  # how many layers they cut at once
     trace_style: str = ""  # center, inverse, from_layer or to_layer
     trace_layers: str = ""  # on which their windows are centred
+    trace_how: str = ""  # before_softmax, after_softmax or restore
+    trace_lens_layers: str = ""  # that a lens reads
     dry_run: bool = False  # say what the run would cost, and end
     released_vision: bool = False  # VideoLLaMA3's vision tower runs as the paper's scripts ran it
 
     @property
     def trace(self) -> dict[str, str]:
         """The settings of traces that are given."""
-        named = {name: getattr(self, f"{TRACE}{name}") for name in ("knockouts", "window", "style", "layers")}
+        names = ("knockouts", "window", "style", "layers", "how", "lens_layers")
+        named = {name: getattr(self, f"{TRACE}{name}") for name in names}
         return {name: value for name, value in named.items() if value}
 
 

@@ -55,6 +55,8 @@ class Drawn:
         )
         if one.style in SIDES:
             window = "all layers up to it" if one.style == "to_layer" else "it and all later layers"
+        if one.how == "after_softmax":
+            window += ", weights zeroed after the softmax"
         return f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {window}"
 
     def ranges(self) -> dict[str, LayerBins]:
@@ -100,7 +102,7 @@ def _blocks(one: Drawn) -> Iterator[Block]:
         yield Block(pictures=(_accuracy(one),))
 
 
-def _sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def rule_sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """The paper's target sets among the knockouts, and what belongs to none of them."""
     seen: set[str] = set()
     for name, rules in TARGET_SETS.items():
@@ -113,7 +115,7 @@ def _sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _pictures(one: Drawn) -> Iterator[Picture]:
-    for number, (title, rules) in enumerate(_sets(one.map.knockouts), 1):
+    for number, (title, rules) in enumerate(rule_sets(one.map.knockouts), 1):
         curves = [one.curves[rule] for rule in rules]
         alt = f"Relative change of the answer's probability by layer, {title}: {'; '.join(map(lowest, curves))}."
         caption = f"{title.capitalize()}: relative change of the answer's probability."
@@ -170,7 +172,9 @@ def _beside_their_bases(drawn: Sequence[Drawn]) -> Iterator[Block]:
     alike: dict[tuple[object, ...], list[Drawn]] = {}
     for one in drawn:
         of_map = one.map
-        alike.setdefault((of_map.benchmark, of_map.style, of_map.window, of_map.num_layers), []).append(one)
+        alike.setdefault(
+            (of_map.benchmark, of_map.style, of_map.window, of_map.how, of_map.num_layers), []
+        ).append(one)
     for (benchmark, *_), maps in alike.items():
         together = [one for one in maps if "cross_frame" in one.curves]
         if len({one.map.checkpoint for one in together}) > 1:
