@@ -26,6 +26,7 @@ from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.records.journal import read_journal
 from lmms_flow.records.record import SampleRecord
 from lmms_flow.report.maps import read_maps
+from lmms_flow.report.page.restoration_section import restoration_section
 from lmms_flow.report.restorations import read_restorations
 from lmms_flow.report.traces import read_traces
 from lmms_flow.trace.lens import layers_within
@@ -256,6 +257,12 @@ def test_a_restoration_is_that_of_the_clip_played_backwards(tmp_path: Path) -> N
     assert record.shapes["restoration.options"] == (2, 3, len(row["candidates"]))
     assert sample.right is bool(out["samples"][task][0]["accuracy"])
     assert not read_maps(tmp_path)
+    section = restoration_section(read_traces(tmp_path), 0, ())
+    assert section is not None
+    (block,) = section.blocks
+    assert [picture.alt.partition(":")[0] for picture in block.pictures] == ["Across frames", "Other edges"]
+    lost = one.lost("right" if sample.right else "all")
+    assert f"Played backwards, the answer loses {lost:.1f} points" in block.text
 
 
 def test_one_frame_has_no_order_to_play_backwards(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ class TraceSettings:
 
     Args:
         kinds: what is read out, of `KINDS` in their order, or `WORDS` alone.
-        knockouts: rules of the one-line language without layers; a target set's name stands for its rules.
+        knockouts: rules of the one-line language without layers; a target set's name stands for its rules. Of words
+            they are the paper's five where none are said.
         window: how many layers a knockout cuts at once; None: the paper's 9, in models of fewer than its shallowest
             28 layers the same share of the depth.
         style: which layers are cut for a layer: `center`, a window around it; `inverse`, all but that window;
@@ -93,7 +94,8 @@ class TraceSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", _kinds(self.kinds))
-        object.__setattr__(self, "knockouts", _knockouts(self.knockouts))
+        own = OPEN_ENDED if WORDS in self.kinds and self.knockouts == tuple(TARGET_SETS) else self.knockouts
+        object.__setattr__(self, "knockouts", _knockouts(own))
         object.__setattr__(self, "window", _window(self.window))
         if self.style not in STYLES:
             raise FlowError(
@@ -132,15 +134,14 @@ class TraceSettings:
         Of how the edges are cut it speaks where it is not the paper's way: what is journalled so far stays valid.
         """
         values: dict[str, Any] = {"kinds": list(self.kinds)}
-        if MAP in self.kinds:
+        if MAP in self.kinds or WORDS in self.kinds:
             values |= {"knockouts": list(self.knockouts), "window": self.window}
             values |= {"style": self.style, "layers": self.layers}
-            values |= {} if self.how == HOW[0] else {"how": self.how}
+            values |= {} if self.how == HOW[0] or WORDS in self.kinds else {"how": self.how}
         if LOGIT_LENS in self.kinds:
             values["lens_layers"] = self.lens_layers
         if WORDS in self.kinds:
-            values |= {"knockouts": list(self.knockouts_of_words), "window": self.window, "style": self.style}
-            values |= {"layers": self.layers, "anchors": self.anchors, "words": list(self.words)}
+            values |= {"anchors": self.anchors, "words": list(self.words)}
         return json.dumps(values, separators=(",", ":"))
 
     def with_arguments(self, own: object, more: Mapping[str, Any], where: str) -> TraceSettings:
@@ -179,11 +180,6 @@ class TraceSettings:
         return None if self.lens_layers == AUTO else tuple(LayerRange(self.lens_layers).bind(num_layers))
 
     @property
-    def knockouts_of_words(self) -> tuple[str, ...]:
-        """Those of generated words: the paper's five, where none are said."""
-        return OPEN_ENDED if self.knockouts == _knockouts(tuple(TARGET_SETS)) else self.knockouts
-
-    @property
     def restores(self) -> bool:
         """Whether a second run is needed, of the clip played backwards."""
         return MAP in self.kinds and self.how == RESTORE
@@ -192,14 +188,12 @@ class TraceSettings:
     def groups(self) -> frozenset[str]:
         """The groups whose tokens must be known before it can run."""
         named: set[str] = set()
-        if MAP in self.kinds:
+        if MAP in self.kinds or WORDS in self.kinds:
             named |= {group for each in self.knockouts for group in as_knockout(each).groups()}
         if LOGIT_LENS in self.kinds:
             named |= {"video"}
         if ATTENTION in self.kinds:
             named |= {"video", "question"}
-        if WORDS in self.kinds:
-            named |= {group for each in self.knockouts_of_words for group in as_knockout(each).groups()}
         if GENERATION_PROBABILITY in self.kinds:
             named |= {"options"}
         return frozenset(named)

@@ -196,14 +196,14 @@ class Tracer:
             self.groups.layout,
             self.answer,
             anchors[: settings.anchors],
-            settings.knockouts_of_words,
+            settings.knockouts,
             window=asked["window"],
             style=asked["style"],
             layers=asked["layers"],
         )
 
     def _words_of_answer(self, flows: Sequence[WordFlow]) -> dict[str, Tensor]:
-        grid = len(self.settings.knockouts_of_words), len(self._asked["layers"])
+        grid = len(self.settings.knockouts), len(self._asked["layers"])
         probabilities = [each.probabilities.float() for each in flows]
         return {
             "words.probability": torch.stack(probabilities) if flows else torch.zeros(0, *grid),
@@ -213,7 +213,7 @@ class Tracer:
 
     def _about_words(self, flows: Sequence[WordFlow]) -> dict[str, Any]:
         return {
-            "knockouts": list(self.settings.knockouts_of_words),
+            "knockouts": list(self.settings.knockouts),
             "centres": list(self._asked["layers"]),
             "window": self._asked["window"],
             "style": self.settings.style,
