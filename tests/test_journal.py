@@ -84,8 +84,8 @@ OTHERS = {
     "the record has no format number, and this version reads format 2": {
         name: value for name, value in FULL.to_dict().items() if name != "format"
     },
-    "the record has format 1, and this version reads format 2": FULL.to_dict() | {"format": 1},
-    "the record has format '2', and": FULL.to_dict() | {"format": "2"},
+    "the record has format 1, and this version reads format 3": FULL.to_dict() | {"format": 1},
+    "the record has format '3', and": FULL.to_dict() | {"format": "3"},
     "the record has format True, and": FULL.to_dict() | {"format": True},
     "the record lacks the field 'engine' of format 2": WITHOUT_ENGINE,
     "the record is list, not a JSON object": [FULL.to_dict()],

@@ -252,7 +252,7 @@ def test_what_is_unreadable_in_an_arms_log_is_of_that_arm(tmp_path: Path) -> Non
             b'{"doc_id": 1, "record": {"format": 9}}',
             "line 2: the record has format 9, and this version reads",
         ),
-        (b'{"doc_id": 1, "record": {"format": 2}}', "line 2: the record lacks the field 'id' of format 2"),
+        (b'{"doc_id": 1, "record": {"format": 3}}', "line 2: the record lacks the field 'id' of format 3"),
         (b'{"doc_id": 1, "record": "{}"}', "line 2: the record is str, not a JSON object"),
         (json.dumps({"record": MADE}).encode(), "line 2: no sample of this package's"),
         (

@@ -24,7 +24,7 @@ class Frames:
     of display. ``fps`` is the file's average frame rate (nan where it has none), ``times`` are seconds from its first
     frame. ``shown`` are the seconds that VideoLLaMA3's prompt names (:func:`shown_times`), where frames were taken in
     its way and the file states its duration. ``reader`` is the library that decoded them, ``notes`` say where the
-    paper's loader would have taken others.
+    paper's loader would have taken others. ``length`` is how many frames the clip has, taken or not.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -34,6 +34,7 @@ class Frames:
     shown: tuple[float, ...] = ()
     reader: str = ""
     notes: tuple[str, ...] = ()
+    length: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class RunFields(TypedDict, total=False):
     num_frames: int
     checkpoint: str
     vision: str
+    frame_size: str
     base: str
     category: str
     protocol: str
@@ -36,6 +37,7 @@ class PromptFields(TypedDict, total=False):
     edges_total: int | None
     groups_rule: str
     frames: tuple[int, ...]
+    unit: str
     reader: str
     flops: int | None
     flops_full: int | None

@@ -278,6 +278,7 @@ class Answerer:
             cost = None
         return {
             "frames": frames.indices if frames else (),
+            "unit": _unit(one.question.prompt) if frames else "",
             "reader": frames.reader if frames else "",
             "edges_kept": kept,
             "edges_total": total,
@@ -329,6 +330,10 @@ def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any], seed: int) ->
     with torch.random.fork_rng():
         torch.manual_seed(int(digest([asked, seed] if seed != DEFAULT_SEED else asked)[:12], 16))
         yield
+
+
+def _unit(prompt: EncodedPrompt) -> str:
+    return "frame" if prompt.unit == 1 else f"{prompt.unit} frames"
 
 
 def _num_frames(one: Asked) -> int:

@@ -175,9 +175,10 @@ class LoadedModel:
             raise SampleError(
                 f"the task gives its video as {type(video.get('url')).__name__}, not as a file's path"
             )
+        count = int(video.get("num_frames") or self.args.num_frames)
         return Clip(
             video["url"],
-            int(video.get("num_frames") or self.args.num_frames),
+            min(count, self.args.max_frames or count),
             video.get("start_time"),
             video.get("end_time"),
             video.get("sampling") or self.sampling,
