@@ -25,6 +25,7 @@ BELOW: dict[str, set[str]] = {
     "model_wrappers": {"flow", "engine", "inputs", "records", "harness", "runner"},
     "report": {"flow", "inputs", "records", "trace", "show"},  # the page shows frames and draws flows
     "show": {"flow", "engine"},
+    "testing": {"flow", "engine", "inputs", "harness", "runner"},
     "doctor": {"engine", "inputs", "harness", "runner", "tasks"},
 }
 TOP = {"cli", "public", ""}  # join what they like

@@ -16,12 +16,12 @@ from ..flow import ResolvedFlow
 from .columns import send
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers, rows_keep_their_places
-from .dense import HOW, adds_to_scores, check_causal, to_additive, visible
+from .dense import HOW, adds_to_scores, check_causal, to_additive
 from .edge_attention import Zeroed, weighing_edges
 from .hooks import Handles
 from .layer_call import LayerCall, ModelCall, over_parts
 from .masks import keep_mask
-from .positions import Positions
+from .positions import Positions, visible
 
 PACKED_ROWS = (
     512  # rows of forks that share one call of a layer: enough to fill a matrix product, few for a mask

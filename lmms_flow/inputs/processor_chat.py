@@ -196,7 +196,7 @@ def _first_from(places: Sequence[tuple[int, int]], position: int) -> int:
 
 
 def _in_text(place: tuple[int, int], placeholder: tuple[int, int], stop: int) -> tuple[int, int]:
-    """A token's characters in the text with one placeholder, from those in the expanded one, whose video ends at `stop`."""
+    """A token's characters in the text with one placeholder; `stop` is where the video ends in the expanded text."""
     begin, end = placeholder
 
     def moved(position: int, inside: int) -> int:

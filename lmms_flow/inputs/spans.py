@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from lmms_flow.errors import SampleError
@@ -51,10 +52,7 @@ def unit_spans(video: range, runs: Sequence[range], words: Sequence[str]) -> tup
         A range of places a unit; together they are `video`.
     """
     closing = _atoms(words[runs[-1].stop : video.stop])
-    edges = [
-        one.stop + _shared(closing, words[one.stop : other.start])
-        for one, other in zip(runs, runs[1:], strict=False)
-    ]
+    edges = [one.stop + _shared(closing, words[one.stop : other.start]) for one, other in pairwise(runs)]
     return tuple(range(*span) for span in zip([video.start, *edges], [*edges, video.stop], strict=True))
 
 

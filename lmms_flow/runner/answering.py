@@ -21,6 +21,7 @@ from lmms_flow.engine import (
     ledger,
     one_vision_pass,
 )
+from lmms_flow.engine.both_ways import edges_of, reads_both_ways
 from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.errors import SAMPLE_FAILURES, FlowError, SampleError, UnsupportedModelError, UserError
 from lmms_flow.flow import ResolvedFlow
@@ -266,6 +267,8 @@ class Answerer:
         windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
         full = sum(edges_in_window(num_tokens, window) for window in windows)
         kept, total = kept_edges_in(one.resolved, windows) if one.resolved else (full, full)
+        if reads_both_ways(self.model):  # its own masks say what there is
+            ((kept, total),) = edges_of(self.model, self._inputs([one.question]), [one.resolved])
         empty = one.resolved.empty if one.resolved else ()
         layout = num_tokens if one.resolved is None or one.groups is None else one.groups.layout
         try:

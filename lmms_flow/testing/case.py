@@ -24,10 +24,13 @@ from lmms_flow.runner.loaded import ALL_GROUPS, LoadedModel
 from .findings import NotTriedError
 
 QUESTION, OPTIONS = "Where does the red square move to?", ("To the left.", "To the right.")
-LONGER = "What happens in the video, from its first frame to its last one?", ("It rises.", "It falls.", "Neither.")
+LONGER = (
+    "What happens in the video, from its first frame to its last one?",
+    ("It rises.", "It falls.", "Neither."),
+)
 
 
-class _Reached(Exception):
+class _ReachedError(Exception):
     """Raised at the decoder's first layer: what comes behind it is not needed."""
 
 
@@ -94,7 +97,9 @@ class Case:
         text = chat.render(messages)
         prompt, tensors = chat.prompt(text, frames)
         doc = {"question": question, "candidates": list(options), "answer_letter": "A"}
-        groups = find_groups(prompt, question_text(FORMS[self.loaded.form], question, options), doc, ALL_GROUPS)
+        groups = find_groups(
+            prompt, question_text(FORMS[self.loaded.form], question, options), doc, ALL_GROUPS
+        )
         return Asked(messages, text, frames, prompt, tensors, groups.layout)
 
     def with_frames(self, frames: Frames) -> Asked:
@@ -104,7 +109,9 @@ class Case:
     def inputs(self, *asked: Asked) -> dict[str, Tensor]:
         """A batch for the model, on its device."""
         chat = self.loaded.chat
-        return self.loaded.on_device(chat.batch([one.prompt for one in asked], [one.tensors for one in asked]))
+        return self.loaded.on_device(
+            chat.batch([one.prompt for one in asked], [one.tensors for one in asked])
+        )
 
     def states(self, asked: Asked) -> Tensor:
         """What enters the first layer of the decoder, [token, width]."""
@@ -112,13 +119,13 @@ class Case:
 
         def look(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.append(args[0] if args else kwargs["hidden_states"])
-            raise _Reached
+            raise _ReachedError
 
         handle = decoder_layers(find_decoder(self.model))[0].register_forward_pre_hook(look, with_kwargs=True)
         try:
             with torch.no_grad():
                 self.model(**self.inputs(asked))
-        except _Reached:
+        except _ReachedError:
             pass
         finally:
             handle.remove()

@@ -26,7 +26,9 @@ def token_ids(case: Case) -> str:
     own, ours = case.own_reading(), list(case.asked.prompt.input_ids)
     theirs = [int(token) for token in own["input_ids"][0]]
     if ours != theirs:
-        place = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+        place = next(
+            (at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None
+        )
         where = f"from token {place} on" if place is not None else "at the end"
         raise FailedError(f"{len(ours)} tokens here, {len(theirs)} there, other ones {where}")
     return f"{len(ours)} tokens"
@@ -91,7 +93,7 @@ def groups(case: Case) -> str:
             at = part.stop
     require(at == layout.num_tokens, f"the groups end at token {at} of {layout.num_tokens}")
     spans = [part for frame in layout.frames for part in _parts(frame)]
-    video = [part for part in layout.groups["video"]]
+    video = list(layout.groups["video"])
     joined = [token for part in spans for token in part]
     require(joined == [token for part in video for token in part], "the frames don't partition the video")
     (question,) = layout.groups["question"]
@@ -113,9 +115,11 @@ def frame_borders(case: Case) -> str:
     asked = case.asked
     unit, spans = asked.prompt.unit, asked.prompt.frames
     before, seen, moved = case.states(asked), set(), []
-    for number, span in enumerate(spans):
+    for number in range(len(spans)):
         own = range(number * unit, min((number + 1) * unit, len(case.frames.indices)))
-        require(bool(own), f"there are {len(spans)} units of {unit} frames, of {len(case.frames.indices)} frames")
+        require(
+            bool(own), f"there are {len(spans)} units of {unit} frames, of {len(case.frames.indices)} frames"
+        )
         after = case.states(case.with_frames(case.with_other_pixels(own)))
         require(after.shape == before.shape, "other pixels make another number of tokens")
         changed = (after != before).any(-1).nonzero().flatten().tolist()
@@ -126,7 +130,9 @@ def frame_borders(case: Case) -> str:
         raise NotTriedError("the vision tower mixes all frames")
     for number, (span, changed) in enumerate(zip(spans, moved, strict=True)):
         outside = [token for token in changed if token not in span]
-        require(not outside, f"the pixels of unit {number} change token {outside[:1]}, which is another unit's")
+        require(
+            not outside, f"the pixels of unit {number} change token {outside[:1]}, which is another unit's"
+        )
     require(unit * len(spans) >= len(case.frames.indices), f"{len(spans)} units of {unit} frames")
     _text_around(case)
     told = f"{len(spans)} frames" if unit == 1 else f"{len(spans)} units of {unit} frames"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lmms_flow.engine import Knockout, find_decoder, intervene, keep_masks, sweep
+from lmms_flow.engine.both_ways import reads_both_ways
 from lmms_flow.engine.layer_call import keeping
 from lmms_flow.engine.probe import ISOLATE, difference
 from lmms_flow.engine.proof import rounding_of
@@ -54,7 +55,9 @@ def answers(case: Case) -> str:
     chances = out.logits[0][0].float().softmax(-1).cpu()
     for letter, chance in outcome.details["options"].items():
         alone = float(chances[case.loaded.tokens_of_letter(letter)].sum())
-        require(abs(chance - alone) <= 1e-3, f"the probability of {letter} is {chance:.4f}, {alone:.4f} alone")
+        require(
+            abs(chance - alone) <= 1e-3, f"the probability of {letter} is {chance:.4f}, {alone:.4f} alone"
+        )
     return repr(plain)
 
 
@@ -67,7 +70,9 @@ def _plain_inputs(case: Case) -> dict[str, Tensor]:
     own = case.own_reading()
     asked = case.asked
     given = case.inputs(asked)
-    taken = {name: torch.as_tensor(value) for name, value in own.items() if name in processor.model_input_names}
+    taken = {
+        name: torch.as_tensor(value) for name, value in own.items() if name in processor.model_input_names
+    }
     taken |= {name: given[name] for name in given if name.startswith("pixel")}  # one decoder's for both
     taken |= {name: torch.as_tensor(own[name]) for name in given if name in own and name not in taken}
     return case.loaded.on_device(taken)
@@ -136,6 +141,8 @@ def edges(case: Case) -> str:
     """The edges that a record counts are those of the masks, within the model's own windows."""
     outcome = _answer(case, CUTS[0])
     require(outcome.status == "ok", outcome.reason)
+    if reads_both_ways(case.model):
+        raise NotTriedError("they are counted on the model's own masks")
     kept = keep_masks(CUTS[0], case.asked.layout, case.num_layers)
     windows = layer_windows(find_decoder(case.model)) or (None,) * case.num_layers
     counted = sum(
@@ -192,7 +199,9 @@ def decoding(case: Case) -> str:
         told.append(torch.cat([step.float().cpu() for step in out.logits]))
     require(difference(told[1], told[2]) <= _tolerance(case), "the engines decode otherwise")
     first = _last(case, "none", case.asked)
-    require(difference(first, told[0][0]) <= _tolerance(case), "generate reads another prompt than the forward")
+    require(
+        difference(first, told[0][0]) <= _tolerance(case), "generate reads another prompt than the forward"
+    )
     return f"{len(told[0])} tokens"
 
 

@@ -38,8 +38,8 @@ MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 
 
 def _qwen_template(default_system: bool) -> str:
     system = (
-        "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        "{% endif %}"
+        "{% if loop.first and message['role'] != 'system' %}"
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     )
     return (
         "{% for message in messages %}"
@@ -240,6 +240,90 @@ def _video_llama_3(layers: int, ids: Ids, vocabulary: int) -> Any:
     )
 
 
+def _qianfan(layers: int, ids: Ids, vocabulary: int) -> Any:
+    return t.QianfanOCRConfig(
+        vision_config=t.QianfanOCRVisionConfig(
+            **TILED | {"image_size": [SIDE, SIDE], "patch_size": [PATCH, PATCH]}
+        ),
+        text_config=_text("Qwen3", layers, vocabulary, head_dim=16),
+        image_token_id=ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+
+
+def _ernie(layers: int, ids: Ids, vocabulary: int) -> Any:
+    text = _text(
+        "Ernie4_5_VLMoeText", layers, vocabulary, moe_intermediate_size=[32, 32], moe_k=2, moe_num_experts=4,
+        moe_num_shared_experts=1, mlp_layer_types=(["dense"] + ["sparse"] * layers)[:layers],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]},
+    )  # fmt: skip
+    vision = t.Ernie4_5_VLMoeVisionConfig(
+        depth=2, hidden_size=32, num_heads=2, patch_size=PATCH, intermediate_size=64
+    )
+    return t.Ernie4_5_VLMoeConfig(
+        text_config=text,
+        vision_config=vision,
+        **{f"{name}_id": ids(token) for name, token in _ERNIE_NAMES.items()},
+    )
+
+
+def _exaone(layers: int, ids: Ids, vocabulary: int) -> Any:
+    text = _text("Exaone4", layers, vocabulary, sliding_window=24)
+    text.layer_types = (["sliding_attention", "full_attention"] * layers)[:layers]
+    vision = _qwen_vision(window_size=2 * 2 * PATCH, fullatt_block_indexes=[1], num_key_value_heads=2)
+    return t.Exaone4_5_Config(
+        text_config=text.to_dict(),
+        vision_config=vision,
+        **_ids(ids, image_token="<|image_pad|>", video_token="<|video_pad|>"),
+    )
+
+
+def _ernie_processor(tokenizer: Any) -> Any:
+    sizes = {"patch_size": PATCH, "size": dict(AREA)}
+    return t.Ernie4_5_VLMoeProcessor(
+        image_processor=t.Ernie4_5_VLMoeImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=t.Ernie4_5_VLMoeVideoProcessor(**sizes, draw_on_frames=False),
+    )
+
+
+# Windows, and visual tokens that read one another
+
+
+def _gemma3(layers: int, ids: Ids, vocabulary: int) -> Any:
+    text = _text("Gemma3Text", layers, vocabulary, head_dim=16, sliding_window=24, query_pre_attn_scalar=16)
+    text.layer_types = ["sliding_attention", "full_attention"] * layers
+    text.layer_types = text.layer_types[:layers]
+    return t.Gemma3Config(
+        text_config=text.to_dict(),
+        vision_config=t.SiglipVisionConfig(**TILED, vision_use_head=False).to_dict(),
+        mm_tokens_per_image=4,
+        image_token_index=ids("<image_soft_token>"),
+        boi_token_index=ids("<start_of_image>"),
+        eoi_token_index=ids("<end_of_image>"),
+    )
+
+
+def _molmo2(layers: int, ids: Ids, vocabulary: int) -> Any:
+    text = _text("Molmo2Text", layers, vocabulary, head_dim=16, additional_vocab_size=16)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    return t.Molmo2Config(
+        text_config=text.to_dict(),
+        vision_config=t.Molmo2VisionConfig(
+            **VISION | heads | {"image_size": [SIDE, SIDE], "num_position_embeddings": 16}
+        ).to_dict(),
+        adapter_config=t.Molmo2AdapterConfig(
+            hidden_size=32, intermediate_size=64, text_hidden_size=64, vision_feature_layer=[1, 0], **heads
+        ).to_dict(),
+        image_start_token_id=ids("<im_start>"),
+        low_res_image_start_token_id=ids("<low_res_im_start>"),
+        image_end_token_id=ids("<im_end>"),
+        image_patch_id=ids("<im_patch>"),
+        frame_start_token_id=ids("<frame_start>"),
+        frame_end_token_id=ids("<frame_end>"),
+    )
+
+
 # Processors
 
 
@@ -328,6 +412,21 @@ def _video_llama_3_processor(tokenizer: Any) -> Any:
     )
 
 
+def _gemma3_processor(tokenizer: Any) -> Any:
+    return t.Gemma3Processor(
+        image_processor=t.Gemma3ImageProcessor(size=FIXED), tokenizer=tokenizer, image_seq_length=4
+    )
+
+
+def _molmo2_processor(tokenizer: Any) -> Any:
+    sizes = {"size": FIXED, "patch_size": PATCH}
+    return t.Molmo2Processor(
+        image_processor=t.Molmo2ImageProcessor(**sizes, pooling_size=[2, 2]),
+        video_processor=t.Molmo2VideoProcessor(**sizes, pooling_size=[2, 2]),
+        tokenizer=tokenizer,
+    )
+
+
 _MEDIA = {"image_token": "<image>", "video_token": "<video>"}
 _QWEN_NAMES = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
 _INTERN_NAMES = {
@@ -342,6 +441,54 @@ _QWEN2_VISION = {
     "depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": PATCH,
     "temporal_patch_size": 2, "spatial_merge_size": 2,
 }  # fmt: skip
+
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<start_of_turn>{{ 'model' if message['role'] == 'assistant' else 'user' }}\n"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}<start_of_image>"
+    "{% elif content['type'] == 'text' %}{{ content['text'] | trim }}{% endif %}{% endfor %}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+MOLMO_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}<|image|>{% elif content['type'] == 'video' %}<|video|>"
+    "{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ERNIE_TEMPLATE = (
+    "{% for message in messages %}{{ 'User: ' if message['role'] == 'user' else 'Assistant: ' }}"
+    "{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}Picture 1:<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"
+    "{% elif content['type'] == 'video' %}Video 1:<|VIDEO_START|><|VIDEO_PLACEHOLDER|><|VIDEO_END|>"
+    "{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+_ERNIE_NAMES = {
+    "image_token": "<|IMAGE_PLACEHOLDER|>",
+    "image_start_token": "<|IMAGE_START|>",
+    "image_end_token": "<|IMAGE_END|>",
+    "video_token": "<|VIDEO_PLACEHOLDER|>",
+    "video_start_token": "<|VIDEO_START|>",
+    "video_end_token": "<|VIDEO_END|>",
+}
+_ERNIE_TOKENS = tuple(_ERNIE_NAMES.values())
+_GEMMA_NAMES = {
+    "boi_token": "<start_of_image>",
+    "eoi_token": "<end_of_image>",
+    "image_token": "<image_soft_token>",
+}
+_MOLMO_TOKENS = (
+    *(
+        "<im_start>",
+        "<im_end>",
+        "<im_patch>",
+        "<im_col>",
+        "<low_res_im_start>",
+        "<frame_start>",
+        "<frame_end>",
+    ),
+    *("<im_low>", "<|image|>", "<|video|>"),
+)
 
 NATIVE: dict[str, Native] = {
     "llava_next_video": Native(
@@ -439,5 +586,42 @@ NATIVE: dict[str, Native] = {
         QWEN_MARKS,
         _qwen_template(default_system=False),
         _QWEN_NAMES,
+    ),
+    "gemma3": Native(
+        _gemma3,
+        _gemma3_processor,
+        (*_GEMMA_NAMES.values(), "<start_of_turn>", "<end_of_turn>", "<pad>"),
+        GEMMA_TEMPLATE,
+        _GEMMA_NAMES,
+        llama=True,
+    ),
+    "molmo2": Native(_molmo2, _molmo2_processor, _MOLMO_TOKENS, MOLMO_TEMPLATE),
+    "qianfan_ocr": Native(
+        _qianfan,
+        lambda tokenizer: t.QianfanOCRProcessor(
+            image_processor=t.GotOcr2ImageProcessor(size=FIXED), tokenizer=tokenizer, image_seq_length=4
+        ),
+        (*MARKS, "<image>"),
+        NATIVE_TEMPLATE.replace("<IMG_CONTEXT>", "<image>"),
+        {name: token for name, token in _INTERN_NAMES.items() if name != "video_token"},
+    ),
+    "ernie4_5_vl_moe": Native(
+        _ernie,
+        _ernie_processor,
+        _ERNIE_TOKENS,
+        ERNIE_TEMPLATE,
+        _ERNIE_NAMES,
+    ),
+    "exaone4_5": Native(
+        _exaone,
+        _qwen_processor("Exaone4_5_", "Qwen2VLImageProcessor", "Qwen2VLVideoProcessor"),
+        QWEN_MARKS,
+        _qwen_template(default_system=False),
+    ),
+    "cosmos3_omni": Native(
+        _qwen("Cosmos3Omni", _qwen_vision(**_DEEPSTACK), head_dim=16, rope={"mrope_interleaved": True}),
+        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        QWEN_MARKS,
+        _qwen_template(default_system=False),
     ),
 }
