@@ -41,7 +41,7 @@ from lmms_flow.harness.host_flags import read_flags
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import describe, traced, unpack
 from lmms_flow.inputs.chat import VideoChat
-from lmms_flow.inputs.native_chat import chat_for, limit_pixels
+from lmms_flow.inputs.native_chat import chat_for, check_processor, limit_pixels
 from lmms_flow.inputs.read_ahead import ReadAhead
 from lmms_flow.records.journal import Journal
 from lmms_flow.runner.adapters import find_adapter
@@ -127,8 +127,12 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
         except ImportError as error:  # of a package that this processor alone needs
             raise CheckpointError(f"its processor can't be loaded ({_first_line(error)})") from error
+        check_processor(processor)
         limit_pixels(processor, self.args.min_pixels or None, self.args.max_pixels or None)
-        model = load_exactly(AutoModelForImageTextToText, source, self.loading_arguments)
+        try:
+            model = load_exactly(AutoModelForImageTextToText, source, self.loading_arguments)
+        except ValueError as error:  # transformers has no such class, and names all that it has
+            raise CheckpointError(_first_line(error)) from error
         return chat_for(model, processor)
 
     def _load_with_adapter(self, source: str) -> VideoChat:

@@ -48,7 +48,12 @@ class FramesChat(ProcessorChat):
 
     def media(self, frames: Frames, fps: float) -> dict[str, Any]:
         """Frames as pictures; none is cut into tiles, as such models do with single pictures."""
-        whole = {name: False for name in TILING if getattr(self.processor.image_processor, name, None)}
+        own = getattr(self.processor, "images_kwargs", None) or {}
+        whole = {
+            name: False
+            for name in TILING
+            if own.get(name) or getattr(self.processor.image_processor, name, None)
+        }
         return {"images": [[Image.fromarray(frame) for frame in frames.pixels]], **whole}
 
     def runs(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import ProcessorMixin
+from transformers import ProcessorMixin, processing_utils
 
 from lmms_flow.errors import CheckpointError
 from lmms_flow.inputs.chat import Messages, VideoChat
 from lmms_flow.inputs.frames_chat import FramesChat
 from lmms_flow.inputs.processor_chat import ProcessorChat
 
+_OMNI: Any = getattr(processing_utils, "OmniModalProcessorMixin", ())  # from 5.24 on
 AREA = (
     "shortest_edge",
     "longest_edge",
@@ -51,6 +52,15 @@ def chat_for(model: Any, processor: Any) -> VideoChat:
     raise CheckpointError(
         f"{type(processor).__name__} takes neither videos nor images: this checkpoint can't be asked about a video"
     )
+
+
+def check_processor(processor: Any) -> None:
+    """Raises CheckpointError for a processor that writes other things than text and pictures into a video's place."""
+    if isinstance(processor, _OMNI):
+        raise CheckpointError(
+            f"{type(processor).__name__}: sound is interleaved with the tokens of the frames, and flows have no group "
+            "for it"
+        )
 
 
 def limit_pixels(processor: Any, least: int | None, most: int | None) -> None:

@@ -54,7 +54,7 @@ class ProcessorChat(VideoChat):
         places = self._places(expanded, ids)
         start, stop = replaced[0].start, replaced[-1].stop
         video = range(_first_from(places, start), _first_from(places, stop))
-        types = _row(out["mm_token_type_ids"])
+        types = self.processor.create_mm_token_type_ids([ids])[0]
         visual = [place for place in video if types[place]]
         runs = self.runs(out, frames, visual, [(each.start, each.stop) for each in replaced], places)
         spans = unit_spans(video, runs, [expanded[slice(*place)] for place in places])

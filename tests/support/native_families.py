@@ -177,11 +177,12 @@ def _qwen_vision(**extra: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _qwen(kind: str, vision: dict[str, Any], **text: Any) -> Any:
+def _qwen(
+    kind: str, vision: dict[str, Any], *, text_of: str = "", rope: dict[str, Any] | None = None, **text: Any
+) -> Any:
     def config(layers: int, ids: Ids, vocabulary: int) -> Any:
-        made = _text(
-            f"{kind}Text", layers, vocabulary, rope_parameters=dict(MROPE) | text.pop("rope", {}), **text
-        )
+        turned = {**MROPE, **(rope or {})}
+        made = _text(f"{text_of or kind}Text", layers, vocabulary, rope_parameters=turned, **text)
         return getattr(t, f"{kind}Config")(
             text_config=made.to_dict(),
             vision_config=dict(vision),
@@ -619,7 +620,13 @@ NATIVE: dict[str, Native] = {
         _qwen_template(default_system=False),
     ),
     "cosmos3_omni": Native(
-        _qwen("Cosmos3Omni", _qwen_vision(**_DEEPSTACK), head_dim=16, rope={"mrope_interleaved": True}),
+        _qwen(
+            "Cosmos3Omni",
+            _qwen_vision(**_DEEPSTACK),
+            text_of="Qwen3VL",
+            head_dim=16,
+            rope={"mrope_interleaved": True},
+        ),
         _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
         QWEN_MARKS,
         _qwen_template(default_system=False),
