@@ -18,7 +18,7 @@ from lmms_flow.inputs.video import Frames
 from lmms_flow.model_wrappers.hf_video import HfVideoFlow, Qwen3VlFlow
 from tests.support.clips import write_clip
 from tests.support.native import write
-from tests.support.native_families import NATIVE
+from tests.support.native_families import NATIVE, REFUSED
 from tests.support.wrapped import answers, messages, refusal
 
 # Frames and the text around them. V is a visual token.
@@ -150,6 +150,15 @@ def test_a_model_of_another_type_is_named(folder: Path) -> None:
 
 def test_a_checkpoint_is_needed() -> None:
     assert "write pretrained=..." in refusal(lambda: HfVideoFlow(records="none", device="cpu"))
+
+
+def test_recurrent_layers_are_refused_with_their_numbers(tmp_path: Path) -> None:
+    source = write(REFUSED["qwen3_5"], tmp_path / "m", layers=4)
+    line = refusal(lambda: HfVideoFlow(pretrained=str(source), records="none", device="cpu"))
+    assert (
+        "3 of 4 layers are recurrent (layers 1-3; linear_attn, a Qwen3_5GatedDeltaNet): information passes through a "
+        "state that no mask reaches"
+    ) in line
 
 
 def test_sound_between_the_frames_is_refused_by_name() -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from tests.support.checkpoints import write_tokenizer
@@ -36,7 +35,7 @@ class Native:
         named: how the tokenizer calls some of them (`tokenizer.image_token`).
         template: the published chat template.
         llama: whether the tokenizer is of Llama's kind; else of Qwen's.
-        model_class: in transformers, where the automatic class is not it.
+        published: a checkpoint of the family by its repository, its layers, its tokens a frame.
     """
 
     config: Callable[[int, Ids, int], Any]
@@ -45,8 +44,7 @@ class Native:
     template: str
     named: dict[str, str] = field(default_factory=dict)
     llama: bool = False
-    model_class: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)  # of tokenizer_config.json
+    published: tuple[str, int | None, str] = ("", None, "")  # a checkpoint, its layers, its tokens a frame
 
 
 def write(native: Native, folder: Path, *, layers: int = 4, seed: int = 0) -> Path:
@@ -57,7 +55,7 @@ def write(native: Native, folder: Path, *, layers: int = 4, seed: int = 0) -> Pa
     else:
         write_qwen_tokenizer(folder, *native.tokens)
     file = folder / "tokenizer_config.json"
-    values = json.loads(file.read_text()) | {"extra_special_tokens": native.named} | native.settings
+    values = json.loads(file.read_text()) | {"extra_special_tokens": native.named}
     values.pop("chat_template", None)
     file.write_text(json.dumps(values, indent=2))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -65,8 +63,7 @@ def write(native: Native, folder: Path, *, layers: int = 4, seed: int = 0) -> Pa
     processor.chat_template = native.template
     config = native.config(layers, tokenizer.convert_tokens_to_ids, len(tokenizer))
     torch.manual_seed(seed)
-    loader = getattr(transformers, native.model_class) if native.model_class else AutoModelForImageTextToText
-    model = loader(config) if native.model_class else loader.from_config(config)
+    model = AutoModelForImageTextToText.from_config(config)
     enliven(model, seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import transformers as t
@@ -626,6 +627,48 @@ NATIVE: dict[str, Native] = {
             text_of="Qwen3VL",
             head_dim=16,
             rope={"mrope_interleaved": True},
+        ),
+        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        QWEN_MARKS,
+        _qwen_template(default_system=False),
+    ),
+}
+
+# Of model cards; tokens of a frame where its size is fixed.
+_BY_SIZE = "by its size"
+_PUBLISHED: dict[str, tuple[str, int | None, str]] = {
+    "llava_next_video": ("llava-hf/LLaVA-NeXT-Video-7B-hf", 32, "144"),
+    "llava_onevision": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 28, "196"),
+    "video_llava": ("LanguageBind/Video-LLaVA-7B-hf", 32, "257"),
+    "perception_lm": ("facebook/Perception-LM-8B", 32, "256"),
+    "internvl": ("OpenGVLab/InternVL3-8B-hf", 28, "256"),
+    "internvl3_5": ("OpenGVLab/InternVL3_5-8B-HF", 36, "256"),
+    "qwen2_vl": ("Qwen/Qwen2-VL-7B-Instruct", 28, _BY_SIZE),
+    "qwen2_5_vl": ("Qwen/Qwen2.5-VL-7B-Instruct", 28, _BY_SIZE),
+    "qwen3_vl": ("Qwen/Qwen3-VL-8B-Instruct", 36, _BY_SIZE),
+    "qwen3_vl_moe": ("Qwen/Qwen3-VL-30B-A3B-Instruct", 48, _BY_SIZE),
+    "glm4v": ("zai-org/GLM-4.1V-9B-Thinking", 40, _BY_SIZE),
+    "smolvlm": ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 24, "81"),
+    "gemma3": ("google/gemma-3-4b-it", 34, "256"),
+    "molmo2": ("allenai/Molmo2-8B", 36, "81"),
+    "ernie4_5_vl_moe": ("baidu/ERNIE-4.5-VL-28B-A3B-PT", 28, _BY_SIZE),
+}
+NATIVE = {
+    name: replace(native, published=_PUBLISHED.get(name, native.published)) for name, native in NATIVE.items()
+}
+
+# Families whose layers do something that no flow cuts: they are refused when they are loaded.
+REFUSED = {
+    "qwen3_5": Native(
+        _qwen(
+            "Qwen3_5",
+            _qwen_vision(num_position_embeddings=16),
+            head_dim=16,
+            rope={"mrope_interleaved": True},
+            linear_key_head_dim=16,
+            linear_value_head_dim=16,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
         ),
         _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
         QWEN_MARKS,
