@@ -139,7 +139,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         """The checkpoint; where it is an adapter alone, its base with the adapter in it."""
         if self.args.peft:
             return self._load_below(self.args.peft, source)
-        adapter = find_adapter(source, self.args.revision)
+        adapter = find_adapter(source, self.args.revision) if source else None
         if adapter is None:
             return self.load(source)
         try:
