@@ -21,7 +21,7 @@ from tests.support.native import write
 from tests.support.native_families import NATIVE
 
 WINDOW = 24  # of gemma3's first and third layer
-FLOWS = ("cross_frame", "cross_frame@2+video:last@1", "video:question", "random:0.3:seed1", "sham")
+FLOWS = ("cross_frame", "cross_frame@2+video:last@2", "video:question", "random:0.3:seed1", "sham")
 
 
 @dataclass(frozen=True, eq=False)
