@@ -21,7 +21,14 @@ from tests.support.native import write
 from tests.support.native_families import NATIVE
 
 WINDOW = 24  # of gemma3's first and third layer
-FLOWS = ("cross_frame", "cross_frame@2+video:last@2", "video:question", "random:0.3:seed1", "sham")
+FLOWS = (
+    "cross_frame",
+    "intra_frame",
+    "cross_frame@2+video:last@2",
+    "video:question",
+    "random:0.3:seed1",
+    "sham",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +55,19 @@ class Asked:
         return [found & near if window else found for window in self.windows]
 
     def kept(self, flow: str) -> list[Tensor]:
-        """The same under a flow; `cross_frame` cuts both directions between frames."""
+        """The same under a flow; named rules cut both directions."""
         bound = Flow.load(flow).bind(len(self.windows))
         causal = keep_masks(flow, self.layout, len(self.windows))
         kept = []
         for own, keep, cuts in zip(self.own, causal, bound.cuts, strict=True):
             left = own & (keep | torch.ones_like(own).triu(1))
-            if any(cut.target is None for cut in cuts):
-                for frame in self.layout.frames:
-                    for other in self.layout.frames:
-                        if frame != other:
-                            left[frame.start : frame.stop, other.start : other.stop] = False
+            named = {str(cut) for cut in cuts}
+            for frame in self.layout.frames:
+                for other in self.layout.frames:
+                    if "cross_frame" in named and frame != other:
+                        left[frame.start : frame.stop, other.start : other.stop] = False
+                for token in frame if "intra_frame" in named else ():
+                    left[token, [other for other in frame if other != token]] = False
             kept.append(left)
         return kept
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..flow import Flow, Layout, ResolvedFlow
+from ..flow.knockout import CROSS_FRAME, INTRA_FRAME
 from .columns import send
 
 
@@ -41,9 +42,8 @@ def keep_mask(resolved: ResolvedFlow, layer: int, both_ways: bool = False) -> Te
     cuts = resolved.bound.cuts[layer - 1]
     if not both_ways:
         keep = keep.tril()
-    elif any(cut.target is None for cut in cuts):
-        for frame in resolved.layout.frames:
-            keep[frame.start : frame.stop, frame.stop : resolved.layout.frames[-1].stop] = False
+    else:
+        _cut_upwards(keep, {str(cut) for cut in cuts}, resolved.layout.frames)
     for keys, queries in resolved.rectangles[cuts]:
         for rows in queries:
             for columns in keys:
@@ -52,6 +52,17 @@ def keep_mask(resolved: ResolvedFlow, layer: int, both_ways: bool = False) -> Te
     if drawn is not None:
         keep &= ~torch.from_numpy(drawn)
     return keep
+
+
+def _cut_upwards(keep: Tensor, cuts: set[str], frames: Sequence[range]) -> None:
+    """What knockouts with a name cut above the diagonal: between frames, or within each."""
+    for frame in frames:
+        if CROSS_FRAME in cuts:
+            keep[frame.start : frame.stop, frame.stop : frames[-1].stop] = False
+        if INTRA_FRAME in cuts:
+            keep[frame.start : frame.stop, frame.start : frame.stop] = keep.new_ones(
+                len(frame), len(frame)
+            ).tril()
 
 
 class PromptMasks:
