@@ -87,8 +87,8 @@ class Case:
 
     @cached_property
     def longer(self) -> Asked:
-        """Another question, of another length."""
-        return self.ask(*LONGER, self.frames)
+        """Another question, of another length, about other pixels."""
+        return self.ask(*LONGER, self.with_other_pixels(range(len(self.frames.indices))))
 
     def ask(self, question: str, options: Sequence[str], frames: Frames) -> Asked:
         """A question about these frames, through the wrapper's own chat."""

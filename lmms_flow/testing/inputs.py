@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from lmms_flow.inputs.forms import FORMS, question_text
 from .case import OPTIONS, QUESTION, Case
 from .findings import FailedError, NotTriedError, require
 
-PIXELS_APART = 0.1  # of normalised values, on average: what two decoders make of one frame differs by less
-SKIPPED = ("input_ids", "attention_mask", "mm_token_type_ids")
+# Of normalised values: what two decoders make of one frame differs by less, but for one value in 200.
+PIXELS_APART, FAR_APART = 0.25, 0.005
 
 
 def token_ids(case: Case) -> str:
@@ -48,8 +49,8 @@ def beside_the_tokens(case: Case) -> str:
 def _compare(name: str, ours: Tensor, theirs: Tensor) -> None:
     require(ours.shape == theirs.shape, f"{name} is {list(ours.shape)}, and {list(theirs.shape)} there")
     if theirs.numel() > 64 and theirs.is_floating_point():
-        apart = float((ours.float() - theirs.float()).abs().mean())
-        require(apart < PIXELS_APART, f"{name} differs by {apart:.2f} on average")
+        far = float(((ours.float() - theirs.float()).abs() > PIXELS_APART).float().mean())
+        require(far < FAR_APART, f"{100 * far:.1f} % of {name} are other values")
     else:
         close = torch.allclose(ours.double(), theirs.double(), rtol=1e-4)
         require(close, f"{name} is {_shown(ours)}, and {_shown(theirs)} there")
@@ -134,15 +135,37 @@ def frame_borders(case: Case) -> str:
             not outside, f"the pixels of unit {number} change token {outside[:1]}, which is another unit's"
         )
     require(unit * len(spans) >= len(case.frames.indices), f"{len(spans)} units of {unit} frames")
-    _text_around(case)
+    _text_around(case, seen)
     told = f"{len(spans)} frames" if unit == 1 else f"{len(spans)} units of {unit} frames"
     return f"{told}, {len(seen)} visual tokens"
 
 
-def _text_around(case: Case) -> None:
-    """Each frame has the text around its visual tokens that the others have: a border off by one would show."""
-    asked, words = case.asked, case.loaded.tokenizer.convert_ids_to_tokens
-    ids = asked.prompt.input_ids
-    ends = {words(ids[span.stop - 1]) for span in asked.prompt.frames[:-1]}
-    plain = {word for word in ends if not any(sign.isdigit() for sign in word)}
-    require(len(plain) <= 1, f"frames end with unlike tokens ({', '.join(sorted(plain))})")
+def _text_around(case: Case, visual: set[int]) -> None:
+    """What closes the last frame closes the others too, and opens none: a border that is off by one would show."""
+    ids, tokens = case.asked.prompt.input_ids, case.loaded.tokenizer.convert_ids_to_tokens
+    around = []
+    for span in case.asked.prompt.frames:
+        places = [place for place in span if place in visual]
+        before, behind = range(span.start, places[0]), range(places[-1] + 1, span.stop)
+        around.append([_words(tokens([ids[place] for place in part])) for part in (before, behind)])
+    closing = around[-1][1]
+    for number, ((_, behind), (before, _)) in enumerate(pairwise(around)):
+        require(
+            behind == closing[: len(behind)],
+            f"unit {number} ends with {' '.join(behind)!r}, and the last one with {' '.join(closing)!r}",
+        )
+        more = [*behind, *before[:1]]
+        require(
+            not before or more != closing[: len(more)],
+            f"unit {number + 1} begins with {before[:1]}, which closes the last one",
+        )
+
+
+def _words(tokens: Sequence[str]) -> list[str]:
+    """Tokens in which numbers are alike, however many digits they have."""
+    words: list[str] = []
+    for token in tokens:
+        plain = "0" if token.strip(" \u2581\u0120").isdigit() else token
+        if plain != "0" or words[-1:] != ["0"]:
+            words.append(plain)
+    return words

@@ -18,7 +18,8 @@ in fp32. Each family was run by `hf_video_flow` on a tiny checkpoint of random w
 own configuration and processor classes and its published chat template. No published checkpoint was loaded: names,
 layers and tokens are those of its model card, and `lmms-flow verify` runs the same checks on it.
 
-The unit is that of `cross_frame`. {count} families pass all checks that could be tried. What a check does is in [adding-a-model.md](adding-a-model.md).
+The unit is that of `cross_frame`. {count} families pass all checks that could be tried.
+What a check does is in [adding-a-model.md](adding-a-model.md).
 
 | family | published checkpoint | layers | tokens a frame | unit | mechanism | class | passed / not tried |
 |---|---|---|---|---|---|---|---|
