@@ -33,6 +33,7 @@ BELOW: dict[str, set[str]] = {
         "claims",
     },  # the page shows frames and draws flows
     "show": {"flow", "engine"},
+    "testing": {"flow", "engine", "inputs", "harness", "runner"},
     "doctor": {"engine", "inputs", "harness", "runner", "tasks"},
 }
 TOP = {"cli", "commands", "public", ""}  # join what they like

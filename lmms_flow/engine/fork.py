@@ -16,12 +16,12 @@ from ..flow import ResolvedFlow
 from .columns import send
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers, rows_keep_their_places
-from .dense import HOW, adds_to_scores, check_causal, to_additive, visible
+from .dense import HOW, adds_to_scores, check_causal, to_additive
 from .edge_attention import Zeroed, weighing_edges
 from .hooks import Handles
 from .layer_call import LayerCall, ModelCall, over_parts
 from .masks import keep_mask
-from .positions import Positions
+from .positions import Positions, visible
 
 AFTER_SOFTMAX = HOW[1]
 RESTORED = "restored"  # the target rows read another run's keys and values in the place of the source's own

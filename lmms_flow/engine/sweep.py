@@ -21,6 +21,7 @@ from ..errors import FlowError, nearest
 from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
 from ..flow.trace_settings import STYLES
 from .applied import applied
+from .both_ways import reads_both_ways
 from .decoder import decoder_layers, module_of
 from .dense import HOW, check_how
 from .fork import CantForkError, Fork, ForkWalk
@@ -161,7 +162,7 @@ def _forks(
 
 def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
     """Logits of the baseline and of each fork, [1 + fork, vocabulary]: in one walk, or else one forward each."""
-    if not has_foreign_hooks(model):
+    if not has_foreign_hooks(model) and not reads_both_ways(model):
         try:
             return walk_forks(model, decoder, inputs, chunk)
         except CantForkError:

@@ -21,6 +21,7 @@ from lmms_flow.engine import (
     ledger,
     one_vision_pass,
 )
+from lmms_flow.engine.both_ways import edges_of, reads_both_ways
 from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.errors import (
     SAMPLE_FAILURES,
@@ -318,6 +319,8 @@ class Answerer:
         windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
         full = sum(edges_in_window(num_tokens, window) for window in windows)
         kept, total = kept_edges_in(one.resolved, windows) if one.resolved else (full, full)
+        if reads_both_ways(self.model):  # its own masks say what there is
+            ((kept, total),) = edges_of(self.model, self._inputs([one.question]), [one.resolved])
         empty = one.resolved.empty if one.resolved else ()
         layout = num_tokens if one.resolved is None or one.groups is None else one.groups.layout
         try:
@@ -330,6 +333,7 @@ class Answerer:
             cost = None
         return {
             "frames": frames.displayed if frames else (),
+            "unit": _unit(one.question.prompt) if frames else "",
             "reader": frames.reader if frames else "",
             "edges_kept": kept,
             "edges_total": total,
@@ -381,6 +385,10 @@ def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any], seed: int) ->
     with torch.random.fork_rng():
         torch.manual_seed(int(digest([asked, seed] if seed != DEFAULT_SEED else asked)[:12], 16))
         yield
+
+
+def _unit(prompt: EncodedPrompt) -> str:
+    return "frame" if prompt.unit == 1 else f"{prompt.unit} frames"
 
 
 def _turn(one: Asked) -> tuple[Any, ...]:

@@ -30,7 +30,13 @@ class ModelArguments:
     dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     device: str = ""  # cuda, cuda:1, cpu; empty: the GPU if there is one
     device_map: str = ""  # as transformers takes it, for a model on several GPUs
+    load_in_4bit: bool = False  # by bitsandbytes
+    load_in_8bit: bool = False  # the same
+    peft: str = ""  # repository id or folder of an adapter, on top of pretrained
     num_frames: int = 8  # of each video, where the task does not say
+    max_frames: int = 0  # at most, whatever the task says; 0: as many
+    min_pixels: int = 0  # of a frame, where the processor goes by a number of pixels; 0: as it is set
+    max_pixels: int = 0  # the same
     frame_order: str = ""  # of each video: reversed, frozen or shuffled:seed1; empty: as it was filmed
     batch_size: int = 1  # of questions
     reader: str = ANY_READER  # what decodes videos: "auto", "decord", "pyav" or "torchcodec"
@@ -142,7 +148,7 @@ def _typed(name: str, value: Any, kind: type) -> Any:
             return text.lower() == "true"
         raise RunError(f"--model_args {name}={value}: write True or False")
     if kind is int:
-        if not (text.isascii() and text.isdigit() and len(text) < 9) or int(text) < 1:
+        if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) < 1:
             raise RunError(f"--model_args {name}={value}: write a whole number from 1")
         return int(text)
     return text

@@ -49,6 +49,7 @@ def show(text: str, model: str | None, png: Path | None) -> None:
     console.print(
         f"edges kept: {kept:,} of {total:,} ({100 * kept / total:.1f} %), of one head, over all layers"
     )
+    console.print(f"the unit of cross_frame is a frame: {len(layout.frames)} of them here")
     for rule in resolved.empty:
         console.print(f"{rule} cuts nothing in this prompt: a group is empty")
     routes = flow.leaks(layout, layers)
