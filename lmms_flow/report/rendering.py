@@ -13,6 +13,7 @@ import rich.console
 import rich.measure
 import rich.table
 
+from .cells import harmless
 from .table import Table
 
 WIDE = 7  # columns that a terminal of usual width, or a page, has room for
@@ -112,7 +113,8 @@ def _escaped_latex(text: str) -> str:
 def write_csv(tables: Sequence[Table], file: Path) -> list[Path]:
     """One file a table: the first kind into `file`, the others beside it, as `file-tests.csv`. Returns the files.
 
-    Numbers stand as they are, shares and not per cent; boards of several benchmarks share a file.
+    Numbers stand as they are, shares and not per cent; a text that a spreadsheet would take for a formula has an
+    apostrophe in front. Boards of several benchmarks share a file.
     """
     written = []
     for name in dict.fromkeys(table.name for table in tables):
@@ -139,6 +141,6 @@ def _raw(table: Table) -> list[dict[str, Any]]:
         for column, value in zip(table.columns, row, strict=True):
             values = value if isinstance(value, tuple) else (value,)
             values += (None,) * (len(column.raw) - len(values))
-            cells.update(zip(column.raw, values, strict=False))
+            cells.update(zip(column.raw, map(harmless, values), strict=False))
         rows.append(cells)
     return rows

@@ -11,7 +11,7 @@ from ...trace.curves import Among, Curve
 from ..restorations import Restoration, restorations_of
 from ..traces import Traced
 from .curve_figures import curve_figure
-from .map_section import rule_sets
+from .map_section import target_sets
 from .parts import Block, Section, short_checkpoint
 from .pictures import Picture, slug
 
@@ -43,7 +43,7 @@ def _block(one: Restoration, place: int, seed: int) -> Block:
 
 
 def _pictures(one: Restoration, curves: dict[str, Curve], lost: float, place: int) -> Iterator[Picture]:
-    for number, (title, rules) in enumerate(rule_sets(one.knockouts), 1):
+    for number, (title, rules) in enumerate(target_sets(one.knockouts), 1):
         shown = [curves[rule] for rule in rules]
         figure = curve_figure(shown, title, "brought back (points)")
         (axes,) = figure.axes
