@@ -37,8 +37,8 @@ class OpenQuestion(TypedDict):
 def checked(question: OpenQuestion) -> OpenQuestion:
     """The question. Raises ValueError where it can't be asked, or has no answer."""
     for name in ("id", "video", "question", "answer", "begun", "family"):
-        if not isinstance(question[name], str):  # type: ignore[literal-required]
-            raise ValueError(f"its {name} is {question[name]!r}, not text")  # type: ignore[literal-required]
+        if not isinstance(question[name], str):
+            raise ValueError(f"its {name} is {question[name]!r}, not text")
     for name in ("question", "answer"):
         if not question[name].strip():  # type: ignore[literal-required]
             raise ValueError(f"its {name} is empty")
