@@ -151,9 +151,9 @@ def test_words_of_an_answer_from_the_model_to_the_page(tmp_path: Path) -> None:
             arrays.values["words.probability"][place], flow.probabilities.numpy(), rtol=1e-5, atol=1e-7
         )
     folder, task = tmp_path / "out", "vcgbench_flow_words"
-    stored = place_of(task, "key")
-    write_arrays(tmp_path / "records", stored, arrays, "part")
-    told = {"base": "vcgbench_flow_temporal", "task": task, "trace": settings.to_text(), "arrays": stored}
+    file = place_of(task, "key")
+    write_arrays(tmp_path / "records", file, arrays, "part")
+    told = {"base": "vcgbench_flow_temporal", "task": task, "trace": settings.to_text(), "arrays": file}
     logged = {"doc_id": 0, "target": "", "record": record(0, True, "none", shapes=arrays.shapes, **told)}
     write_lines(folder / f"20260101_000000_samples_{task}.jsonl", [logged])
     traced = read_traces(folder, [tmp_path / "records"])
