@@ -84,7 +84,7 @@ def frames_with_words(traced: Sequence[Traced]) -> Block | None:
             f"Question {one.record.id} of {one.record.base or one.record.task}: the word nearest to each token, drawn "
             "where it lies, the commonest one of the layers of a bin."
         )
-        read = list(arrays.about.get("lens_layers") or range(1, len(top) + 1))  # type: ignore[call-overload]
+        read = list(arrays.about.get("lens_layers") or range(1, len(top) + 1))
         return Block(text=text, pictures=tuple(_word_pictures(frames, top, read, words, name)))
     return None
 
