@@ -123,24 +123,39 @@ def sweep(
     if open_blocks(decoder):
         raise FlowError("a sweep can't be run inside a block of intervene: it compares with full attention")
     inputs = only_the_prompt(inputs, "a sweep")
-    num_layers = len(decoder_layers(decoder))
-    centres = check_layers(num_layers, window, style, layers)
+    centres = check_layers(len(decoder_layers(decoder)), window, style, layers)
     check_prompt(inputs, layout, "a sweep")
     check_how(how)
-    cuts = [as_knockout(each) for each in knockouts]
     _check_candidates(candidates, model)
-    resolved = [resolve_knockout(cut, layout, num_layers) for cut in cuts]
-    check_windows(resolved, layer_windows(decoder))
-    cut_layers = [frozenset(window_layers(layer, num_layers, window, style)) for layer in centres]
-    forks = [Fork(_first_row(cut), cut, each, how) for cut in resolved for each in cut_layers]
-    if not forks:
-        raise FlowError("a sweep needs at least one knockout and one layer")
+    cuts = [as_knockout(each) for each in knockouts]
+    forks = _forks(decoder, cuts, layout, [(centre, window, style) for centre in centres], how)
     prove(model)
     walks = _chunks(forks, _bytes_a_row(model), max_memory)
     bar = tqdm(walks, desc="sweep", unit="walk", disable=not progress or len(walks) < 2)
     with eagerly():
         logits = [_read(model, decoder, inputs, chunk) for chunk in bar]
     return _result(cuts, centres, logits, candidates)
+
+
+def _forks(
+    decoder: nn.Module,
+    cuts: Sequence[Knockout],
+    layout: Layout,
+    windows: Sequence[tuple[int, int, str]],
+    how: str,
+) -> list[Fork]:
+    """Each knockout in each window (its centre, width and style), window by window of the first, then of the second.
+
+    Raises FlowError where a knockout does not fit the prompt or the model's own windows, and where there is none.
+    """
+    num_layers = len(decoder_layers(decoder))
+    resolved = [resolve_knockout(cut, layout, num_layers) for cut in cuts]
+    check_windows(resolved, layer_windows(decoder))
+    layers = [frozenset(window_layers(centre, num_layers, *how_wide)) for centre, *how_wide in windows]
+    forks = [Fork(_first_row(cut), cut, each, how) for cut in resolved for each in layers]
+    if not forks:
+        raise FlowError("a sweep needs at least one knockout and one layer")
+    return forks
 
 
 def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
