@@ -115,6 +115,9 @@ LIST_MODELS = Seam(
 PARSE_ARGS = Seam("lmms_eval.__main__", "parse_eval_args", "know the arguments of the command line")
 CLI_EVALUATE = Seam("lmms_eval.__main__", "cli_evaluate", "run its command line")
 CLI_SINGLE = Seam("lmms_eval.__main__", "cli_evaluate_single", "watch how an evaluation ends", ("args",))
+MAKE_TABLE = Seam(
+    "lmms_eval.__main__", "make_table", "print no counter that is zero", ("result_dict", "column")
+)
 EVALUATE = Seam(
     "lmms_eval.evaluator",
     "simple_evaluate",
