@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("lmms-flow: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # `lmms-flow tasks --list | head` has read what it wants
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may Python's own flush at the end fail
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # nor may Python's own flush at the end fail
         return 128 + signal.SIGPIPE
 
 

@@ -45,8 +45,8 @@ from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.read_ahead import ReadAhead
 from lmms_flow.records.journal import Journal
 from lmms_flow.runner.adapters import find_adapter
-from lmms_flow.runner.answering import Answerer
 from lmms_flow.runner.announcing import about_the_run, after_the_run
+from lmms_flow.runner.answering import Answerer
 from lmms_flow.runner.arguments import ModelArguments, as_read, joined, read_arguments
 from lmms_flow.runner.asking import Asking
 from lmms_flow.runner.dry_run import duration, estimates, memory

@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"lmms_flow": "lmms_flow", "model_wrappers": "lmms_flow.model_wrappers", "tasks": "lmms_flow.tasks"}
-GROUND = {"checkout", "errors", "versions", "assets", "plots", "terminal"}  # import nothing of ours but one another
+GROUND = {
+    "checkout",
+    "errors",
+    "versions",
+    "assets",
+    "plots",
+    "terminal",
+}  # import nothing of ours but one another
 # What a room may import beside itself and the ground.
 BELOW: dict[str, set[str]] = {
     "flow": set(),

@@ -75,7 +75,10 @@ def test_a_rule_in_a_file_is_respelt_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model_args", "says"),
     [
-        ("pretrained=flow-tiny,flow=a:b,c:d", "rules of a flow are joined by '+', not by ',': write flow=a:b+c:d"),
+        (
+            "pretrained=flow-tiny,flow=a:b,c:d",
+            "rules of a flow are joined by '+', not by ',': write flow=a:b+c:d",
+        ),
         ("flow=video:last,cross_frame,engine=dense", "write flow=video:last+cross_frame"),
         ("pretrained:flow-tiny", "write pretrained=flow-tiny"),
         ("pretrained=flow-tiny,dense", "write engine=dense"),
@@ -127,7 +130,10 @@ def test_effective_is_known_behind_a_link(tmp_path: Path) -> None:
     [
         (["shw", "none"], "lmms-flow: there is no 'shw'; did you mean 'show'?"),
         (["compair", "out"], "did you mean 'compare'?"),
-        (["compare", "out", "--by-tsk"], "lmms-flow compare: there is no argument '--by-tsk'; did you mean '--by-task'?"),
+        (
+            ["compare", "out", "--by-tsk"],
+            "lmms-flow compare: there is no argument '--by-tsk'; did you mean '--by-task'?",
+        ),
         (["show", "none", "--modle", "7"], "did you mean '--model'?"),
         ([], "lmms-flow: the following arguments are required: COMMAND"),
     ],
@@ -161,15 +167,19 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 
 
 def test_a_typo_does_not_wait_for_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_python_m_and_a_reader_that_has_read_enough() -> None:
-    """`python -m lmms_flow tasks --list | head -1`: status 141 as of any program that a pipe ends, nothing on stderr."""
+    """`python -m lmms_flow tasks --list | head -1` ends as any program that a pipe ends."""
     command = [sys.executable, "-m", "lmms_flow", "tasks", "--list"]
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
-        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False, timeout=120
+        )
     assert (done.returncode, done.stderr) == (141, "")

@@ -130,7 +130,8 @@ def test_columns_leave_then_are_brief_then_are_folded() -> None:
         ),
     )
     heads = {
-        width: [column.head for column in table.fitted(width)[0].columns] for width in (62, 61, 46, 45, 38, 20)
+        width: [column.head for column in table.fitted(width)[0].columns]
+        for width in (62, 61, 46, 45, 38, 20)
     }
     assert heads[62] == ["arm", "accuracy [95 %]", "seconds", "flops"]
     assert heads[61] == ["arm", "accuracy [95 %]", "flops"]

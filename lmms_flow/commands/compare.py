@@ -72,7 +72,9 @@ def add(commands: Commands) -> None:
         help="compare although prompts, frames or data differ, and say so",
     )
     compare.add_argument(
-        "--wide", action="store_true", help="print all columns and rows, as into a pipe, however wide they are"
+        "--wide",
+        action="store_true",
+        help="print all columns and rows, as into a pipe, however wide they are",
     )
     add_json(compare)
     compare.set_defaults(run=run)

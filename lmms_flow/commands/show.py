@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
     show = commands.add_parser(
         "show",
         help="what a flow cuts, layer by layer",
-        description="Says what a flow cuts in which layers of a known model, how many edges are left, by which routes the "
-        "video\nstill reaches the last token, and what a prefill costs. No model is loaded.",
+        description="Says what a flow cuts in which layers of a known model, how many edges are left, by which\n"
+        "routes the video still reaches the last token, and what a prefill costs. No model is loaded.",
         epilog=LANGUAGE,
         formatter_class=RAW,
     )

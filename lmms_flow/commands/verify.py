@@ -15,8 +15,8 @@ def add(commands: Commands) -> None:
     verify = commands.add_parser(
         "verify",
         help="shows that a cut reaches every layer of your checkpoint",
-        description="Loads a checkpoint and shows on the model itself that a cut changes its answer, and that what is cut "
-        "off changes nothing. Ends with 1 where a check fails.",
+        description="Loads a checkpoint and shows on the model itself that a cut changes its answer, and that what "
+        "is cut off changes nothing. Ends with 1 where a check fails.",
     )
     verify.add_argument(
         "--model",

@@ -9,7 +9,16 @@ from ..errors import FlowError, nearest
 from .controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME, control_of
 from .knockout import Knockout, Rule, parse_rule
 from .pathway import Pathway
-from .presets import ALIASES, PAPER_SHARE, PRESET_NAMES, find_preset, paper_share, preset_of, resolve_alias, unknown_word
+from .presets import (
+    ALIASES,
+    PAPER_SHARE,
+    PRESET_NAMES,
+    find_preset,
+    paper_share,
+    preset_of,
+    resolve_alias,
+    unknown_word,
+)
 from .random_cut import RandomCut
 from .respelling import respelt
 from .spec import FlowSpec
@@ -18,7 +27,7 @@ _BLIND = tuple(Rule(Knockout("video", target)) for target in ("gap", "question",
 
 
 def parse(text: str, checkpoint: str | None = None) -> FlowSpec:
-    """Reads the one-line language. Raises FlowError quoting the rule that is wrong, or with what must have been meant."""
+    """Reads the one-line language. Raises FlowError quoting the rule that is wrong, or with what was meant."""
     if not text:
         raise FlowError("the flow is empty: write none for full attention")
     try:

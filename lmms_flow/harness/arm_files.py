@@ -24,7 +24,8 @@ def checked_arm(name: str, config: Any) -> Any:
     carried = next((what for what in CLASSES if what in config), None)
     if "class" not in config and carried:
         raise RunError(
-            f"task {name}: it has a base and a {carried} but no class; add the line  class: !function {CLASSES[carried]}"
+            f"task {name}: it has a base and a {carried} but no class; add the line  "
+            f"class: !function {CLASSES[carried]}"
         )
     if "class" in config:
         for key in config:
@@ -41,7 +42,9 @@ def told_of_an_arm(name: str, index: Mapping[str, Mapping[str, Any]]) -> Iterato
         yield
     except (ImportError, AttributeError) as error:
         file = index.get(name, {}).get("yaml_path")
-        text = Path(file).read_text(encoding="utf-8") if isinstance(file, str) and Path(file).is_file() else ""
+        text = (
+            Path(file).read_text(encoding="utf-8") if isinstance(file, str) and Path(file).is_file() else ""
+        )
         named = next((line.strip() for line in text.splitlines() if "!function lmms_flow" in line), None)
         if named is None:
             raise

@@ -107,6 +107,7 @@ def _run(arguments: list[str]) -> tuple[int, list[_Call]]:
         plugin.tasks_for_all_models(),
         mock.patch.object(sys.modules[host.CLI_SINGLE.module], host.CLI_SINGLE.name, watched),
         mock.patch.object(sys, "argv", ["lmms-eval", *arguments]),
+        host.without_its_bars(),
     ):
         try:
             cli_evaluate()

@@ -12,9 +12,13 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest import mock
+
+from tqdm import tqdm
 
 from lmms_flow.errors import RunError
 from lmms_flow.versions import installed_version, what_to_install
@@ -253,6 +257,21 @@ def tasks_of_ours(model: str) -> list[str]:
 
 
 # Evaluations
+
+
+@contextmanager
+def without_its_bars() -> Iterator[None]:
+    """Inside the block lmms-eval shows no bar of its own: it has two a task, and ours runs longest."""
+
+    def hidden(*args: Any, **named: Any) -> Any:
+        return tqdm(*args, **{**named, "disable": True})
+
+    with ExitStack() as patches:
+        for name in (EVALUATE.module, TASK_BASE.module):
+            module = importlib.import_module(name)
+            if hasattr(module, "tqdm"):  # bars are no need: one that is gone is none to hide
+                patches.enter_context(mock.patch.object(module, "tqdm", hidden))
+        yield
 
 
 def results_of(returned: Any) -> Mapping[str, Any] | None:

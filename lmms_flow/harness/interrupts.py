@@ -33,7 +33,11 @@ def told_in_one_line(line: Callable[[], str], *, tell: bool = True) -> Iterator[
             number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would print a traceback over the line
             if tell:
-                print(f"lmms_flow: stopped by {signal.Signals(number).name}: {line()}", file=sys.stderr, flush=True)
+                print(
+                    f"lmms_flow: stopped by {signal.Signals(number).name}: {line()}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             raise SystemExit(128 + number) from None
 
 

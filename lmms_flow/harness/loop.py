@@ -18,8 +18,8 @@ from loguru import logger
 from lmms_flow.errors import SAMPLE_FAILURES, MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness import host
 from lmms_flow.harness.sample import Outcome, Sample, describe, id_of, takes_records, unpack
-from lmms_flow.harness.telling import progress
 from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
+from lmms_flow.harness.telling import progress
 from lmms_flow.records.arrays import Arrays
 from lmms_flow.records.fields import RunFields
 from lmms_flow.records.journal import Journal
@@ -114,15 +114,19 @@ class RequestLoop:
         if self.journal is None:
             return "no answer is kept (records=none)"
         return (
-            f"{self.served + self.journal.written:,} answers are kept in {self.journal.folder}; the same command goes on "
-            "from there"
+            f"{self.served + self.journal.written:,} answers are kept in {self.journal.folder}; the same command "
+            "goes on from there"
         )
 
     def ended(self) -> str:
         """How many answers were taken from the records and how many were given, in a line."""
         failed = {status: sum(by_task.values()) for status, by_task in self._ended.items()}
         given = self._total - self.served - sum(failed.values())
-        lost = "".join(f", {count:,} {name}" for name, count in (("failed", failed["error"]), ("skipped", failed["skipped"])) if count)
+        lost = "".join(
+            f", {count:,} {name}"
+            for name, count in (("failed", failed["error"]), ("skipped", failed["skipped"]))
+            if count
+        )
         return f"{self._total:,} answers: {self.served:,} from the records, {given:,} new{lost}"
 
     def _settled(self, requests: Sequence[Any], docs: Mapping[str, Any]) -> Iterator[tuple[int, HostAnswer]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,13 @@ LONG = 100  # characters of a list in a line
 def tell(lines: Iterable[str]) -> None:
     """Prints lines of ours on stderr, beside the bar and apart from the results on stdout."""
     for line in lines:
-        print(f"lmms_flow: {line}", file=sys.stderr, flush=True)
+        text = f"lmms_flow: {line}"
+        if sys.stderr.isatty():
+            room = shutil.get_terminal_size().columns
+            text = textwrap.fill(
+                text, room, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False
+            )
+        print(text, file=sys.stderr, flush=True)
 
 
 def progress(total: int, *, shown: bool) -> tqdm[Any]:

@@ -10,6 +10,8 @@ from .board import Board, Entry, Flip
 from .statistics import holm
 from .table import (
     MODEL as MODEL_HEAD,
+)
+from .table import (
     Column,
     Table,
     change,
@@ -164,13 +166,13 @@ def tests(board: Board) -> Table:
     columns = (
         Column("baseline", str, ("baseline",), right=False, rank=4),
         Column("common", raw=("common",), rank=1),
-        Column(
-            "Δ [95 %]", change_with_interval, ("difference", "difference_low", "difference_high"), rank=3
-        ),
+        Column("Δ [95 %]", change_with_interval, ("difference", "difference_low", "difference_high"), rank=3),
         Column("lost", raw=("lost",)),
         Column("won", raw=("won",)),
         Column("p (McNemar)", p_value, ("p_mcnemar",), rank=2),
-        Column(f"within {margin} (p)", _equivalent, ("p_equivalence",), right=False, short=f"within {margin}"),
+        Column(
+            f"within {margin} (p)", _equivalent, ("p_equivalence",), right=False, short=f"within {margin}"
+        ),
         Column("flips", raw=("flips",)),
         Column("sham's flips", raw=("flips_of_sham",), rank=2, short="sham's"),
     )

@@ -152,7 +152,13 @@ def _escaped_latex(text: str) -> str:
 def as_json(tables: Iterable[Table]) -> list[dict[str, Any]]:
     """The tables as plain values: what a CSV of them has, numbers as they are."""
     return [
-        {"name": one.name, "benchmark": one.benchmark, "title": one.title, "rows": _raw(one), "notes": one.notes}
+        {
+            "name": one.name,
+            "benchmark": one.benchmark,
+            "title": one.title,
+            "rows": _raw(one),
+            "notes": one.notes,
+        }
         for one in tables
     ]
 

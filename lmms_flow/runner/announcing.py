@@ -40,15 +40,23 @@ def about_the_run(
     if journal is None:
         return [*lines, "no answer is kept (records=none)"]
     held = journal.held({host.arguments_of(one).task for one in requests if not host.is_padding(one)})
-    know = f"they hold {held:,} answers to these tasks, taken where nothing has changed" if held else "empty for these tasks"
+    know = (
+        f"they hold {held:,} answers to these tasks, taken where nothing has changed"
+        if held
+        else "empty for these tasks"
+    )
     return [*lines, f"records in {journal.folder}: {know}"]
 
 
 def _self_check(checks: Sequence[Check]) -> str:
     if not checks:
         return "no self-check: nothing is cut"
-    told = [f"{one.name.partition(': ')[2] or one.name} {one.detail}" for one in checks if one.name.endswith(TOLD)]
-    return f"self-check: {len(checks)} checks passed; {'; '.join(dict.fromkeys(told[: len(told) // 2 or None]))}"
+    told = [
+        f"{one.name.partition(': ')[2]} {one.detail}"
+        for one in checks
+        if one.name.startswith("prefill: ") and one.name.endswith(TOLD)
+    ]
+    return f"self-check: {len(checks)} checks passed; {'; '.join(told)}"
 
 
 def after_the_run(requests: Sequence[Any]) -> list[str]:

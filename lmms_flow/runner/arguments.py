@@ -94,8 +94,7 @@ def _without_a_name(arg_string: str) -> str:
     names = [field.name for field in fields(ModelArguments)]
     before = ""
     for part in arg_string.split(","):
-        name, equals, _ = part.partition("=")
-        if equals:
+        if "=" in part:
             before = part
             continue
         if before.strip().startswith("flow="):

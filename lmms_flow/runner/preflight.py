@@ -1,4 +1,4 @@
-"""What can be known to be wrong before weights are loaded: each thing is one line then, and no download is for nothing."""
+"""What can be known to be wrong before weights are loaded, in one line each: no download is for nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def check_checkpoint(checkpoint: str) -> None:
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
             inside = sorted(each.parent.name for each in folder.glob("*/config.json"))
             more = f"; did you mean {str(folder / inside[0])!r}?" if inside else ""
-            raise RunError(f"pretrained={checkpoint}: the folder has no config.json, so it is no checkpoint{more}")
+            raise RunError(
+                f"pretrained={checkpoint}: the folder has no config.json, so it is no checkpoint{more}"
+            )
         return
     if folder.is_file():
         raise RunError(f"pretrained={checkpoint}: it is a file; name the checkpoint's folder")
@@ -105,7 +107,9 @@ def _check_flow(task: str, flow: str, checkpoint: str) -> None:
     try:
         Flow.load(flow, checkpoint=checkpoint)
     except FlowError as error:
-        if is_known_for(re.split("[:+]", flow), checkpoint):  # else the arm is skipped, with that as its reason
+        if is_known_for(
+            re.split("[:+]", flow), checkpoint
+        ):  # else the arm is skipped, with that as its reason
             raise RunError(f"task {task}: {error}") from None
 
 
@@ -116,8 +120,8 @@ def data_problems(config: Mapping[str, Any]) -> Iterator[str]:
         return
     if asked.get("token") is True and not get_token():
         yield (
-            f"its data set {path} is read with a token of the Hugging Face hub, and there is none: set HF_TOKEN, or run "
-            "`hf auth login`"
+            f"its data set {path} is read with a token of the Hugging Face hub, and there is none: set HF_TOKEN, or "
+            "run `hf auth login`"
         )
     cache = asked.get("cache_dir")
     if not asked.get("video") or not isinstance(cache, str):

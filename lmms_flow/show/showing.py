@@ -241,7 +241,15 @@ def _pathways(marked: bool) -> TextTable:
         scored = preset.scored_by(closed)
         star = " *" if marked and UNVALIDATED in scored else ""
         rows.append((name + star, str(preset.layers), *ranges, f"{100 * kept / total:.1f} %", scored))
-    heads = ("preset", "layers", "cross_\nframe", "video:\nquestion", "question:\nlast", "edges\nkept", "scored by")
+    heads = (
+        "preset",
+        "layers",
+        "cross_\nframe",
+        "video:\nquestion",
+        "question:\nlast",
+        "edges\nkept",
+        "scored by",
+    )
     columns = [TextColumn(head, cells) for head, cells in zip(heads, zip(*rows, strict=True), strict=True)]
     columns[1] = replace(columns[1], brief_head="depth")
     columns[-1] = replace(columns[-1], rank=1)
