@@ -17,6 +17,7 @@ GROUND = {
     "versions",
     "assets",
     "plots",
+    "notebook",
     "terminal",
 }  # import nothing of ours but one another
 # What a room may import beside itself and the ground.

@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
         "doctor",
         help="what works on this machine, and what to do where something does not",
         description="Tries what a run needs (versions, device, video readers, what lmms-eval sees, folders, the "
-        "bundled model under cuts) and says what to do where something does not work. Ends with 1 where something fails.",
+        "bundled model under cuts) and says what to do where something does not work. Status 1: something fails.",
     )
     add_json(doctor)
     doctor.set_defaults(run=run)

@@ -150,6 +150,7 @@ class DenseHooks:
         how: str = HOW[0],
     ) -> None:
         self.how = how
+        self.flows = tuple(dict.fromkeys(one.bound.flow.text for one in resolved))  # for messages
         self._resolved = resolved
         self._contract = Contract(decoder, resolved, continuation)
         self._masks = PromptMasks(resolved)

@@ -32,7 +32,10 @@ class Knockout:
             return
         source = check_group(self.source, f"rule {rule}")
         target = check_group(self.target, f"rule {rule}")
-        (source_base, source_frame), (target_base, target_frame) = group_rank(source), group_rank(target)
+        try:
+            (source_base, source_frame), (target_base, target_frame) = group_rank(source), group_rank(target)
+        except LookupError:  # where a group of the user's own lies is seen on the prompt
+            return
         both_frames = frame_number(source) is not None and frame_number(target) is not None
         if source_base > target_base or (both_frames and source_frame > target_frame):
             raise self._above_diagonal()

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import FlowError, nearest
+from .own_groups import as_ranges, is_known, may_be_named
 
 BASE_GROUPS = ("system", "video", "gap", "question", "tail", "last")
 QUESTION_PARTS = ("stem", "options", "true_option", "false_options")
@@ -26,7 +27,7 @@ def frame_number(name: str) -> int | None:
 
 def check_group(name: str, where: str) -> str:
     """`name`, when it is a group's name; otherwise a FlowError that quotes `where` and names the nearest group."""
-    if name in GROUPS or frame_number(name) is not None:
+    if name in GROUPS or frame_number(name) is not None or is_known(name):
         return name
     valid = (*GROUPS, "frame.0")
     raise FlowError(
@@ -39,6 +40,8 @@ def group_rank(name: str) -> tuple[int, int]:
     frame = frame_number(name)
     if frame is not None:
         return BASE_GROUPS.index("video"), frame
+    if name not in GROUPS:
+        raise LookupError(name)  # a group of the user's own: the layout alone knows
     return BASE_GROUPS.index("question" if name in QUESTION_PARTS else name), 0
 
 
@@ -53,7 +56,7 @@ def merge(ranges: Iterable[range]) -> Span:
     return tuple(merged)
 
 
-def _as_span(value: range | Sequence[range], name: str) -> Span:
+def _as_span(value: Any, name: str) -> Span:
     ranges = (
         (value,)
         if isinstance(value, range)
@@ -68,6 +71,28 @@ def _as_span(value: range | Sequence[range], name: str) -> Span:
     return merge(ranges)
 
 
+def _own_span(name: str, value: Any, num_tokens: int) -> Span:
+    """The tokens of a group of the user's own. Raises FlowError."""
+    close = nearest(name, GROUPS) if isinstance(name, str) else ""
+    if not may_be_named(name):
+        raise FlowError(
+            f"layout: there is no group {name!r}{close}; a group of your own has small letters, digits and '_'"
+        )
+    ranges = as_ranges(value, num_tokens)
+    try:
+        span = merge(ranges) if ranges is not None else _as_span(value, name)
+    except FlowError:
+        raise FlowError(
+            f"layout: there is no group {name!r}{close}; a group of your own is a list of token positions from 0 to "
+            f"{num_tokens - 1}, or ranges, not {value!r}"
+        ) from None
+    if not span or span[0].start < 0 or span[-1].stop > num_tokens:
+        raise FlowError(
+            f"layout: group {name!r} must lie within the prompt's {num_tokens} tokens, not at {value!r}"
+        )
+    return span
+
+
 @dataclass(frozen=True, init=False)
 class Layout:
     """The groups of one prompt, in token positions from 0 that leave padding out.
@@ -78,6 +103,9 @@ class Layout:
             order without overlap; any of them but `last` (the last prompt token) may be empty or left out. `stem`,
             `options`, `true_option` and `false_options` lie inside `question`.
         frames: the tokens of each frame; they partition `video`.
+
+    A group of one's own is any other name with its tokens, as ranges or as positions: `{"subject": [5, 6]}`. Flows that
+    are read beside the layout (`intervene`, `sweep`, `keep_masks`) may name it.
 
     Raises:
         FlowError: one of these does not hold.
@@ -90,25 +118,40 @@ class Layout:
     def __init__(
         self,
         num_tokens: int,
-        groups: Mapping[str, range | Sequence[range]],
+        groups: Mapping[str, range | Sequence[range] | Sequence[int]],
         frames: Sequence[range] = (),
     ) -> None:
-        for name in groups:
-            if name not in GROUPS:
-                raise FlowError(f"layout: there is no group {name!r}{nearest(name, GROUPS)}")
+        if not isinstance(num_tokens, int) or num_tokens < 1:
+            raise FlowError(f"layout: num_tokens must be a number of tokens, not {num_tokens!r}")
+        own = {name: _own_span(name, groups[name], num_tokens) for name in groups if name not in GROUPS}
         spans = {
             name: _as_span(groups.get(name, ()), name)
             for name in GROUPS
             if name in groups or name in BASE_GROUPS
-        }
-        if not isinstance(num_tokens, int) or num_tokens < 1:
-            raise FlowError(f"layout: num_tokens must be a number of tokens, not {num_tokens!r}")
+        } | own
         if any(not isinstance(frame, range) or frame.step != 1 for frame in frames):
             raise FlowError("layout: the frames must be ranges with step 1, one a frame")
         object.__setattr__(self, "num_tokens", num_tokens)
         object.__setattr__(self, "groups", MappingProxyType(spans))
         object.__setattr__(self, "frames", tuple(range(r.start, r.stop) for r in frames))
         self._check()
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of the groups that a user added."""
+        return tuple(name for name in self.groups if name not in GROUPS)
+
+    def with_groups(self, **groups: range | Sequence[range] | Sequence[int]) -> Layout:
+        """The same prompt with groups of one's own: `layout.with_groups(subject=[5, 6])`."""
+        return Layout(
+            self.num_tokens, {**{n: list(s) for n, s in self.groups.items()}, **groups}, self.frames
+        )
+
+    def _repr_html_(self) -> str:
+        from ..notebook import prompt_bar
+
+        about = f"prompt of {self.num_tokens} tokens, {len(self.frames)} frames"
+        return prompt_bar(about, self.num_tokens, self.groups, BASE_GROUPS)
 
     def __hash__(self) -> int:
         return hash((self.num_tokens, tuple(self.groups.items()), self.frames))

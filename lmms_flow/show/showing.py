@@ -85,7 +85,8 @@ class Shown:
         """Writes the masks as a picture."""
         from .drawing import draw_flow
 
-        return draw_flow(self.flow, self.subject.layout, self.subject.layers, file)
+        draw_flow(self.flow, self.subject.layout, self.subject.layers, file)
+        return file
 
 
 def shown(text: str, model: str | None) -> Shown:
