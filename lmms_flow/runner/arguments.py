@@ -35,7 +35,7 @@ class ModelArguments:
     video_timeout: int = TIMEOUT  # seconds for one video
     records: str = "lmms_flow_records"  # folder of the journal, or "none"
     on_error: str = "raise"  # or "record": go on without the sample, and say so
-    trust_remote_code: bool = False
+    trust_remote_code: bool = False  # whether a repository's own processor may run its code; models never do
     trace_knockouts: str = ""  # of the maps of tasks that don't say it: target sets or rules, joined by "+"
     trace_window: str = ""  # how many layers they cut at once
     trace_style: str = ""  # center, inverse, from_layer or to_layer
