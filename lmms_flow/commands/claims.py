@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ReportError
 from .language import RAW, Commands
+from .machines import add_json, print_json
 
 if TYPE_CHECKING:
     from ..report.table import Table
@@ -48,30 +49,37 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="where the records of stock tasks are, where the runs' --model_args don't lead there; may be repeated",
     )
+    claims.add_argument(
+        "--wide", action="store_true", help="print all columns, as into a pipe, however wide they are"
+    )
+    add_json(claims)
     claims.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit status."""
-    from ..report.rendering import for_terminal, width_of, write_csv
-    from ..show.showing import make_console
+    from ..report.rendering import as_json, for_terminal, write_csv
+    from ..terminal import make_console, print_tables, say
 
-    console = make_console()
+    if not args.folders and args.output is not None:
+        raise ReportError(f"--output {args.output}: name the folder of a run, whose verdicts it is to hold")
+    if args.json:
+        from dataclasses import asdict
+
+        from ..claims.book import claims
+
+        listed = [asdict(claim) for claim in claims()]
+        print_json({"tables": as_json(_verdicts(args))} if args.folders else {"claims": listed})
+        return 0
+    console = make_console(args.wide)
     if not args.folders:
-        if args.output is not None:
-            raise ReportError(
-                f"--output {args.output}: name the folder of a run, whose verdicts it is to hold"
-            )
         _list(console)
         return 0
     tables = _verdicts(args)
-    for table in tables:
-        for part in for_terminal(table):
-            console.width = max(console.width, width_of(part, console))
-            console.print(part)
+    print_tables(console, [part for table in tables for part in for_terminal(table, console)])
     if args.output is not None:
         for file in write_csv(tables, args.output):
-            console.print(f"written: {file}")
+            say(console, f"written: {file}")
     return 0
 
 
@@ -86,13 +94,13 @@ def _verdicts(args: argparse.Namespace) -> list[Table]:
 
 def _list(console: Any) -> None:
     from ..claims.book import claims
+    from ..terminal import say
 
     found = claims()
     for paper in dict.fromkeys((one.paper, one.source) for one in found):
-        console.print(f"\n{paper[0]} ({paper[1]})", highlight=False)
+        say(console, "")
+        say(console, f"{paper[0]} ({paper[1]})")
         for one in found:
             if one.paper == paper[0]:
-                console.print(f"  {one.name}: {one.says}", highlight=False, soft_wrap=True)
-                console.print(
-                    f"    {one.arm}: {one.predicted} (points); {one.where}", highlight=False, soft_wrap=True
-                )
+                say(console, f"  {one.name}: {one.says}")
+                say(console, f"    {one.arm}: {one.predicted} (points); {one.where}")

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import FlowError, nearest
 from ..harness.ground import MODELS
 from .language import Commands
+from .machines import add_json, only_json, print_json
 
 
 def add(commands: Commands) -> None:
@@ -16,6 +17,8 @@ def add(commands: Commands) -> None:
     verify = commands.add_parser(
         "verify",
         help="shows that prompts are the model's own and that a cut reaches every layer of your checkpoint",
+        description="Loads a checkpoint and shows on the model itself that its prompts are its own, that a cut changes "
+        "its answer, and that what is cut off changes nothing. Ends with 1 where a check fails.",
     )
     verify.add_argument(
         "--model",
@@ -24,23 +27,31 @@ def add(commands: Commands) -> None:
     )
     verify.add_argument("--model_args", default="", help="as for lmms-eval, such as pretrained=flow-tiny")
     verify.add_argument("--video", type=Path, metavar="FILE", help="to ask about (a bundled clip)")
+    add_json(verify)
     verify.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit status."""
-    from rich.table import Table
-
-    from ..show.showing import make_console
+    from ..terminal import TextColumn, TextTable, make_console, print_tables
     from ..testing import conformance
 
-    model = _wrapper(args.model).create_from_arg_string(args.model_args)
-    found = conformance(model, args.video)
-    table = Table("check", "passed", "detail", title=f"{args.model}, {model.checkpoint}")
-    for one in found:
-        table.add_row(one.name, one.verdict, one.detail)
-    make_console().print(table)
-    return 1 if any(one.passed is False for one in found) else 0
+    with only_json(args.json):
+        model = _wrapper(args.model).create_from_arg_string(args.model_args)
+        found = conformance(model, args.video)
+    passed = all(one.passed is not False for one in found)
+    if args.json:
+        listed = [{"name": one.name, "passed": one.passed, "detail": one.detail} for one in found]
+        about = {"model": args.model, "checkpoint": model.checkpoint, "engine": model.args.engine}
+        print_json({**about, "passed": passed, "checks": listed})
+    else:
+        columns = (
+            TextColumn("check", tuple(one.name for one in found)),
+            TextColumn("passed", tuple(one.verdict for one in found)),
+            TextColumn("detail", tuple(one.detail for one in found)),
+        )
+        print_tables(make_console(), [TextTable(f"{args.model}, {model.checkpoint}", columns)])
+    return 0 if passed else 1
 
 
 def _wrapper(name: str) -> Any:

@@ -172,6 +172,7 @@ class DenseHooks:
         own_masks: bool = False,
     ) -> None:
         self.how = how
+        self.flows = tuple(dict.fromkeys(one.bound.flow.text for one in resolved))  # for messages
         self._resolved = resolved
         self._own_masks = (
             own_masks  # whether tokens read both ways under masks that the model makes (both_ways.py)

@@ -7,23 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..flow import Flow, Layout, ResolvedFlow
+from ..flow import Layout, ResolvedFlow
+from ..flow.given import Given, as_flow
 from ..flow.knockout import CROSS_FRAME, INTRA_FRAME
 from .columns import send
 
 
-def keep_masks(flow: Flow | str, layout: Layout, num_layers: int) -> Tensor:
+def keep_masks(flow: Given, layout: Layout, num_layers: int) -> Tensor:
     """The kept edges of every layer, bool [layer, query, key]; what lies above the diagonal is never kept.
 
     Args:
-        flow: a flow, or its text.
+        flow: a flow, its text, a knockout, or a list of these.
         layout: of the prompt.
         num_layers: of the model.
 
     Raises:
         FlowError: the flow does not fit the layout or the depth.
     """
-    flow = Flow.load(flow) if isinstance(flow, str) else flow
+    flow = as_flow(flow, layout)
     resolved = flow.bind(num_layers).resolve(layout)
     if resolved.draws:  # each layer has its own
         return torch.stack([keep_mask(resolved, layer) for layer in range(1, num_layers + 1)])

@@ -19,13 +19,16 @@ from transformers import DynamicCache
 
 from ..errors import FlowError, nearest
 from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
+from ..flow.own_groups import known
 from ..flow.trace_settings import STYLES
+from ..notebook import axes_of, picture
+from ..plots import ZERO, literal, style_of
 from .applied import applied
 from .both_ways import reads_both_ways
 from .decoder import decoder_layers, module_of
 from .dense import HOW, check_how
 from .fork import CantForkError, Fork, ForkWalk
-from .hooks import has_foreign_hooks, open_blocks
+from .hooks import already_under, has_foreign_hooks, open_blocks
 from .layer_call import going_on_from, keeping
 from .mechanisms import check_mechanisms, eagerly
 from .one_prompt import check_prompt, only_the_prompt
@@ -36,7 +39,7 @@ Style: TypeAlias = Literal["center", "inverse", "from_layer", "to_layer"]
 DEFAULT_MEMORY = 2 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """What a sweep read at the last position. Layers count from 1: entry `[k, l - 1]` is the window of layer l.
 
@@ -58,6 +61,33 @@ class SweepResult:
     def relative_change(self) -> Tensor:
         """(p_knockout - p_base) / p_base in per cent, [knockout, layer] (paper, section 2.2)."""
         return (self.probabilities - self.baseline) / self.baseline * 100
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the curves; returns the axes, in a figure of their own where none are given."""
+        axes = axes_of(ax)
+        for place, (knockout, curve) in enumerate(zip(self.knockouts, self.relative_change, strict=True)):
+            style = style_of(str(knockout), place)
+            axes.plot(
+                self.layers,
+                curve.tolist(),
+                color=style.colour,
+                linestyle=style.dash,
+                marker=style.marker,
+                ms=4,
+                label=literal(str(knockout)),
+            )
+        axes.axhline(0, color=ZERO, lw=0.8)
+        axes.set_xlabel("layer in the middle of the window")
+        axes.set_ylabel("change of the answer's probability (%)")
+        axes.legend(fontsize="small")
+        return axes
+
+    def __repr__(self) -> str:
+        cut = ", ".join(map(str, self.knockouts))
+        return f"SweepResult({cut}; {len(self.layers)} layers, answer {self.answer}, baseline {self.baseline:.3f})"
+
+    def _repr_html_(self) -> str:
+        return picture(self.plot().figure)
 
 
 def window_layers(layer: int, num_layers: int, window: int, style: str) -> tuple[int, ...]:
@@ -123,13 +153,16 @@ def sweep(
     model = module_of(model)
     decoder = check_mechanisms(model)
     if open_blocks(decoder):
-        raise FlowError("a sweep can't be run inside a block of intervene: it compares with full attention")
+        raise FlowError(
+            f"{already_under(decoder)}: a sweep can't be run inside a block of intervene: it compares with full "
+            "attention"
+        )
     inputs = only_the_prompt(inputs, "a sweep")
     centres = check_layers(len(decoder_layers(decoder)), window, style, layers)
     check_prompt(inputs, layout, "a sweep")
     check_how(how)
     check_candidates(candidates, model)
-    cuts = [as_knockout(each) for each in knockouts]
+    cuts = [as_knockout(each, layout) for each in knockouts]
     forks = _forks(decoder, cuts, layout, [(centre, window, style) for centre in centres], how)
     prove(model)
     walks = chunks(forks, bytes_a_row(model), max_memory)
@@ -187,7 +220,11 @@ def _in_layers(fork: Fork) -> ResolvedFlow:
     """The fork's knockout, cut in its own layers alone."""
     (cut,) = fork.resolved.bound.cuts[0]
     text = "+".join(f"{cut}@{layer}" for layer in sorted(fork.layers))
-    return Flow.load(text).bind(fork.resolved.bound.num_layers).resolve(fork.resolved.layout)
+    return (
+        Flow.load(text, layout=fork.resolved.layout)
+        .bind(fork.resolved.bound.num_layers)
+        .resolve(fork.resolved.layout)
+    )
 
 
 def walk_forks(
@@ -250,12 +287,13 @@ def check_candidates(candidates: Sequence[int], model: nn.Module) -> None:
             raise FlowError(f"there is no token {token}: the model's vocabulary has {vocabulary}")
 
 
-def as_knockout(each: Knockout | str) -> Knockout:
-    """A knockout, or its text: a rule without layers, such as "video:question"."""
+def as_knockout(each: Knockout | str, layout: Layout | None = None) -> Knockout:
+    """A knockout, or its text: a rule without layers, such as "video:question"; a layout's own groups may be named."""
     if isinstance(each, Knockout):
         return each
     source, colon, target = each.partition(":")
-    return Knockout(source, target if colon else None)
+    with known(layout.own if layout is not None else ()):
+        return Knockout(source, target if colon else None)
 
 
 def resolve_knockout(cut: Knockout, layout: Layout, num_layers: int) -> ResolvedFlow:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import FlowError, nearest
+from .own_groups import as_ranges, is_known, may_be_named
 
 BASE_GROUPS = ("system", "video", "gap", "question", "tail", "last")
 QUESTION_PARTS = ("stem", "options", "true_option", "false_options")
@@ -40,7 +41,7 @@ def check_group(name: str, where: str) -> str:
     frame = frame_number(name)
     if frame is not None:
         return LAST_FRAME if frame == -1 else f"frame.{frame}"
-    if name in GROUPS:
+    if name in GROUPS or is_known(name):
         return name
     valid = (*GROUPS, "frame.0", FIRST_FRAME, LAST_FRAME)
     raise FlowError(
@@ -50,9 +51,14 @@ def check_group(name: str, where: str) -> str:
 
 
 def group_ranks(name: str) -> tuple[int, int]:
-    """The places in the prompt of a group's first and last base group, as far as they are known without a layout."""
+    """The places in the prompt of a group's first and last base group, as far as they are known without a layout.
+
+    Raises LookupError for a group of the user's own: the layout alone knows.
+    """
     if frame_number(name) is not None:
         name = "video"
+    if name not in GROUPS:
+        raise LookupError(name)
     within = "question" if name in QUESTION_PARTS else "tail" if name == ANSWER else name
     groups = TEXT_GROUPS if name == TEXT else (within,)
     return BASE_GROUPS.index(groups[0]), BASE_GROUPS.index(groups[-1])
@@ -69,7 +75,7 @@ def merge(ranges: Iterable[range]) -> Span:
     return tuple(merged)
 
 
-def _as_span(value: range | Sequence[range], name: str) -> Span:
+def _as_span(value: Any, name: str) -> Span:
     ranges = (
         (value,)
         if isinstance(value, range)
@@ -84,6 +90,28 @@ def _as_span(value: range | Sequence[range], name: str) -> Span:
     return merge(ranges)
 
 
+def _own_span(name: str, value: Any, num_tokens: int) -> Span:
+    """The tokens of a group of the user's own. Raises FlowError."""
+    close = nearest(name, GROUPS) if isinstance(name, str) else ""
+    if not may_be_named(name):
+        raise FlowError(
+            f"layout: there is no group {name!r}{close}; a group of your own has small letters, digits and '_'"
+        )
+    ranges = as_ranges(value, num_tokens)
+    try:
+        span = merge(ranges) if ranges is not None else _as_span(value, name)
+    except FlowError:
+        raise FlowError(
+            f"layout: there is no group {name!r}{close}; a group of your own is a list of token positions from 0 to "
+            f"{num_tokens - 1}, or ranges, not {value!r}"
+        ) from None
+    if not span or span[0].start < 0 or span[-1].stop > num_tokens:
+        raise FlowError(
+            f"layout: group {name!r} must lie within the prompt's {num_tokens} tokens, not at {value!r}"
+        )
+    return span
+
+
 @dataclass(frozen=True, init=False)
 class Layout:
     """The groups of one prompt, in token positions from 0 that leave padding out.
@@ -94,6 +122,9 @@ class Layout:
             order without overlap; any of them but `last` (the last prompt token) may be empty or left out. `stem`,
             `options`, `true_option` and `false_options` lie inside `question`, `answer` inside `tail`.
         frames: the tokens of each frame; they partition `video`.
+
+    A group of one's own is any other name with its tokens, as ranges or as positions: `{"subject": [5, 6]}`. Flows that
+    are read beside the layout (`intervene`, `sweep`, `keep_masks`) may name it.
 
     Raises:
         FlowError: one of these does not hold.
@@ -106,26 +137,42 @@ class Layout:
     def __init__(
         self,
         num_tokens: int,
-        groups: Mapping[str, range | Sequence[range]],
+        groups: Mapping[str, range | Sequence[range] | Sequence[int]],
         frames: Sequence[range] = (),
     ) -> None:
-        for name in groups:
-            if name not in GIVEN:
-                why = ": it follows from the others" if name == TEXT else nearest(name, GROUPS)
-                raise FlowError(f"layout: there is no group {name!r} to be given{why}")
+        if not isinstance(num_tokens, int) or num_tokens < 1:
+            raise FlowError(f"layout: num_tokens must be a number of tokens, not {num_tokens!r}")
+        if TEXT in groups:
+            raise FlowError(f"layout: there is no group {TEXT!r} to be given: it follows from the others")
+        own = {name: _own_span(name, groups[name], num_tokens) for name in groups if name not in GROUPS}
         spans = {
             name: _as_span(groups.get(name, ()), name)
             for name in GIVEN
             if name in groups or name in BASE_GROUPS
-        }
-        if not isinstance(num_tokens, int) or num_tokens < 1:
-            raise FlowError(f"layout: num_tokens must be a number of tokens, not {num_tokens!r}")
+        } | own
         if any(not isinstance(frame, range) or frame.step != 1 for frame in frames):
             raise FlowError("layout: the frames must be ranges with step 1, one a frame")
         object.__setattr__(self, "num_tokens", num_tokens)
         object.__setattr__(self, "groups", MappingProxyType(spans))
         object.__setattr__(self, "frames", tuple(range(r.start, r.stop) for r in frames))
         self._check()
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of the groups that a user added."""
+        return tuple(name for name in self.groups if name not in GROUPS)
+
+    def with_groups(self, **groups: range | Sequence[range] | Sequence[int]) -> Layout:
+        """The same prompt with groups of one's own: `layout.with_groups(subject=[5, 6])`."""
+        return Layout(
+            self.num_tokens, {**{n: list(s) for n, s in self.groups.items()}, **groups}, self.frames
+        )
+
+    def _repr_html_(self) -> str:
+        from ..notebook import prompt_bar
+
+        about = f"prompt of {self.num_tokens} tokens, {len(self.frames)} frames"
+        return prompt_bar(about, self.num_tokens, self.groups, BASE_GROUPS)
 
     def __hash__(self) -> int:
         return hash((self.num_tokens, tuple(self.groups.items()), self.frames))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FlowError
 from .blocks import Blocks, Rectangles
@@ -46,6 +46,33 @@ class BoundFlow:
             share = self.like.digest if self.like else random.share
             meaning["random"] = {"seed": random.seed, "share": share}
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
+
+    def strips(self) -> list[tuple[str, list[bool]]]:
+        """A row for each kind of edge: its name, and for each layer whether it is cut there."""
+        kinds = sorted({str(cut) for cuts in self.cuts for cut in cuts})
+        return [(kind, [kind in map(str, cuts) for cuts in self.cuts]) for kind in kinds]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws which edges are cut in which layers; returns the axes, of a new figure where none are given."""
+        from ..notebook import axes_of
+        from ..plots import draw_strips
+
+        axes, rows = axes_of(ax, height=0.9 + 0.3 * max(1, len(self.strips()))), self.strips()
+        draw_strips(axes, rows, self.num_layers, "random draws" if self.flow.random else "nothing is cut")
+        return axes
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self, notes: tuple[str, ...] = ()) -> str:
+        """The strip of its layers, as a notebook shows it; `notes` stand below."""
+        from ..notebook import strips
+
+        random = self.flow.random is not None
+        nothing = "edges drawn at random in each layer" if random else "nothing is cut"
+        rows = self.strips() or [(nothing, [random] * self.num_layers)]
+        title = f"flow {self.flow.name}, {self.num_layers} layers, digest {self.digest}"
+        return strips(title, rows, notes)
 
     def resolve(self, layout: Layout) -> ResolvedFlow:
         """The flow on one prompt. Raises FlowError where it cuts nothing there or leaves a token without any key."""

@@ -108,14 +108,14 @@ def verdict_table(board: Board) -> Table:
     columns = (
         *((Column("model", right=False),) if len(board.checkpoints) > 1 else ()),
         Column("claim", raw=("claim",), right=False),
-        Column("paper", raw=("paper",), right=False),
-        Column("arm", raw=("arm",), right=False),
-        Column("predicted (points)", raw=("predicted",), right=False),
+        Column("paper", raw=("paper",), right=False, rank=4),
+        Column("arm", raw=("arm",), right=False, rank=2),
+        Column("predicted (points)", raw=("predicted",), right=False, rank=1),
         Column("found [95 %]", change_with_interval, ("change", "change_low", "change_high")),
         Column("verdict", raw=("verdict",), right=False),
-        Column("shows from", percent, ("detectable",)),
-        Column("n", raw=("n",)),
-        Column("clips", raw=("clips",)),
+        Column("shows from", percent, ("detectable",), rank=3),
+        Column("n", raw=("n",), rank=5),
+        Column("clips", raw=("clips",), rank=6),
     )
     rows = tuple(tuple(_cells(trial, len(board.checkpoints) > 1)) for trial in trials(board))
     notes = (
