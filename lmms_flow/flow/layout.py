@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,10 @@ def _as_span(value: Any, name: str) -> Span:
 def _own_span(name: str, value: Any, num_tokens: int) -> Span:
     """The tokens of a group of the user's own. Raises FlowError."""
     close = nearest(name, GROUPS) if isinstance(name, str) else ""
+    if isinstance(name, str) and difflib.get_close_matches(name, GROUPS, cutoff=0.75):  # a slip, more likely
+        raise FlowError(
+            f"layout: there is no group {name!r}{close} (a group of your own needs a name that is less like ours)"
+        )
     if not may_be_named(name):
         raise FlowError(
             f"layout: there is no group {name!r}{close}; a group of your own has small letters, digits and '_'"

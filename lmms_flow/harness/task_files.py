@@ -19,10 +19,17 @@ def index_of(folder: Path) -> Index:
         config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Names)
         name = config.get("group") if isinstance(config.get("task"), list) else config.get("task")
         if isinstance(name, str):
-            index[name] = {"type": "group" if name == config.get("group") else "task", "task": -1}
+            index[name] = {"type": _type(name, config), "task": -1}
             configs[name] = config
     add_arms(index, lambda name: configs.get(name) or index[name][MADE])
     return index
+
+
+def _type(name: str, config: Mapping[str, Any]) -> str:
+    """What lmms-eval calls it; a task that a class makes may be of a whole group."""
+    if name == config.get("group"):
+        return "group"
+    return "python_task" if "class" in config else "task"
 
 
 class _Names(yaml.SafeLoader):
