@@ -578,7 +578,7 @@ def test_layouts_that_cannot_be_are_refused(groups: dict[str, range], message: s
 def test_knockouts_read_as_they_are_written() -> None:
     assert str(Knockout("video", "question")) == "video:question"
     assert str(Knockout("cross_frame")) == "cross_frame"
-    with pytest.raises(FlowError, match="write cross_frame or source:target"):
+    with pytest.raises(FlowError, match="write cross_frame, intra_frame or source:target"):
         Knockout("video")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..errors import FlowError, nearest
-from .knockout import Rule, parse_rule
+from .knockout import Rule, parse_rules
 from .language import parse, parse_random
 from .layers import LayerRange
 from .pathway import KINDS, NOWHERE, Pathway, kept_range
@@ -148,7 +148,7 @@ def _cut(rules: object) -> tuple[Rule, ...]:
     for rule in rules:
         if not isinstance(rule, str):
             raise FlowError(f'cut: the rule {rule!r} must be a text; quote it: "video:last"')
-    return tuple(parse_rule(rule) for rule in rules)
+    return tuple(each for rule in rules for each in parse_rules(rule))
 
 
 def _random_mapping(random: object, checkpoint: str | None) -> RandomCut:
