@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import FlowError
 from ..flow import Flow
-from ..flow.knockout import CROSS_FRAME, Knockout, parse_rule
+from ..flow.knockout import CROSS_FRAME, Knockout, parse_rules
 from ..flow.layout import BASE_GROUPS, prompt_layout
 from ..flow.pathway import KINDS, BoundPathway, Pathway, kept_range, written
 
@@ -74,7 +74,7 @@ class Kept:
             "pathway",
             str(self),
             str(self),
-            rules=tuple(map(parse_rule, self.rules)),
+            rules=tuple(each for rule in self.rules for each in parse_rules(rule)),
             pathways=(Pathway(cross, enter, leave, closed=True),),
         )
         left, total = spec.kept_edges(_PROMPT, self.num_layers)

@@ -79,31 +79,33 @@ def frames_with_words(traced: Sequence[Traced]) -> Block | None:
         if frames is None or not isinstance(words, Mapping):
             continue
         top = arrays.values["logit_lens.tokens"][..., 0]
+        layers = list(arrays.about.get("lens_layers") or range(1, len(top) + 1))  # those that were read
         name = slug("words", one.record.base or one.record.task, one.record.doc_id)
         text = (
             f"Question {one.record.id} of {one.record.base or one.record.task}: the word nearest to each token, drawn "
             "where it lies, the commonest one of the layers of a bin."
         )
-        return Block(text=text, pictures=tuple(_word_pictures(frames, top, words, name)))
+        return Block(text=text, pictures=tuple(_word_pictures(frames, top, layers, words, name)))
     return None
 
 
-def _word_pictures(frames: Seen, top: Any, words: Mapping[str, str], name: str) -> Iterator[Picture]:
-    """`top` is [layer, video token], the likeliest token's id."""
+def _word_pictures(
+    frames: Seen, top: Any, read: Sequence[int], words: Mapping[str, str], name: str
+) -> Iterator[Picture]:
+    """`top` is [layer that was read, video token], the likeliest token's id."""
     bins = LayerBins.of([0.0] * len(top), bin_in(len(top)))
     numbers = np.unique(np.linspace(0, len(bins.means) - 1, LENS_BINS).round().astype(int)).tolist()
     shown = _spread(len(frames.pixels), 4 if frames.side <= 6 else 2)
     for number in numbers:
-        layers = bins.layers(number)
-        said = [
-            _commonest(top[[layer - 1 for layer in layers], token], words) for token in range(top.shape[1])
-        ]
+        places = [layer - 1 for layer in bins.layers(number)]
+        said = [_commonest(top[places, token], words) for token in range(top.shape[1])]
         grids = {frame: frames.grid(np.array(said, dtype=object), frame) for frame in shown}
-        title = f"layers {layers[0]}-{layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
+        first, last = read[places[0]], read[places[-1]]
+        title = f"layers {first}-{last}" if last > first else f"layer {first}"
         most = ", ".join(f"{word} {count} times" for word, count in Counter(said).most_common(5))
         alt = f"Words nearest to the video's tokens in {title}, drawn on {len(shown)} frames; of all tokens: {most}."
         figure = _word_figure(frames, grids, title)
-        yield Picture(f"{name}-{layers[0]}", f"{title.capitalize()}: words on frames.", alt, figure)
+        yield Picture(f"{name}-{first}", f"{title.capitalize()}: words on frames.", alt, figure)
 
 
 def _spread(count: int, most: int) -> list[int]:
