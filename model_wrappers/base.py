@@ -13,15 +13,16 @@ import traceback
 import uuid
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from accelerate import Accelerator
 from loguru import logger
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
-from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
+from lmms_flow.engine import Check, decoder_layers, find_decoder, require_self_check
 from lmms_flow.errors import (
     SAMPLE_FAILURES,
     CheckpointError,
@@ -37,12 +38,16 @@ from lmms_flow.harness.broken_documents import fail_one_by_one
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
 from lmms_flow.harness.host_calls import before_tasks
 from lmms_flow.harness.host_flags import read_flags
+from lmms_flow.harness.interrupts import told_in_one_line
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import describe, traced, unpack
+from lmms_flow.harness.telling import tell
 from lmms_flow.inputs.chat import VideoChat
+from lmms_flow.inputs.native_chat import chat_for, check_processor, limit_pixels
 from lmms_flow.inputs.read_ahead import ReadAhead
 from lmms_flow.records.journal import Journal
 from lmms_flow.runner.adapters import find_adapter
+from lmms_flow.runner.announcing import about_the_run, after_the_run
 from lmms_flow.runner.answering import Answerer
 from lmms_flow.runner.arguments import ModelArguments, as_read, joined, read_arguments
 from lmms_flow.runner.asking import Asking
@@ -51,6 +56,7 @@ from lmms_flow.runner.flows import Flows
 from lmms_flow.runner.generation import check_generation
 from lmms_flow.runner.identity import WatchedIdentity, checkpoint_identity
 from lmms_flow.runner.loaded import LoadedModel
+from lmms_flow.runner.preflight import before_loading
 from lmms_flow.runner.weights import load_exactly
 
 SMALL_MODEL = 50_000_000  # parameters
@@ -73,6 +79,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         tuple[str, ...]
     ] = ()  # of a config.json: which checkpoints `lmms_flow.load` gives it
     _is_checked = False
+    _checks: Sequence[Check] = ()
+    _is_told = False  # what this evaluation runs
     _said_at_the_end = ""
 
     def __init__(self, **model_args: Any) -> None:
@@ -87,6 +95,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         self._rank, self._world_size = accelerator.local_process_index, accelerator.num_processes
         try:
             self.flow = Flow.load(self.args.flow, checkpoint=self.checkpoint)
+            before_loading(self.checkpoint, self.args.records, self._rank)
             self._place(accelerator)
             if self.args.released_vision and not self.has_released_vision:
                 raise RunError("released_vision=true is for videollama3_flow alone: leave it out")
@@ -114,20 +123,26 @@ class FlowModel(_HostModel):  # type: ignore[misc]
                 traceback.print_exception(error)
             what = str(error) if expected else describe(error)
             raise RunError(f"{type(self).__name__}, {self.checkpoint}: {what}") from error
-        logger.info(
-            f"flow {self.flow.text!r} ({self.flow.name}), digest {self.loaded.flows.own.bound.digest}, "
-            f"engine {self.args.engine}"
-        )
 
     def load(self, source: str) -> VideoChat:
         """Loads a repository id or folder. As it stands here: by transformers' automatic classes."""
-        processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
-        model = load_exactly(AutoModelForImageTextToText, source, self.loading_arguments)
-        return VideoChat(model, processor)
+        try:
+            processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
+        except ImportError as error:  # of a package that this processor alone needs
+            raise CheckpointError(f"its processor can't be loaded ({_first_line(error)})") from error
+        check_processor(processor)
+        limit_pixels(processor, self.args.min_pixels or None, self.args.max_pixels or None)
+        try:
+            model = load_exactly(AutoModelForImageTextToText, source, self.loading_arguments)
+        except ValueError as error:  # transformers has no such class, and names all that it has
+            raise CheckpointError(_first_line(error)) from error
+        return chat_for(model, processor)
 
     def _load_with_adapter(self, source: str) -> VideoChat:
         """The checkpoint; where it is an adapter alone, its base with the adapter in it."""
-        adapter = find_adapter(source, self.args.revision)
+        if self.args.peft:
+            return self._load_below(self.args.peft, source)
+        adapter = find_adapter(source, self.args.revision) if source else None
         if adapter is None:
             return self.load(source)
         try:
@@ -140,6 +155,17 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
         self._said_at_the_end = f"lmms_flow: the adapter {source} is applied to its base, {base}"
+        logger.info(self._said_at_the_end)
+        return chat
+
+    def _load_below(self, named: str, source: str) -> VideoChat:
+        """The checkpoint with the adapter that `peft` names on top."""
+        adapter = find_adapter(named, "main")
+        if adapter is None:
+            raise CheckpointError(f"peft={named}: there is no adapter, it has no adapter_config.json")
+        chat = self.load(source)
+        replace(adapter, base=source).apply(chat.model)
+        self._said_at_the_end = f"lmms_flow: the adapter {named} is applied to {source}"
         logger.info(self._said_at_the_end)
         return chat
 
@@ -166,7 +192,9 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         journal = None
         if self.args.records != "none":
             journal = Journal(self.args.records, rank=self._rank)
-            logger.info(f"records of this run are in {journal.folder}")
+        first, self._is_told = not self._is_told and self._rank == 0, True
+        if first:
+            tell(about_the_run(self.loaded, self._checks, requests, journal))
         with ReadAhead(timeout=self.args.video_timeout) as reader, journal or nullcontext():
             answerer = Answerer(asking, reader)
             loop = RequestLoop(
@@ -179,7 +207,10 @@ class FlowModel(_HostModel):  # type: ignore[misc]
                 fields=asking.fields,
                 ahead=answerer.announce,
             )
-            answers = list(loop.run(requests, self.task_dict))
+            with told_in_one_line(loop.kept, tell=self._rank == 0):
+                answers = list(loop.run(requests, self.task_dict))
+        if first:
+            tell([loop.ended(), *after_the_run(requests)])
         refuse_missing_clips(loop.missing_clips)
         if self._said_at_the_end and self._rank == 0:  # beside the scores, also where the log is not shown
             print(self._said_at_the_end, file=sys.stderr)
@@ -223,7 +254,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             return
         try:
             with torch.no_grad():
-                require_self_check(self.model, engine=self.args.engine)
+                self._checks = require_self_check(self.model, engine=self.args.engine)
         except (FlowError, UnsupportedModelError) as error:
             raise RunError(f"{type(self).__name__}, {self.checkpoint}: {error}") from error
         self._is_checked = True
@@ -323,12 +354,33 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             "attn_implementation": self.args.attn_implementation,
             "device_map": self.args.device_map or {"": str(self._device)},
             "use_safetensors": True,
+            **self._quantized(),
         }
+
+    def _quantized(self) -> dict[str, Any]:
+        args = self.args
+        if not (args.load_in_4bit or args.load_in_8bit):
+            return {}
+        if args.load_in_4bit and args.load_in_8bit:
+            raise RunError("load_in_4bit and load_in_8bit: leave out one")
+        name = "load_in_4bit" if args.load_in_4bit else "load_in_8bit"
+        if not find_spec("bitsandbytes"):
+            raise RunError(
+                f"{name} needs the package bitsandbytes, which is not installed: pip install bitsandbytes"
+            )
+        told = {"bnb_4bit_compute_dtype": self.dtype} if args.load_in_4bit else {}
+        return {"quantization_config": BitsAndBytesConfig(**{name: True}, **told)}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _begin_evaluation(model: Any, tasks: MutableMapping[str, Any]) -> None:
     if isinstance(model, FlowModel):
         model.identity.forget()  # its weights may have been edited since the last one
+        model._is_told = False
         fail_one_by_one(tasks)
 
 

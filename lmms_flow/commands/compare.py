@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from .language import RAW, Commands
+from .machines import add_json, print_json
 
 COMPARE = """\
 Reads what lmms-eval wrote (--log_samples --output_path DIR), joins scores and records, and compares every arm with
@@ -70,14 +71,20 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="compare although prompts, frames or data differ, and say so",
     )
+    compare.add_argument(
+        "--wide",
+        action="store_true",
+        help="print all columns and rows, as into a pipe, however wide they are",
+    )
+    add_json(compare)
     compare.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit status."""
     from ..report.compare import compare
-    from ..report.rendering import for_terminal, width_of
-    from ..show.showing import make_console
+    from ..report.rendering import as_json, for_terminal
+    from ..terminal import make_console, print_tables, say
 
     comparison = compare(
         args.folders,
@@ -90,13 +97,13 @@ def run(args: argparse.Namespace) -> int:
         by_task=args.by_task,
         flips=args.flips,
     )
-    console = make_console()
-    for table in comparison.tables:
-        for part in for_terminal(table):
-            console.width = max(console.width, width_of(part, console))
-            console.print(part)
-    for file in comparison.files:
-        console.print(f"written: {file}")
+    if args.json:
+        print_json({"tables": as_json(comparison.tables), "failures": comparison.failures})
+    else:
+        console = make_console(args.wide)
+        print_tables(console, [part for table in comparison.tables for part in for_terminal(table, console)])
+        for file in comparison.files:
+            say(console, f"written: {file}")
     if comparison.failures and not args.allow_errors:
         line = f"{comparison.failures} samples failed; --allow-errors accepts that"
         print(f"lmms-flow compare: {line}", file=sys.stderr)

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit status."""
     from ..report.discover import Rule, find, flow_file, write_flow
     from ..report.rendering import for_terminal
-    from ..show.showing import make_console
+    from ..terminal import make_console, print_tables, say
 
     rule = Rule(args.below, args.bin, args.of, args.among, tuple(args.task), args.closed)
     found = find(args.folders, rule, args.records, args.checkpoint)
@@ -116,9 +116,7 @@ def run(args: argparse.Namespace) -> int:
         content = flow_file(found, args.name or file.stem, command)
     write_flow(content, file)
     console = make_console()
-    for table in tables:
-        for part in for_terminal(table):
-            console.print(part)
+    print_tables(console, [part for table in tables for part in for_terminal(table, console)])
     for written in files:
-        console.print(f"written: {written}")
+        say(console, f"written: {written}")
     return 0

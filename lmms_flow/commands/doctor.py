@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import sys
 
 from .language import Commands
+from .machines import add_json, only_json, print_json
 
 
 def add(commands: Commands) -> None:
     """Adds the command to the parser's."""
     doctor = commands.add_parser(
-        "doctor", help="what works on this machine, and what to do where something does not"
+        "doctor",
+        help="what works on this machine, and what to do where something does not",
+        description="Tries what a run needs (versions, device, video readers, what lmms-eval sees, folders, the "
+        "bundled model under cuts) and says what to do where something does not work. Status 1: something fails.",
     )
-    doctor.add_argument("--json", action="store_true", help="for programs and bug reports")
+    add_json(doctor)
     doctor.set_defaults(run=run)
 
 
@@ -23,12 +24,12 @@ def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit status."""
     from ..doctor.checks import as_json, examine, works
     from ..doctor.findings import print_findings
-    from ..show.showing import make_console
+    from ..terminal import make_console
 
-    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+    with only_json(args.json):
         findings = examine()
     if args.json:
-        print(json.dumps(as_json(findings), indent=2))
+        print_json(as_json(findings))
     else:
         print_findings(make_console(), findings)
     return 0 if works(findings) else 1

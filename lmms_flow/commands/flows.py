@@ -9,7 +9,11 @@ from .language import Commands
 
 def add(commands: Commands) -> None:
     """Adds the command to the parser's."""
-    flows = commands.add_parser("flows", help="the pathways that are known, and the controls")
+    flows = commands.add_parser(
+        "flows",
+        help="the pathways that are known, and the controls",
+        description="Lists the pathways that are known, the layers in which each keeps its edges, and the controls.",
+    )
     flows.set_defaults(run=run)
 
 

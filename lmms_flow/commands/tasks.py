@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 
 from .language import Commands
+from .machines import add_json, print_json
 
 
 def add(commands: Commands) -> None:
     """Adds the command to the parser's."""
-    tasks = commands.add_parser("tasks", help="the folder of our tasks, for lmms-eval --include_path")
+    tasks = commands.add_parser(
+        "tasks",
+        help="the folder of our tasks, for lmms-eval --include_path",
+        description="Prints the folder of this package's tasks, or with --list the names of all tasks and groups.",
+    )
     tasks.add_argument("--list", action="store_true", help="the names of the tasks instead")
+    add_json(tasks)
     tasks.set_defaults(run=run)
 
 
@@ -20,6 +26,11 @@ def run(args: argparse.Namespace) -> int:
     from ..harness.task_files import index_of
 
     folder = tasks_folder()
+    if args.json:
+        index = index_of(folder)
+        listed = [{"name": name, "group": index[name]["type"] == "group"} for name in sorted(index)]
+        print_json({"folder": str(folder), "tasks": listed})
+        return 0
     if not args.list:
         print(folder)
         return 0

@@ -15,6 +15,7 @@ from .language import parse, parse_random
 from .layers import LayerRange
 from .pathway import KINDS, NOWHERE, Pathway, kept_range
 from .random_cut import RandomCut
+from .respelling import respelt
 from .spec import FlowSpec
 
 MAX_FILE_BYTES = 1 << 20
@@ -148,7 +149,17 @@ def _cut(rules: object) -> tuple[Rule, ...]:
     for rule in rules:
         if not isinstance(rule, str):
             raise FlowError(f'cut: the rule {rule!r} must be a text; quote it: "video:last"')
-    return tuple(each for rule in rules for each in parse_rules(rule))
+    return tuple(each for rule in rules for each in _rules(rule))
+
+
+def _rules(text: str) -> tuple[Rule, ...]:
+    try:
+        return parse_rules(text)
+    except FlowError:
+        meant = respelt(text, parse_rules)
+        if meant is None:
+            raise
+        raise FlowError(f"rule {text!r} is not spelt as rules are: write {meant}") from None
 
 
 def _random_mapping(random: object, checkpoint: str | None) -> RandomCut:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -17,10 +17,12 @@ from types import ModuleType
 from typing import Any
 
 from lmms_flow.harness import host
+from lmms_flow.harness.arm_files import checked_arm, told_of_an_arm
 from lmms_flow.harness.arms import add_arms, made_config
 from lmms_flow.harness.ground import MODELS, remember_task_manager
 from lmms_flow.harness.host import HostError
 from lmms_flow.harness.host_calls import end_with_a_status
+from lmms_flow.harness.host_table import leave_out_zeros
 
 _MARK = "_lmms_flow_tasks_are_known"
 
@@ -32,9 +34,21 @@ def model_manifests() -> list[Any]:
     """The payload of the entry point ``lmms_eval.models``; also makes our tasks known to the host."""
     with _told():
         make_tasks_known()
+    return manifests_of(MODELS)
+
+
+def manifests_of(models: Mapping[str, str]) -> list[Any]:
+    """What an entry point of the group ``lmms_eval.models`` returns; ``lmms-eval models`` then lists the names too.
+
+    Args:
+        models: the dotted path of each wrapper by its name in lmms-eval.
+    """
     with _told():
         manifest = host.MANIFEST.take()
-        return [manifest(model_id=name, chat_class_path=path) for name, path in MODELS.items()]
+        listed = getattr(sys.modules.get(host.MODELS_MODULE), host.LISTED_MODELS, None)
+        if isinstance(listed, dict):
+            listed.update(models)
+        return [manifest(model_id=name, chat_class_path=path) for name, path in models.items()]
     return []
 
 
@@ -118,6 +132,8 @@ def _patch(module: ModuleType) -> None:
             ours = _tell(error)
         with _told():
             end_with_a_status(_runs_flows)
+        with _told():
+            leave_out_zeros()
         include_path = _with_ours(include_path) if ours else include_path
         index = original(self, include_path=include_path, include_defaults=include_defaults)
         if from_file is not None:
@@ -132,7 +148,10 @@ def _patch(module: ModuleType) -> None:
     def _get_config(self: Any, name: str) -> Any:
         remember_task_manager(self)
         made = made_config(host.index_of_tasks(self), name, lambda base: from_file(self, base))
-        return from_file(self, name) if made is None else made
+        if made is not None:
+            return made
+        with told_of_an_arm(name, host.index_of_tasks(self)):
+            return checked_arm(name, from_file(self, name))
 
     setattr(initialize_tasks, _MARK, True)
     initialize_tasks.__doc__ = original.__doc__
