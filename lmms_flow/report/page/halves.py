@@ -12,7 +12,7 @@ from dataclasses import replace
 from ...trace.curves import FlowMap
 from ..table import Column, Table, change_with_interval
 from .curve_figures import curve_figure, lowest
-from .map_section import SIDES, Drawn, rule_sets
+from .map_section import SIDES, Drawn, target_sets
 from .parts import Block, short_checkpoint
 from .pictures import Picture, slug
 
@@ -36,7 +36,7 @@ def halves(drawn: Sequence[Drawn], seed: int) -> Iterator[Block]:
 
 def _pictures(one: Drawn, seed: int) -> Iterator[Picture]:
     side = "up to" if one.map.style == "to_layer" else "from"
-    for number, (title, rules) in enumerate(rule_sets(one.map.knockouts), 1):
+    for number, (title, rules) in enumerate(target_sets(one.map.knockouts), 1):
         curves = [one.map.accuracy_change(rule, seed=seed) for rule in rules]
         figure = curve_figure(curves, title, "change of accuracy (%)", f"cut in all layers {side} this one")
         caption = f"{title.capitalize()}, cut in all layers {side} each: change of the accuracy."

@@ -101,7 +101,7 @@ def _blocks(one: Drawn) -> Iterator[Block]:
         yield Block(table=_bin_table(one, ranges))
 
 
-def rule_sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def target_sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """The paper's target sets among the knockouts, and what belongs to none of them."""
     seen: set[str] = set()
     for name, rules in TARGET_SETS.items():
@@ -114,7 +114,7 @@ def rule_sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _pictures(one: Drawn) -> Iterator[Picture]:
-    for number, (title, rules) in enumerate(rule_sets(one.map.knockouts), 1):
+    for number, (title, rules) in enumerate(target_sets(one.map.knockouts), 1):
         curves = [one.curves[rule] for rule in rules]
         alt = f"Relative change of the answer's probability by layer, {title}: {'; '.join(map(lowest, curves))}."
         caption = f"{title.capitalize()}: relative change of the answer's probability."
