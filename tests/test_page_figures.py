@@ -182,6 +182,16 @@ def test_the_lens_words_are_drawn_where_their_tokens_lie(tmp_path: Path) -> None
     assert ">bag</text>" in picture.inline()
 
 
+def test_of_a_lens_that_read_some_layers_each_figure_names_its_own(tmp_path: Path) -> None:
+    block = frames_with_words([traced_with(tmp_path, VIDEO, lens_layers=list(range(3, 37, 3)))])
+    assert block is not None
+    assert [picture.caption.partition(":")[0] for picture in block.pictures] == [
+        "Layers 3-6",
+        "Layers 15-18",
+        "Layers 33-36",
+    ]
+
+
 def test_words_are_not_drawn_where_it_is_not_known_what_a_token_covers(tmp_path: Path) -> None:
     wide = write_clip(tmp_path / "wide.mp4", size=(48, 96), frames=8)
     one = traced_with(tmp_path, wide)
