@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -129,7 +129,7 @@ class DenseStep:
         queries, keys = send(positions.queries, device), send(positions.keys, device)
         beams = len(queries) // len(self._resolved)
         whole = partial(self._masks.of, both_ways=both_ways)
-        of_prompt = self._masks.last_row if self._decoding else whole
+        of_prompt: Callable[..., Tensor] = self._masks.last_row if self._decoding else whole
         keep = torch.stack(
             [
                 expand(of_prompt(sample // beams, layer, device), queries[sample], keys[sample])
