@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmms_flow.engine import UnsupportedModelError, find_decoder, intervene, keep_masks, ledger, sweep
+from lmms_flow.engine import (
+    UnsupportedModelError,
+    decoder_layers,
+    find_decoder,
+    intervene,
+    keep_masks,
+    ledger,
+    sweep,
+)
 from lmms_flow.engine.both_ways import edges_of, reads_both_ways
 from lmms_flow.flow import Flow, Layout
 from lmms_flow.model_wrappers.hf_video import HfVideoFlow
@@ -73,7 +81,7 @@ class Asked:
 
     def by_hand(self, masks: list[Tensor]) -> Tensor:
         """The last token's logits, each layer given its mask by a hook."""
-        layers = find_decoder(self.model).layers
+        layers = decoder_layers(find_decoder(self.model))
         handles = [
             layer.register_forward_pre_hook(_giving(mask[None, None]), with_kwargs=True)
             for layer, mask in zip(layers, masks, strict=True)

@@ -17,6 +17,7 @@ import lmms_flow
 from lmms_flow.assets import flow_tiny_dir, flowbench_dir
 from lmms_flow.engine import Knockout, intervene, keep_masks, ledger, self_check, sweep
 from lmms_flow.errors import CheckpointError, SampleError, UnsupportedModelError
+from lmms_flow.model_wrappers.hf_video import HfVideoFlow, Qwen25VlFlow
 from lmms_flow.model_wrappers.internvl import InternvlFlow
 from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.model_wrappers.videollama3 import VideoLlama3Flow
@@ -130,13 +131,13 @@ def test_what_can_t_be_asked_is_one_line(given: dict[str, Any], says: str, loade
         ("internvl", InternvlFlow),
         ("videollama3_qwen2", VideoLlama3Flow),
         ("video_llama_3", VideoLlama3Flow),
-        ("qwen2_5_vl", None),
+        ("qwen2_5_vl", Qwen25VlFlow),
+        ("qwen2_vl", HfVideoFlow),
     ],
 )
-def test_the_family_is_told_by_the_checkpoint(kind: str, wrapper: type | None, tmp_path: Path) -> None:
+def test_the_family_is_told_by_the_checkpoint(kind: str, wrapper: type, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    found = _wrapper_of(str(tmp_path), "main")
-    assert found is wrapper if wrapper else found.__name__ == "FlowModel"
+    assert _wrapper_of(str(tmp_path), "main") is wrapper
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:

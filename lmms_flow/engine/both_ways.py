@@ -31,7 +31,9 @@ class _ReachedError(Exception):
 def reads_both_ways(model: nn.Module) -> bool:
     """Whether a model makes masks in which tokens read later ones, for its decoder."""
     inside = set(find_decoder(model).modules())
-    return any(_makes_blocks(type(part).forward) for part in model.modules() if part not in inside)
+    return any(
+        _makes_blocks(getattr(type(part), "forward", None)) for part in model.modules() if part not in inside
+    )
 
 
 @lru_cache(maxsize=1024)

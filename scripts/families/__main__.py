@@ -36,7 +36,8 @@ def main() -> None:
             file.write_text(json.dumps(tried(name), indent=1))
             print(name, summary(json.loads(file.read_text())), flush=True)
     if arguments.write:
-        found = {name: json.loads((KNOWN / f"{name}.json").read_text()) for name in NATIVE}
+        files = {name: KNOWN / f"{name}.json" for name in NATIVE}
+        found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
         Path("docs/families.md").write_text(page(found))
 
 

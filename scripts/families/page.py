@@ -48,6 +48,9 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
         count=len(passing),
     )
     text += "".join(_row(name, known) for name, known in found.items())
+    others = ", ".join(f"`{name}`" for name in NATIVE if name not in found)
+    if others:
+        text += f"\nNot tried for this page: {others}.\n"
     text += MIDDLE + _checks(found) + REASONS + _reasons(found)
     return text
 
