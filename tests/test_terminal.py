@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def out(tmp_path: Path) -> Path:
         for task in ("action_antonym", "object_count", "moving_direction", "scene_transition"):
             right = [True] * (20 - 3 * place) + [False] * (3 * place)
             name = f"flowbench_{task}" if flow == "none" else f"flowbench_flow_{place}_{task}"
-            cost = {"flops": 6_000_000, "flops_full": 8_000_000, "shared_milliseconds": 3.0}
+            cost: dict[str, Any] = {"flops": 6_000_000, "flops_full": 8_000_000, "shared_milliseconds": 3.0}
             write_log(tmp_path / "out", flow, right, name, base=f"flowbench_{task}", **cost)
     return tmp_path / "out"
 
