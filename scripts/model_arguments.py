@@ -17,8 +17,8 @@ HEAD = """\
 # The arguments of `--model_args`
 
 Written as `name=value,name=value`, for every model of this package, for `lmms-flow verify` and, as keywords, for
-`lmms_flow.load`. A flow has no comma: rules are joined by `+`. A misspelt name or value ends the run in one line, before
-weights are loaded. This page is made from the code by `python -m scripts.model_arguments`.
+`lmms_flow.load`. A flow has no comma: rules are joined by `+`. A misspelt name or value ends the run in one line,
+before weights are loaded. This page is made from the code by `python -m scripts.model_arguments`.
 
 | argument | default | what it is |
 |---|---|---|
