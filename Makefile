@@ -1,5 +1,5 @@
 # make quickstart   set up .venv, run the bundled model on the bundled benchmark: the paper's Table 3 in small
-# make leaderboard  the same with all twelve arms
+# make leaderboard  the same with all fifteen arms
 # make map          every trace of the bundled model on the bundled benchmark, and the page of it; JOBS processes
 # make smoke        a few tests of every room, under a minute
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line

@@ -184,7 +184,7 @@ def test_the_language_page_lists_the_presets() -> None:
 def test_the_yaml_examples_are_flows(tmp_path: Path) -> None:
     page = (ROOT / "docs/language.md").read_text().partition("## YAML")[2]
     examples = re.findall(r"^    (\{.*\})$", page, re.MULTILINE)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for number, example in enumerate(examples):
         file = tmp_path / f"{number}.yaml"
         file.write_text(example)

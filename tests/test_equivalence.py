@@ -62,7 +62,7 @@ def chances(common: int, better_share: float, margin: float) -> np.ndarray:
 @pytest.mark.parametrize(("common", "margin"), [(12, 0.2), (18, 0.1)])
 def test_p_is_the_greatest_chance_over_all_shares_of_flips(common: int, margin: float) -> None:
     pairs = outcomes(common)
-    scores = np.array([likelihood_score(*pair, common, margin) for pair in pairs])
+    scores = np.array([likelihood_score(worse, better, common, margin) for worse, better in pairs.tolist()])
     shares = (1 - margin) / 2 * np.sin(np.linspace(0, math.pi / 2, 300)) ** 2
     by_share = np.stack([chances(common, share, margin) for share in shares])  # [share, outcome]
     for (worse, better), seen in zip(pairs[::5], scores[::5], strict=True):
@@ -77,7 +77,7 @@ def test_the_size_is_held_whatever_share_of_the_answers_flips(better_share: floa
     """At the margin itself, "equivalent" is said in 5 % of the cases at most: all outcomes, by their chances."""
     common, margin = 60, 0.1
     pairs = outcomes(common)
-    said = np.array([equivalence(*pair, common, margin) < 0.05 for pair in pairs.tolist()])
+    said = np.array([equivalence(worse, better, common, margin) < 0.05 for worse, better in pairs.tolist()])
     assert said.any()
     assert chances(common, better_share, margin)[said].sum() <= 0.05
 

@@ -460,7 +460,10 @@ def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
         ("", "the file is empty"),
         ("[1, 2]", "expected keys such as name: and cut:"),
         ("{cut: [video:last", "not valid YAML"),
-        ("{name: x}", "write exactly one of pathway:, cut: and random:, this file has none"),
+        (
+            "{name: x}",
+            "what is cut beside it as cut:; this file has none",
+        ),
         ("{cut: [a:b], random: {share: 0.1}}", "has cut and random"),
         ("{cuts: ['video:last']}", "unknown key 'cuts'; did you mean 'cut'"),
         ("{cut: []}", "needs a list of rules"),
@@ -575,7 +578,7 @@ def test_layouts_that_cannot_be_are_refused(groups: dict[str, range], message: s
 def test_knockouts_read_as_they_are_written() -> None:
     assert str(Knockout("video", "question")) == "video:question"
     assert str(Knockout("cross_frame")) == "cross_frame"
-    with pytest.raises(FlowError, match="write cross_frame or source:target"):
+    with pytest.raises(FlowError, match="write cross_frame, intra_frame or source:target"):
         Knockout("video")
 
 

@@ -81,13 +81,13 @@ def test_every_field_of_a_record_is_known_by_the_run_the_answer_or_the_loop() ->
 
 WITHOUT_ENGINE = {name: value for name, value in FULL.to_dict().items() if name != "engine"}
 OTHERS = {
-    "the record has no format number, and this version reads format 2": {
+    f"the record has no format number, and this version reads format {FORMAT}": {
         name: value for name, value in FULL.to_dict().items() if name != "format"
     },
-    "the record has format 1, and this version reads format 2": FULL.to_dict() | {"format": 1},
+    f"the record has format 1, and this version reads format {FORMAT}": FULL.to_dict() | {"format": 1},
     "the record has format '2', and": FULL.to_dict() | {"format": "2"},
     "the record has format True, and": FULL.to_dict() | {"format": True},
-    "the record lacks the field 'engine' of format 2": WITHOUT_ENGINE,
+    f"the record lacks the field 'engine' of format {FORMAT}": WITHOUT_ENGINE,
     "the record is list, not a JSON object": [FULL.to_dict()],
     "the record's status is 'fine', not 'ok' or 'error' or 'skipped'": FULL.to_dict() | {"status": "fine"},
     "the record's doc_id is '3', not a whole number": FULL.to_dict() | {"doc_id": "3"},

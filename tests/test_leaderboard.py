@@ -359,6 +359,7 @@ def test_numbers_are_printed_in_one_form() -> None:
     assert one_line("a\n b\x07" + "c" * 100, 10) == "a b cccccc…"[:9] + "…"
 
 
+@pytest.mark.host  # as long as the slow tests are
 def test_thirteen_arms_of_4000_questions_make_a_page_under_3_mb(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(13):

@@ -11,7 +11,7 @@ import pytest
 
 from lmms_flow.cli import main
 from lmms_flow.errors import ReportError
-from lmms_flow.records.record import UNREADABLE
+from lmms_flow.records.record import FORMAT, UNREADABLE
 from lmms_flow.report.arms import arm_names, baseline_of, benchmark_of, sham_of
 from lmms_flow.report.runs import read_arms, read_runs
 from lmms_flow.report.statistics import accuracy, paired
@@ -252,7 +252,10 @@ def test_what_is_unreadable_in_an_arms_log_is_of_that_arm(tmp_path: Path) -> Non
             b'{"doc_id": 1, "record": {"format": 9}}',
             "line 2: the record has format 9, and this version reads",
         ),
-        (b'{"doc_id": 1, "record": {"format": 2}}', "line 2: the record lacks the field 'id' of format 2"),
+        (
+            json.dumps({"doc_id": 1, "record": {"format": FORMAT}}).encode(),
+            f"line 2: the record lacks the field 'id' of format {FORMAT}",
+        ),
         (b'{"doc_id": 1, "record": "{}"}', "line 2: the record is str, not a JSON object"),
         (json.dumps({"record": MADE}).encode(), "line 2: no sample of this package's"),
         (

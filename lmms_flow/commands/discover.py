@@ -89,7 +89,7 @@ def _add_search(discover: argparse.ArgumentParser) -> None:
         help="of --search: the largest difference that counts as none, as a share (%(default)s)",
     )
     discover.add_argument(
-        "--arms", type=int, default=16, help="of --search: pathways of the first round (%(default)s)"
+        "--arms", type=int, default=16, help="of --search: pathways of a round (%(default)s)"
     )
 
 

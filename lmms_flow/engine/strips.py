@@ -166,12 +166,16 @@ def kernel_of(strips: Strips, device: torch.device) -> Kernel:
     """What a layer runs in on a device: one causal kernel, one a strip, one under a mask, or FlexAttention."""
     if strips.is_causal:
         return "causal"
-    if len(strips.of_queries) == 1:
+    parts = strips.of_queries
+    if len(parts) == 1:
         return "strips"  # one kernel as well
     can_compile = device.type == "cpu" or find_spec("triton") is not None
     if strips.num_keys >= FLEX_FROM.get(device.type, math.inf) and can_compile:
         return "flex"
-    return "strips" if device.type == "cpu" or strips.num_keys > MASK_UP_TO else "masked"
+    short = (
+        2 * len(parts) > strips.num_keys - strips.skipped
+    )  # under intra_frame each token of the video is a strip
+    return "masked" if (short or device.type != "cpu") and strips.num_keys <= MASK_UP_TO else "strips"
 
 
 def dense_mask(strips: Strips, device: torch.device, dtype: torch.dtype) -> Tensor:

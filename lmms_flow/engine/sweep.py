@@ -184,7 +184,7 @@ def _forks(
     num_layers = len(decoder_layers(decoder))
     resolved = [resolve_knockout(cut, layout, num_layers) for cut in cuts]
     check_windows(resolved, layer_windows(decoder))
-    layers = [frozenset(window_layers(centre, num_layers, *how_wide)) for centre, *how_wide in windows]
+    layers = [frozenset(window_layers(centre, num_layers, width, style)) for centre, width, style in windows]
     forks = [Fork(_first_row(cut), cut, each, how) for cut in resolved for each in layers]
     if not forks:
         raise FlowError("a sweep needs at least one knockout and one layer")

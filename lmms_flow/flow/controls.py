@@ -1,7 +1,7 @@
 """The controls: what stands beside a pathway, so that a difference means something. One list, which all others read.
 
-A control is written as a flow of its own, without `+` and `@`. `single_frame` is no flow but full attention of one
-frame; it stands here since it is named, ordered and explained like the others.
+A control is written as a flow of its own, without `+` and `@`. `single_frame` and the orders of frames are no flows but
+full attention of other frames; they stand here since they are named, ordered and explained like the others.
 """
 
 from __future__ import annotations
@@ -54,7 +54,27 @@ BLIND = Control("blind", "blind", "the video is cut off", 6, "no video")
 SINGLE_FRAME = Control(
     "single_frame", "single_frame", "full attention, the middle frame alone", 0, "single frame", is_flow=False
 )
-CONTROLS = (NONE, SHAM, RANDOM, MIRRORED, BLIND, SINGLE_FRAME)
+REVERSED = Control(
+    "reversed", "reversed", "full attention, the last frame first", 0, "frames reversed", is_flow=False
+)
+SHUFFLED = Control(
+    "shuffled",
+    "shuffled:seedN",
+    "full attention, frames in a random order",
+    0,
+    "frames shuffled",
+    is_flow=False,
+)
+FROZEN = Control(
+    "frozen",
+    "frozen",
+    "full attention, the middle frame in every place",
+    0,
+    "one frame throughout",
+    is_flow=False,
+)
+FRAME_ORDERS = (REVERSED, SHUFFLED, FROZEN)
+CONTROLS = (NONE, SHAM, RANDOM, MIRRORED, BLIND, SINGLE_FRAME, *FRAME_ORDERS)
 PATHWAY, OTHER = 2, 5  # the places of what is no control
 UNCUT = (NONE.name, SHAM.name)  # flows under which every edge is kept
 

@@ -7,7 +7,7 @@ import re
 
 from ..errors import FlowError, nearest
 from .controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME, control_of
-from .knockout import Knockout, Rule, parse_rule
+from .knockout import NAMED, Knockout, Rule, parse_layers, parse_rules
 from .pathway import Pathway
 from .presets import (
     ALIASES,
@@ -23,7 +23,7 @@ from .random_cut import RandomCut
 from .respelling import respelt
 from .spec import FlowSpec
 
-_BLIND = tuple(Rule(Knockout("video", target)) for target in ("gap", "question", "tail", "last"))
+_BLIND = tuple(Knockout("video", target) for target in ("gap", "question", "tail", "last"))
 
 
 def parse(text: str, checkpoint: str | None = None) -> FlowSpec:
@@ -40,7 +40,7 @@ def parse(text: str, checkpoint: str | None = None) -> FlowSpec:
 
 
 def _parse(text: str, checkpoint: str | None) -> FlowSpec:
-    strange = re.search(r"[^\w:@+.\-]", text, re.ASCII)
+    strange = re.search(r"[^\w:@+.\-/]", text, re.ASCII)
     if strange:
         raise FlowError(f"flow {text!r}: {strange[0]!r} can't stand in a flow (join rules by '+', no spaces)")
     control = control_of(text)
@@ -49,7 +49,7 @@ def _parse(text: str, checkpoint: str | None) -> FlowSpec:
     if control is SHAM:
         return FlowSpec("sham", text, text)
     if control is BLIND:
-        return FlowSpec("cuts", text, text, rules=_BLIND)
+        return FlowSpec("cuts", text, text, rules=tuple(map(Rule, _BLIND)))
     if control is MIRRORED:
         return _mirrored(text, checkpoint)
     if control is RANDOM:
@@ -66,13 +66,17 @@ def _terms(text: str, checkpoint: str | None) -> FlowSpec:
         if not term:
             raise FlowError(f"flow {text!r}: a rule is missing beside a '+'")
         word, at, _ = term.partition("@")
+        if at and control_of(word) is BLIND:
+            rules += [Rule(cut, each) for each in parse_layers(term) for cut in _BLIND]
+            continue
         if control_of(word):
-            raise FlowError(f"flow {text!r}: {word!r} must stand alone: it takes no '+' and no '@'")
+            more = f" (write {word}@all to join it)" if word == BLIND.name else ""
+            raise FlowError(f"flow {text!r}: {word!r} must stand alone: it takes no '+' and no '@'{more}")
         if at and (word in ALIASES or find_preset(word)):
             raise FlowError(f"rule {term!r}: a preset takes no layers, they are part of it")
         preset = find_preset(resolve_alias(word, checkpoint))
         if preset is None:
-            rules.append(_rule(term, text))
+            rules += _rules(term, text)
             continue
         own = preset_of(checkpoint) if checkpoint else None
         if own not in (None, preset[0]):
@@ -90,16 +94,16 @@ def _terms(text: str, checkpoint: str | None) -> FlowSpec:
     return FlowSpec("cuts", name, text, tuple(rules), tuple(pathways), layers=layers)
 
 
-def _rule(term: str, text: str) -> Rule:
+def _rules(term: str, text: str) -> tuple[Rule, ...]:
     word = term.partition("@")[0]
     if word == SINGLE_FRAME.name:
         raise FlowError(
             f"flow {text!r}: it is no flow but full attention of one frame: run the task that ends in _{word}, or "
             "num_frames=1 in --model_args"
         )
-    if ":" not in word and word != "cross_frame":
+    if ":" not in word and word not in NAMED:
         raise FlowError(f"flow {text!r}: {word!r} is no rule, preset or control{unknown_word(word)}")
-    return parse_rule(term)
+    return parse_rules(term)
 
 
 def _mirrored(text: str, checkpoint: str | None) -> FlowSpec:

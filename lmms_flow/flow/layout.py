@@ -13,36 +13,49 @@ from .own_groups import as_ranges, is_known, may_be_named
 
 BASE_GROUPS = ("system", "video", "gap", "question", "tail", "last")
 QUESTION_PARTS = ("stem", "options", "true_option", "false_options")
-GROUPS = BASE_GROUPS + QUESTION_PARTS
-_FRAME = re.compile(r"frame\.(0|[1-9][0-9]{0,5})")
+TEXT = "text"  # everything after the video
+TEXT_GROUPS = ("gap", "question", "tail", "last")
+GROUPS = (*BASE_GROUPS, *QUESTION_PARTS, TEXT)
+FIRST_FRAME, LAST_FRAME = "frame.first", "frame.last"
+_FRAME = re.compile(r"frame\.(0|-?[1-9][0-9]{0,5})")
 
 Span: TypeAlias = tuple[range, ...]
 
 
 def frame_number(name: str) -> int | None:
-    """The i of `frame.i`, or None for every other name."""
+    """The i of `frame.i`, which counts from the end where it is negative; None for every other name."""
+    if name in (FIRST_FRAME, LAST_FRAME):
+        return 0 if name == FIRST_FRAME else -1
     match = _FRAME.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def check_group(name: str, where: str) -> str:
-    """`name`, when it is a group's name; otherwise a FlowError that quotes `where` and names the nearest group."""
-    if name in GROUPS or frame_number(name) is not None or is_known(name):
+    """The name of a group, in the one spelling that a group has.
+
+    `frame.first` is `frame.0` and `frame.-1` is `frame.last`. Raises a FlowError that quotes `where` and names the
+    nearest group for a name that is none.
+    """
+    frame = frame_number(name)
+    if frame is not None:
+        return LAST_FRAME if frame == -1 else f"frame.{frame}"
+    if name in GROUPS or is_known(name):
         return name
-    valid = (*GROUPS, "frame.0")
+    valid = (*GROUPS, "frame.0", FIRST_FRAME, LAST_FRAME)
     raise FlowError(
-        f"{where}: there is no group {name!r}{nearest(name, valid)} (groups: {', '.join(GROUPS)}, frame.N)"
+        f"{where}: there is no group {name!r}{nearest(name, valid)} "
+        f"(groups: {', '.join(GROUPS)}, frame.N, {FIRST_FRAME}, {LAST_FRAME}, frame.-N)"
     )
 
 
-def group_rank(name: str) -> tuple[int, int]:
-    """A group's place in the prompt, as far as it is known without a layout: the base group, then the frame."""
-    frame = frame_number(name)
-    if frame is not None:
-        return BASE_GROUPS.index("video"), frame
+def group_ranks(name: str) -> tuple[int, int]:
+    """The places in the prompt of a group's first and last base group, as far as they are known without a layout."""
+    if frame_number(name) is not None:
+        name = "video"
     if name not in GROUPS:
         raise LookupError(name)  # a group of the user's own: the layout alone knows
-    return BASE_GROUPS.index("question" if name in QUESTION_PARTS else name), 0
+    groups = TEXT_GROUPS if name == TEXT else ("question" if name in QUESTION_PARTS else name,)
+    return BASE_GROUPS.index(groups[0]), BASE_GROUPS.index(groups[-1])
 
 
 def merge(ranges: Iterable[range]) -> Span:
@@ -123,10 +136,13 @@ class Layout:
     ) -> None:
         if not isinstance(num_tokens, int) or num_tokens < 1:
             raise FlowError(f"layout: num_tokens must be a number of tokens, not {num_tokens!r}")
-        own = {name: _own_span(name, groups[name], num_tokens) for name in groups if name not in GROUPS}
+        given = (*BASE_GROUPS, *QUESTION_PARTS)
+        if TEXT in groups:
+            raise FlowError(f"layout: there is no group {TEXT!r} to be given: it follows from the others")
+        own = {name: _own_span(name, groups[name], num_tokens) for name in groups if name not in given}
         spans = {
             name: _as_span(groups.get(name, ()), name)
-            for name in GROUPS
+            for name in (*BASE_GROUPS, *QUESTION_PARTS)
             if name in groups or name in BASE_GROUPS
         } | own
         if any(not isinstance(frame, range) or frame.step != 1 for frame in frames):
@@ -195,9 +211,11 @@ class Layout:
         """The tokens of a group. Raises FlowError for a frame or a question part that this prompt was not given."""
         frame = frame_number(name)
         if frame is not None:
-            if frame >= len(self.frames):
+            if not -len(self.frames) <= frame < len(self.frames):
                 raise FlowError(f"group {name!r} does not exist: this prompt has {len(self.frames)} frames")
             return (self.frames[frame],)
+        if name == TEXT:
+            return merge(part for group in TEXT_GROUPS for part in self.groups[group])
         if name not in self.groups:
             check_group(name, f"group {name!r}")
             raise FlowError(f"group {name!r} was not found in this prompt")

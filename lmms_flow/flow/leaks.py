@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -114,24 +114,40 @@ def _earliest(
     arrived += [{} for _ in groups[1:]]
     for layer in range(1, resolved.bound.num_layers + 1):
         new: list[tuple[int, int, Arrival]] = []
+        kept = resolved.blocks(layer).kept
         for step in range(1, len(groups)):
+            held, before = arrived[step - 1] if allowed(step, layer) else {}, arrived[step]
+            held_bits, before_bits = _bits(held), _bits(before)
             for query in members[groups[step]]:
-                if query in arrived[step]:
+                if query in before:
                     continue
-                for key, origin in arrived[step - 1].items():
-                    if allowed(step, layer) and reads(layer, query, key):
-                        new.append((step, query, (layer, origin, groups[step])))
-                        break
-                else:  # handed on inside the group, by a token that has it already
-                    inside = (o for k, o in arrived[step].items() if k < query and reads(layer, query, k))
-                    found = next(inside, None)
-                    if found is not None:
-                        new.append((step, query, found))
+                found = _first_read(held, held_bits & kept[query], query, layer, reads)
+                if found is not None:
+                    new.append((step, query, (layer, found, groups[step])))
+                    continue
+                # handed on inside the group, by a token that has it already
+                found = _first_read(before, before_bits & kept[query], query, layer, reads)
+                if found is not None:
+                    new.append((step, query, found))
         for step, query, arrival in new:
             arrived[step][query] = arrival
         if arrived[-1]:
             return _route(next(iter(arrived[-1].values())))
     return None
+
+
+def _bits(segments: Iterable[int]) -> int:
+    """A set of segments as a bit set."""
+    return sum(1 << segment for segment in segments)
+
+
+def _first_read(
+    holders: dict[int, Arrival], kept: int, query: int, layer: int, reads: Reads
+) -> Arrival | None:
+    """What the first holder that `query` reads has; `kept`: the holders among whose edges the blocks keep some."""
+    if not kept:
+        return None
+    return next((held for key, held in holders.items() if kept >> key & 1 and reads(layer, query, key)), None)
 
 
 def _route(arrival: Arrival) -> Route:

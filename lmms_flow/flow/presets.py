@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import FlowError, nearest
 from .controls import CONTROLS
+from .knockout import NAMED
 from .layout import Layout, prompt_layout
 from .pathway import Pathway, kept_range
 
@@ -181,7 +182,7 @@ def unknown_word(word: str) -> str:
             *PRESET_NAMES,
             *ALIASES,
             *(control.name + ":" * control.takes_more for control in CONTROLS if control.is_flow),
-            "cross_frame",
+            *NAMED,
             PAPER_SHARE,
         ),
     )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlowError
@@ -145,8 +145,10 @@ class ResolvedFlow:
     @cached_property
     def segments(self) -> tuple[range, ...]:
         """The prompt in pieces between which every cut is all or nothing."""
-        borders = sorted({0, self.layout.num_tokens, *self.layout.borders()})
-        return tuple(range(a, b) for a, b in pairwise(borders))
+        borders = {0, self.layout.num_tokens, *self.layout.borders()}
+        for rectangle in chain.from_iterable(self.rectangles.values()):
+            borders.update(end for span in rectangle for part in span for end in (part.start, part.stop))
+        return tuple(range(a, b) for a, b in pairwise(sorted(borders)))
 
     @cached_property
     def _blocks(self) -> Mapping[frozenset[Knockout], Blocks]:

@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lmms_flow.flow.controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME
+from lmms_flow.flow.controls import (
+    BLIND,
+    FROZEN,
+    MIRRORED,
+    NONE,
+    RANDOM,
+    REVERSED,
+    SHAM,
+    SHUFFLED,
+    SINGLE_FRAME,
+)
 from lmms_flow.flow.trace_settings import KINDS
 
 Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
@@ -22,11 +32,18 @@ MADE = "lmms_flow_config"  # where an entry of the index has its configuration, 
 
 @dataclass(frozen=True)
 class ArmTask:
-    """One flow of a leaderboard; `num_frames` where it is not the model's own number."""
+    """One flow of a leaderboard; `num_frames` and `frame_order` where they are not the model's own."""
 
     name: str
     flow: str
     num_frames: int | None = None
+    frame_order: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its task says beside its base."""
+        own = {"flow": self.flow, "num_frames": self.num_frames, "frame_order": self.frame_order}
+        return {name: value for name, value in own.items() if value is not None}
 
 
 ARMS = (
@@ -41,6 +58,9 @@ ARMS = (
     ArmTask("cross_frame_second_half", "cross_frame@second_half"),
     ArmTask(BLIND.name, BLIND.name),
     ArmTask(SINGLE_FRAME.name, NONE.name, num_frames=1),
+    ArmTask(REVERSED.name, NONE.name, frame_order=REVERSED.name),
+    ArmTask(f"{SHUFFLED.name}_1", NONE.name, frame_order=f"{SHUFFLED.name}:seed1"),
+    ArmTask(FROZEN.name, NONE.name, frame_order=FROZEN.name),
 )
 
 # What the traces' names end with, and what they read out.
@@ -86,8 +106,7 @@ def _add_leaderboard(index: Index, read: ReadConfig, prefix: str, base: str) -> 
     names = [base]
     for arm in arms_of(prefix):
         names.append(f"{prefix}_{arm.name}")
-        settings = {"flow": arm.flow} | ({"num_frames": arm.num_frames} if arm.num_frames else {})
-        _add_task(index, read, names[-1], base, settings)
+        _add_task(index, read, names[-1], base, arm.settings)
     index.setdefault(
         f"{prefix}_leaderboard", _entry("group", {"group": f"{prefix}_leaderboard", "task": names})
     )

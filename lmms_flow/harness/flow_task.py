@@ -5,8 +5,8 @@
     base: tvbench
     flow: video:question@21-+video:last
 
-`base` is a task, a group or a tag that lmms-eval knows; `num_frames` may name another number of frames. Anything else
-replaces the base's own setting of that name.
+`base` is a task, a group or a tag that lmms-eval knows; `num_frames` may name another number of frames, `frame_order`
+another order of them. Anything else replaces the base's own setting of that name.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from typing import Any, ClassVar
 
 from loguru import logger
 
-from lmms_flow.errors import RecordError, RunError, nearest
+from lmms_flow.errors import RecordError, RunError, UserError, nearest
 from lmms_flow.flow.files import is_file
 from lmms_flow.harness import host
 from lmms_flow.harness.broken_documents import BrokenDocuments
 from lmms_flow.harness.ground import MODELS, task_manager
 from lmms_flow.harness.totals import total
+from lmms_flow.inputs.frame_order import FrameOrder
 from lmms_flow.records.record import UNREADABLE, SampleRecord, read_record
 
-OWN = ("class", "base", "flow", "num_frames")
+OWN = ("class", "base", "flow", "num_frames", "frame_order")
 LEFT_OUT = ("task", "group", "tag", "task_alias", "group_alias", "include")  # of the base
 _HostTask: Any = host.TASK_BASE.take()
 COUNTS = ("errors", "skipped")  # samples without an answer
@@ -53,6 +54,7 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
         self.name, self.base = str(config["task"]), str(config.get("base") or "")
         self.flow = str(config.get("flow") or "")
         self.num_frames = config.get("num_frames")
+        self.frame_order = config.get("frame_order")
         manager = task_manager()
         if manager is None:
             raise RunError(
@@ -82,6 +84,11 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
             )
         if self.num_frames is not None and (type(self.num_frames) is not int or self.num_frames < 1):
             raise RunError(f"task {self.name}: num_frames is a whole number from 1, not {self.num_frames!r}")
+        if self.frame_order is not None:
+            try:
+                self.frame_order = str(FrameOrder.parse(str(self.frame_order)))
+            except UserError as error:
+                raise RunError(f"task {self.name}: {error}") from None
         if model and not _runs_flows(model):
             raise RunError(
                 f"task {self.name} {self.what_it_asks()}, which the model {model!r} can't "
@@ -117,6 +124,7 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
             "flow": self.flow,
             "flow_identity": _identity(self.flow),  # of a file: lmms-eval's cache must not know only its path
             "num_frames": self.num_frames,
+            **({"frame_order": self.frame_order} if self.frame_order else {}),
         }
         if not self._takes_records and (merged | own).get("metric_list"):
             own["metric_list"] = [*_counts(), *(merged | own)["metric_list"]]
@@ -140,13 +148,13 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
             setattr(self, name, value)
 
     def doc_to_messages(self, doc: Any, **rounds: Any) -> Any:
-        """The base's messages; a video says how many frames are to be read of it, where this arm has its own number."""
+        """The base's messages; a video says which frames are shown, where this arm has its own."""
         messages = super().doc_to_messages(doc, **rounds)
-        if self.num_frames is None:
+        own = {"num_frames": self.num_frames, "frame_order": self.frame_order}
+        own = {name: value for name, value in own.items() if value is not None}
+        if not own:
             return messages
-        return [
-            {**message, "content": _with_frames(message["content"], self.num_frames)} for message in messages
-        ]
+        return [{**message, "content": _with_frames(message["content"], own)} for message in messages]
 
     def process_results(self, doc: Any, results: Any, full_docs: Any = None, **more: Any) -> Any:
         """The base's scores, and the record; an answer that no flow was applied to is refused, not scored."""
@@ -207,7 +215,7 @@ def _identity(flow: str) -> str:
     return hashlib.sha256(json.dumps([flow, contents, version("lmms-flow")]).encode()).hexdigest()[:12]
 
 
-def _with_frames(content: Any, num_frames: int) -> Any:
+def _with_frames(content: Any, own: Mapping[str, Any]) -> Any:
     if isinstance(content, str):
         return content
-    return [{**part, "num_frames": num_frames} if part.get("type") == "video" else part for part in content]
+    return [{**part, **own} if part.get("type") == "video" else part for part in content]

@@ -24,7 +24,8 @@ class Frames:
     of display. ``fps`` is the file's average frame rate (nan where it has none), ``times`` are seconds from its first
     frame. ``shown`` are the seconds that VideoLLaMA3's prompt names (:func:`shown_times`), where frames were taken in
     its way and the file states its duration. ``reader`` is the library that decoded them, ``notes`` say where the
-    paper's loader would have taken others.
+    paper's loader would have taken others. ``places`` says which of these frames' pixels are shown in the place of
+    each, where it is not its own (:class:`lmms_flow.inputs.frame_order.FrameOrder`).
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -34,6 +35,12 @@ class Frames:
     shown: tuple[float, ...] = ()
     reader: str = ""
     notes: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
+
+    @property
+    def displayed(self) -> tuple[int, ...]:
+        """The indices of the frames whose pixels are shown, in the order in which the model is shown them."""
+        return tuple(self.indices[place] for place in self.places) if self.places else self.indices
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,6 @@ def _frames(answer: dict[str, Any], pipe: IO[bytes]) -> Frames:
         if not count:
             raise EOFError
         rest = rest[count:]
-    for name in ("indices", "times", "shown", "notes"):
+    for name in ("indices", "times", "shown", "notes", "places"):
         answer[name] = tuple(answer[name])
     return Frames(pixels, **answer)

@@ -19,10 +19,12 @@ class RunFields(TypedDict, total=False):
     flow_digest: str
     engine: str
     num_frames: int
+    frame_order: str
     checkpoint: str
     vision: str
     base: str
     category: str
+    pair: str
     protocol: str
     trace: str
     num_layers: int | None

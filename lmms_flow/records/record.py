@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from lmms_flow.errors import RecordError, one_line
 
-FORMAT = 2  # raise it whenever a field is added, renamed or dropped, or means something else
+FORMAT = 3  # raise it whenever a field is added, renamed or dropped, or means something else
 REMEDY = "delete the file and run again"
 
 # What a task says of a sample whose record was damaged between the model and the scoring.
@@ -41,8 +41,11 @@ class SampleRecord:
     edges_kept: int | None = None
     edges_total: int | None = None
     groups_rule: str = ""  # how the question was found in the prompt
-    frames: tuple[int, ...] = ()  # indices into the decoded video
+    frames: tuple[
+        int, ...
+    ] = ()  # indices into the decoded video, in the order in which the model was shown them
     num_frames: int = 0  # asked for; 0 where no video was
+    frame_order: str = ""  # "reversed", "frozen", "shuffled:seed1"; empty: as the video was filmed
     reader: str = ""  # the library that decoded the video, with its version
     options: Mapping[str, float] = field(default_factory=dict)  # letter -> probability of being the answer
     flops: int | None = None  # of the prefill under this flow: vision tower, decoder and head
@@ -53,6 +56,7 @@ class SampleRecord:
     vision: str = ""  # "released": the vision tower ran as the paper's scripts ran it
     base: str = ""  # the task whose documents these are: the task itself, or what it is an arm of
     category: str = ""  # of the question, within its task
+    pair: str = ""  # id of the document about the clip that is its pair, where the data set says so
     protocol: str = ""  # whose prompt and scoring: "paper" or "stock"
     prompt_digest: str = ""  # of the rendered prompt
     data_digest: str = ""  # of the document and the identity of its video

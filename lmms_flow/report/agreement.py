@@ -36,29 +36,37 @@ def check_agreement(arms: Sequence[Arm], *, allow_differences: bool = False) -> 
 def _differing(arm: Arm, other: Arm) -> dict[tuple[str, int], str]:
     """Which common questions differ, and in what."""
     same_model = (arm.checkpoint, arm.protocol) == (other.checkpoint, other.protocol)
-    same_frames = arm.frames == other.frames  # a single frame is meant to differ in them
+    same_number = arm.frames == other.frames  # a single frame is meant to differ in them
+    same_order = arm.frame_order == other.frame_order
     found = {}
     for key, sample in arm.samples.items():
         beside = other.samples.get(key)
         if beside is not None and sample.correct is not None and beside.correct is not None:
-            what = _difference(sample, beside, same_model, same_frames)
+            what = _difference(sample, beside, same_model, same_number, same_order)
             if what:
                 found[key] = what
     return found
 
 
-def _difference(sample: ScoredSample, other: ScoredSample, same_model: bool, same_frames: bool) -> str:
+def _difference(
+    sample: ScoredSample, other: ScoredSample, same_model: bool, same_number: bool, same_order: bool
+) -> str:
     """One word for it; what either of the two has not written down is no difference."""
     if _differ(sample.data_digest, other.data_digest) or _differ(sample.target, other.target):
         return "data"
     if same_model and _differ(sample.question, other.question):
         return "prompts"
-    if same_model and same_frames:
+    if same_model and same_number:
         if _differ(sample.prompt_digest, other.prompt_digest):
             return "prompts"
-        if _differ(sample.frames, other.frames):
+        if _differ(sample.frames, other.frames) and (same_order or not _among(sample.frames, other.frames)):
             return "frames"
     return ""
+
+
+def _among(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether one shows frames of the other alone, in whatever order: a frozen clip shows a single one of them."""
+    return set(one) <= set(other) or set(other) <= set(one)
 
 
 def _differ(one: object, other: object) -> bool:

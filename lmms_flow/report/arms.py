@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ..flow import find_preset, preset_of
-from ..flow.controls import NONE, SHAM, SINGLE_FRAME, control_of, place_of
+from ..flow.controls import FRAME_ORDERS, NONE, SHAM, SINGLE_FRAME, control_of, place_of
 from ..flow.presets import UNVALIDATED
 
 
@@ -44,6 +44,7 @@ class ScoredSample:
     options: Mapping[str, float] = field(default_factory=dict)  # letter -> probability of being the answer
     video: str = ""  # where its file was when the question was answered
     clip: str = ""  # that file by what is in it
+    pair: str = ""  # id of the document about the clip that is its pair; empty where it has none
 
     @property
     def subtask(self) -> str:
@@ -70,7 +71,7 @@ def benchmark_of(task: str) -> str:
 
 @dataclass
 class Arm:
-    """Everything one checkpoint answered under one flow, from one number of frames, by one engine and protocol."""
+    """Everything one checkpoint answered under one flow, from the same frames, by one engine and protocol."""
 
     checkpoint: str
     flow: str  # as it was written
@@ -78,6 +79,7 @@ class Arm:
     engine: str
     frames: int  # asked for, of each video; 0 where it is not known
     protocol: str = ""
+    frame_order: str = ""  # of each video; empty: as it was filmed
     flow_name: str = ""
     num_layers: int | None = None
     runtime: str = ""  # numbers, device, attention and versions, in one line
@@ -161,7 +163,7 @@ def baseline_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
     """What an arm is compared with: full attention of the same checkpoint, protocol and frames.
 
     It has questions in common with the arm; one of the same engine is preferred. The baseline of full attention itself
-    is the one on the most frames: a single frame against the video.
+    is the one on the most frames as they were filmed: a single frame, or a video played backwards, against the video.
     """
     baselines = [
         other
@@ -174,26 +176,31 @@ def baseline_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
         and not other.samples.keys().isdisjoint(arm.samples)
     ]
     if arm.is_baseline:
-        more = [other for other in baselines if other.frames > arm.frames > 0]
+        filmed = [other for other in baselines if not other.frame_order]
+        least = arm.frames - bool(arm.frame_order)
+        more = [other for other in filmed if other.frames > least and arm.frames > 0]
         return max(more, key=lambda other: (other.frames, other.engine == arm.engine), default=None)
-    same = [other for other in baselines if other.frames == arm.frames]
+    shown = (arm.frames, arm.frame_order)
+    same = [other for other in baselines if (other.frames, other.frame_order) == shown]
     return max(same, key=lambda o: (o.protocol == arm.protocol, o.engine == arm.engine), default=None)
 
 
 def sham_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
     """The sham arm beside this one: nothing is cut, so what it flips is numerical noise."""
-    beside = (arm.checkpoint, arm.protocol, arm.frames, arm.engine)
+    beside = (arm.checkpoint, arm.protocol, arm.frames, arm.frame_order, arm.engine)
     same = (
         a
         for a in arms
-        if a.is_sham and (a.checkpoint, a.protocol, a.frames, a.engine) == beside and a is not arm
+        if a.is_sham
+        and (a.checkpoint, a.protocol, a.frames, a.frame_order, a.engine) == beside
+        and a is not arm
     )
     return next(same, None)
 
 
 def order_of(arm: Arm) -> tuple[object, ...]:
     """The place of an arm among others: by checkpoint, full attention first, pathways beside their controls."""
-    return arm.checkpoint, place_of(arm.flow), -arm.frames
+    return arm.checkpoint, place_of(arm.flow), bool(arm.frame_order), -arm.frames, arm.frame_order
 
 
 def arm_names(arms: Sequence[Arm]) -> list[str]:
@@ -212,7 +219,8 @@ def arm_names(arms: Sequence[Arm]) -> list[str]:
         if arm.frames == 1 and single and not arm.is_baseline:
             count = "1 frame"
         protocol = f"{arm.protocol} protocol" if protocols and arm.protocol else ""
-        parts = [arm.flow + _remark(arm), count, arm.engine if engines else "", protocol]
+        order = "" if arm.is_baseline else arm.frame_order
+        parts = [arm.flow + _remark(arm), order, count, arm.engine if engines else "", protocol]
         names.append(", ".join(part for part in parts if part))
     twice = Counter((arm.checkpoint, name) for arm, name in zip(arms, names, strict=True))
     return [
@@ -222,12 +230,21 @@ def arm_names(arms: Sequence[Arm]) -> list[str]:
 
 
 def _remark(arm: Arm) -> str:
+    if arm.is_baseline and arm.frame_order:
+        return f" ({_order_remark(arm.frame_order)})"
     if arm.is_baseline and arm.frames == 1:
         return f" ({SINGLE_FRAME.remark})"
     if _is_unvalidated(arm):
         return " (unvalidated)"
     control = control_of(arm.flow)
     return f" ({control.remark})" if control and control.remark else ""
+
+
+def _order_remark(text: str) -> str:
+    """In words, with the seed of a random order."""
+    name, _, seed = text.partition(":")
+    remark = next((control.remark for control in FRAME_ORDERS if control.name == name), name)
+    return f"{remark}, {seed}" if seed else remark
 
 
 def _is_unvalidated(arm: Arm) -> bool:

@@ -196,7 +196,9 @@ def _board(benchmark: str, arms: Sequence[Arm], settings: Settings, notes: list[
     if unreadable:
         notes.append(f"{unreadable} samples have no record that can be read; they are left out")
     if any(item.baseline and item.arm.is_baseline for item in entries):
-        notes.append("baseline: none on as many frames; of none itself, none on the most frames")
+        notes.append(
+            "baseline: none on the same frames; of none itself, none on the most frames as they were filmed"
+        )
     board = Board(benchmark, entries, settings, tuple(notes))
     return replace(board, notes=(*notes, *_unequal(board)))
 

@@ -22,6 +22,7 @@ from .table import (
     percent,
     with_interval,
 )
+from .temporal import temporal_rows
 
 Row = tuple[Any, ...]
 
@@ -43,6 +44,7 @@ def all_tables(board: Board) -> list[Table]:
         *(accuracies(part, _how_many(part, alike)) for part in alike),
         tests(board),
         tests_by_subtask(board),
+        temporal(board),
         not_scored(board),
         flips(board),
     ]
@@ -241,6 +243,25 @@ def _tests_by_subtask(board: Board, entry: Entry) -> Iterator[Row]:
             test.p_value,
             p,
         )
+
+
+def temporal(board: Board) -> Table:
+    """What shuffled frames cost, and the clips that come in pairs, such as one and the same played backwards."""
+    columns = (
+        Column(
+            "temporal share [95 %]",
+            change_with_interval,
+            ("temporal_share", "temporal_share_low", "temporal_share_high"),
+        ),
+        Column("pairs", raw=("pairs",)),
+        Column("both right [95 %]", with_interval, ("both_right", "both_right_low", "both_right_high")),
+        Column("turned [95 %]", with_interval, ("turned", "turned_low", "turned_high")),
+    )
+    notes = (
+        "temporal share: full attention less shuffled frames; turned: clips that are answered in this order as their "
+        "pair's other is as it was filmed, of those whose answers differ",
+    )
+    return _table(board, "time", "frame order and pairs of clips", columns, temporal_rows(board), notes)
 
 
 def not_scored(board: Board) -> Table:

@@ -19,7 +19,7 @@ import yaml
 
 from ..errors import FlowError, ReportError, nearest
 from ..flow import Flow
-from ..flow.pathway import KINDS, NOWHERE
+from ..flow.pathway import KINDS, NOWHERE, written
 from ..trace.bins import EFFECTIVE, LayerBins
 from ..trace.curves import Among, FlowMap, Of
 from .maps import read_maps
@@ -84,11 +84,6 @@ class Discovery:
             for kind, layers in self.pathway.items()
         ]
         return Table("discovery", title, (Column("%"), *map(Column, names), Column("kept")), tuple(rows))
-
-
-def written(layers: range) -> str:
-    """A range of layers as a flow's file writes it: 6-20, or none."""
-    return f"{layers[0]}-{layers[-1]}" if layers else NOWHERE
 
 
 def find(folders: Folders, rule: Rule, records: Folders = (), checkpoint: str | None = None) -> Discovery:

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ReportError
+from ..errors import ReportError, UserError
 from ..flow.controls import NONE
+from ..inputs.frame_order import FrameOrder
 from ..records.journal import read_lines
 from ..records.record import SampleRecord
 from .logs import Run, first_answer, task_of
 
 Journal = Mapping[tuple[str, int], Sequence[SampleRecord]]  # by task and document, the latest last
-Key = tuple[str, str, str, str]  # checkpoint, digest, engine, protocol
+Key = tuple[str, str, str, str, str]  # checkpoint, digest, engine, protocol, order of frames
 
 DEFAULT_FOLDER = "lmms_flow_records"
 
@@ -27,7 +28,8 @@ def arm_key(record: SampleRecord) -> Key:
     A checkpoint whose vision tower ran as the paper's scripts ran it is a model of its own, and its name says so.
     """
     checkpoint = record.checkpoint + (f" ({record.vision} vision)" if record.vision else "")
-    return checkpoint, record.flow_digest or f"text {record.flow}", record.engine, record.protocol
+    digest = record.flow_digest or f"text {record.flow}"
+    return checkpoint, digest, record.engine, record.protocol, record.frame_order
 
 
 def frames_of(record: SampleRecord) -> int:
@@ -102,11 +104,20 @@ def _may_be(record: SampleRecord, task: str, run: Run) -> bool:
         and args.get("pretrained", record.checkpoint) == record.checkpoint
         and args.get("engine", record.engine) == record.engine
         and (of_its_own or not frames or args.get("num_frames", str(frames)) == str(frames))
+        and (of_its_own or _spelled(args.get("frame_order", "")) == record.frame_order)
     )
 
 
+def _spelled(order: str) -> str:
+    """An order of frames as records write it."""
+    try:
+        return str(FrameOrder.parse(order)) if order else ""
+    except UserError as error:
+        raise ReportError(f"--model_args of the run: {error}") from None
+
+
 def _told_apart(arms: Sequence[tuple[Key, int]]) -> str:
-    names = ("checkpoint", "flow digest", "engine", "protocol", "frames")
+    names = ("checkpoint", "flow digest", "engine", "protocol", "order of frames", "frames")
     columns = zip(*((*key, frames) for key, frames in arms), strict=True)
     return "; ".join(
         f"{name} {', '.join(map(str, sorted(set(values))))}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..terminal import MANY, UNBOUNDED, TextColumn, TextTable
+from .cells import harmless
 from .table import MODEL, Table
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def as_json(tables: Iterable[Table]) -> list[dict[str, Any]]:
 def write_csv(tables: Sequence[Table], file: Path) -> list[Path]:
     """One file a table: the first kind into `file`, the others beside it, as `file-tests.csv`. Returns the files.
 
-    Numbers stand as they are, shares and not per cent; boards of several benchmarks share a file.
+    Numbers stand as they are, shares and not per cent; a text that a spreadsheet would take for a formula has an
+    apostrophe in front. Boards of several benchmarks share a file.
     """
     written = []
     for name in dict.fromkeys(table.name for table in tables):
@@ -193,6 +195,6 @@ def _raw(table: Table) -> list[dict[str, Any]]:
         for column, value in zip(table.columns, row, strict=True):
             values = value if isinstance(value, tuple) else (value,)
             values += (None,) * (len(column.raw) - len(values))
-            cells.update(zip(column.raw, values, strict=False))
+            cells.update(zip(column.raw, map(harmless, values), strict=False))
         rows.append(cells)
     return rows

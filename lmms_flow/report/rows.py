@@ -146,6 +146,7 @@ def _row(line: Mapping[str, Any], record: SampleRecord, correct: bool | None, ki
         options=record.options,
         video=record.video,
         clip=record.clip,
+        pair=record.pair,
     )
     return Row(
         sample,

@@ -142,7 +142,7 @@ def _add_run(
 
 
 def _new_arm(key: Key, frames: int, rows: Sequence[Row]) -> Arm:
-    checkpoint, digest, engine, protocol = key
+    checkpoint, digest, engine, protocol, frame_order = key
     said = next(row for row in rows if row.key == key and row.flow)
     return Arm(
         checkpoint,
@@ -151,6 +151,7 @@ def _new_arm(key: Key, frames: int, rows: Sequence[Row]) -> Arm:
         engine,
         frames,
         protocol,
+        frame_order,
         said.flow_name,
         said.num_layers,
         said.runtime,

@@ -22,11 +22,19 @@ from lmms_flow.engine import (
     one_vision_pass,
 )
 from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
-from lmms_flow.errors import SAMPLE_FAILURES, FlowError, SampleError, UnsupportedModelError, UserError
+from lmms_flow.errors import (
+    SAMPLE_FAILURES,
+    FlowError,
+    SampleError,
+    SkippedSampleError,
+    UnsupportedModelError,
+    UserError,
+)
 from lmms_flow.flow import ResolvedFlow
 from lmms_flow.flow.trace_settings import TraceSettings
 from lmms_flow.harness.host_flags import DEFAULT_SEED
 from lmms_flow.harness.sample import Outcome, Sample, describe
+from lmms_flow.inputs.frame_order import FrameOrder
 from lmms_flow.inputs.groups import EncodedPrompt, PromptGroups, find_groups
 from lmms_flow.inputs.options import find_options
 from lmms_flow.inputs.read_ahead import Clip, ReadAhead
@@ -39,6 +47,7 @@ from lmms_flow.runner.generation import cut_at_stops, generation_arguments
 from ..inputs.chat import Messages
 from .asking import Asking
 from .flows import ArmFlow
+from .frame_mixing import embedded, mixes_frames
 from .tracing import Tracer, wanted
 
 
@@ -100,14 +109,15 @@ class Answerer:
         self.asking, self.loaded = asking, asking.loaded
         self.model, self.chat = self.loaded.model, self.loaded.chat
         self.reader = reader
+        self._mixes_frames: bool | None = None  # until it was tried
 
     def announce(self, samples: Iterable[Sample]) -> None:
         """Starts to read the videos of samples that will be asked for soon."""
         clips = set()
         for sample in samples:
             with suppress(SampleError):  # it is told when the sample is asked for
-                clips.add((sample.question, self.loaded.clip(sample)))
-        for _, clip in sorted(clips, key=str):
+                clips.add((sample.question, self.loaded.clip(sample), self.loaded.frame_order(sample)))
+        for _, clip, _ in sorted(clips, key=str):
             if clip is not None:
                 self.reader.announce(clip)
 
@@ -115,7 +125,7 @@ class Answerer:
         """One outcome a sample; those that can't be prepared don't keep the others from being answered."""
         outcomes: dict[int, Outcome] = {}
         asked: list[Asked] = []
-        prepared: dict[tuple[str, Clip | None], Prepared | SampleError] = {}
+        prepared: dict[tuple[str, Clip | None, FrameOrder | None], Prepared | SampleError] = {}
         for place, sample in enumerate(samples):
             try:
                 asked.append(self._ask(place, sample, prepared))
@@ -134,13 +144,13 @@ class Answerer:
 
     def _ask(self, place: int, sample: Sample, prepared: dict[Any, Prepared | SampleError]) -> Asked:
         arm = self.loaded.flows.of(sample.task, sample.metadata)
-        text, clip = self.chat.render(sample.messages), self.loaded.clip(sample)
-        if (text, clip) not in prepared:
+        asked = self.chat.render(sample.messages), self.loaded.clip(sample), self.loaded.frame_order(sample)
+        if asked not in prepared:
             try:
-                prepared[text, clip] = self._prepare(text, clip, sample)
+                prepared[asked] = self._prepare(*asked, sample)
             except SampleError as error:  # of all arms of the question
-                prepared[text, clip] = error
-        question = prepared[text, clip]
+                prepared[asked] = error
+        question = prepared[asked]
         if isinstance(question, SampleError):
             raise question
         if not arm.flow.needs_masks:
@@ -157,14 +167,40 @@ class Answerer:
                 groups = find_groups(question.prompt, question.user_text, sample.doc, wanted(trace))
         return Asked(place, sample, question, arm, groups, None, trace)
 
-    def _prepare(self, text: str, clip: Clip | None, sample: Sample) -> Prepared:
+    def _prepare(self, text: str, clip: Clip | None, order: FrameOrder | None, sample: Sample) -> Prepared:
         frames, reading = (None, 0.0) if clip is None else self.reader.take(clip)
         start = time.perf_counter()
+        if frames is not None and order is not None:
+            frames = self._in_order(text, frames, order, self.loaded.clip_digest(sample))
         prompt, tensors = self.chat.prompt(text, frames)
         user_text = _user_text(sample.messages)
         with _of_the_document():
             letters = tuple(option.letter for option in find_options(user_text.strip(), sample.doc))
         return Prepared(prompt, tensors, frames, user_text, letters, reading + time.perf_counter() - start)
+
+    def _in_order(self, text: str, filmed: Frames, order: FrameOrder, clip: str) -> Frames:
+        """The frames in another order. The model's vision tower is tried once, on the first question.
+
+        Raises SkippedSampleError where the order changes nothing, or where the tower does not see frame by frame.
+        """
+        shown = order.apply(filmed, clip)
+        if shown.displayed == filmed.indices:
+            raise SkippedSampleError(
+                f"frame_order={order} changes nothing: the clip has {len(filmed.indices)} frame"
+            )
+        if self._mixes_frames is None:
+            prompt, tensors = self.chat.prompt(text, filmed)
+            _, others = self.chat.prompt(text, shown)
+            inputs = [self.loaded.on_device(self.chat.batch([prompt], [each])) for each in (tensors, others)]
+            self._mixes_frames = len(prompt.frames) != len(shown.places) or mixes_frames(
+                embedded(self.model, inputs[0]), embedded(self.model, inputs[1]), prompt.frames, shown.places
+            )
+        if self._mixes_frames:
+            raise SkippedSampleError(
+                f"frame_order={order}: this model's vision tower does not see each frame by itself, so frames in "
+                "another order would be other pictures"
+            )
+        return shown
 
     # Running
 
@@ -277,7 +313,7 @@ class Answerer:
             logger.warning(f"no FLOPs are recorded: {error}")
             cost = None
         return {
-            "frames": frames.indices if frames else (),
+            "frames": frames.displayed if frames else (),
             "reader": frames.reader if frames else "",
             "edges_kept": kept,
             "edges_total": total,
@@ -307,13 +343,13 @@ def _of_the_document() -> Iterator[None]:
 
 
 def _batches(asked: Sequence[Asked], one_by_one: bool) -> list[list[Asked]]:
-    """What runs in one call: one number of frames, one flow, one way to generate.
+    """What runs in one call: one number and order of frames, one flow, one way to generate.
 
     Arms that share a vision pass follow one another, full attention first: the others go on from it.
     """
     batches: dict[Any, list[Asked]] = {}
-    for one in sorted(asked, key=lambda one: (-_num_frames(one), one.arm.flow.needs_masks, one.place)):
-        like = (_num_frames(one), one.arm.bound.digest, digest(one.sample.gen_kwargs))
+    for one in sorted(asked, key=_turn):
+        like = (*_shown(one), one.arm.bound.digest, digest(one.sample.gen_kwargs))
         key = one.place if one_by_one or one.trace is not None else like
         batches.setdefault(key, []).append(one)
     return list(batches.values())
@@ -331,8 +367,14 @@ def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any], seed: int) ->
         yield
 
 
-def _num_frames(one: Asked) -> int:
-    return len(one.question.frames.indices) if one.question.frames else 0
+def _turn(one: Asked) -> tuple[Any, ...]:
+    return *_shown(one), one.arm.flow.needs_masks, one.place
+
+
+def _shown(one: Asked) -> tuple[int, tuple[int, ...]]:
+    """How many frames, the most first, and in which order."""
+    frames = one.question.frames
+    return (-len(frames.indices), frames.places) if frames else (0, ())
 
 
 def _user_text(messages: Messages) -> str:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lmms_flow.engine import ENGINES
-from lmms_flow.errors import FlowError, RunError, nearest
+from lmms_flow.errors import FlowError, RunError, UserError, nearest
 from lmms_flow.flow.trace_settings import TraceSettings
 from lmms_flow.harness import host
 from lmms_flow.inputs.clip import ANY_READER, READERS
+from lmms_flow.inputs.frame_order import FrameOrder
 from lmms_flow.inputs.workers import TIMEOUT
 
 
@@ -30,6 +31,7 @@ class ModelArguments:
     device: str = ""  # cuda, cuda:1, cpu; empty: the GPU if there is one
     device_map: str = ""  # as transformers takes it, for a model on several GPUs
     num_frames: int = 8  # of each video, where the task does not say
+    frame_order: str = ""  # of each video: reversed, frozen or shuffled:seed1; empty: as it was filmed
     batch_size: int = 1  # of questions
     reader: str = ANY_READER  # what decodes videos: "auto", "decord", "pyav" or "torchcodec"
     video_timeout: int = TIMEOUT  # seconds for one video
@@ -139,6 +141,11 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
             raise RunError(
                 f"--model_args {name}={value}{nearest(str(value), choices)} (write {' or '.join(choices)})"
             )
+    try:
+        if arguments.frame_order:
+            FrameOrder.parse(arguments.frame_order)
+    except UserError as error:
+        raise RunError(f"--model_args: {error}") from None
     try:
         TraceSettings.from_mapping(arguments.trace)
     except FlowError as error:

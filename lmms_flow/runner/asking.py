@@ -15,6 +15,7 @@ from lmms_flow.harness import host
 from lmms_flow.harness.host_cache import cache_in_use
 from lmms_flow.harness.host_flags import Flags
 from lmms_flow.harness.sample import QuestionId, Sample, question_of, traced
+from lmms_flow.inputs.frame_order import FrameOrder
 from lmms_flow.records.fields import RunFields
 from lmms_flow.records.key import file_identity, package_versions, sample_key
 from lmms_flow.versions import installed_version
@@ -47,7 +48,7 @@ class Asking:
             _, _, gen_kwargs, doc_id, task, split = host.arguments_of(request)
             metadata = request.metadata or {}
             text, beams = metadata.get("flow") or own_flow, int(gen_kwargs.get("num_beams") or 1)
-            if text == NONE.name and not metadata.get("num_frames") and beams == 1:
+            if text == NONE.name and not _of_other_frames(metadata) and beams == 1:
                 found.add(question_of(task, split, doc_id, metadata))
         return frozenset(found)
 
@@ -55,7 +56,8 @@ class Asking:
         """Whether an arm goes on from the full attention of its question, by what the run asks for."""
         args = self.loaded.args
         alone = args.engine == "sparse" and args.batch_size == 1
-        same = not sample.metadata.get("num_frames") and int(sample.gen_kwargs.get("num_beams") or 1) == 1
+        beams = int(sample.gen_kwargs.get("num_beams") or 1)
+        same = not _of_other_frames(sample.metadata) and beams == 1
         return alone and same and sample.question in self.with_baseline
 
     def trace(self, task: str, metadata: Mapping[str, Any]) -> TraceSettings | None:
@@ -97,7 +99,7 @@ class Asking:
         """The hash of everything that the answer to a sample depends on."""
         loaded = self.loaded
         trace = self.trace(sample.task, sample.metadata)
-        clip = loaded.clip(sample)
+        clip, order = loaded.clip(sample), loaded.frame_order(sample)
         arm = loaded.flows.of(sample.task, sample.metadata)
         # The last digits of an arm tell whether it went on from full attention's states.
         off_baseline = arm.flow.needs_masks and self.goes_on_from_baseline(sample)
@@ -105,7 +107,7 @@ class Asking:
             task=sample.task,
             document=sample.doc,
             prompt=loaded.chat.render(sample.messages),
-            videos=[] if clip is None else [{**asdict(clip), **file_identity(clip.path)}],
+            videos=[] if clip is None else [{**asdict(clip), **file_identity(clip.path), **_ordered(order)}],
             gen_kwargs=generation_key(sample.gen_kwargs, self.flags.seed),
             checkpoint=self.identity(),
             flow_digest=arm.bound.digest,
@@ -139,9 +141,10 @@ class Asking:
     def fields(self, task: str, metadata: Mapping[str, Any], sample: Sample | None) -> RunFields:
         """What every record of a request says."""
         loaded, args = self.loaded, self.loaded.args
-        num_frames, category = int(metadata.get("num_frames") or args.num_frames), ""
+        num_frames, category, pair = int(metadata.get("num_frames") or args.num_frames), "", ""
         if sample is not None:
-            category = str(sample.doc.get("family") or "") if sample.is_ours else ""
+            if sample.is_ours:
+                category, pair = (str(sample.doc.get(name) or "") for name in ("family", "pair"))
             with suppress(SampleError):
                 clip = loaded.clip(sample)
                 num_frames = clip.num_frames if clip else 0
@@ -150,8 +153,10 @@ class Asking:
             "checkpoint": loaded.checkpoint,
             "base": str(metadata.get("base") or task),
             "category": category,
+            "pair": pair,
             "protocol": str(metadata.get("protocol") or "stock"),
             "num_frames": num_frames,
+            "frame_order": _order_of(metadata, args.frame_order),
             "vision": "released" if args.released_vision else "",
             "num_layers": loaded.flows.own.bound.num_layers,
             "runtime": self._runtime_in_words,
@@ -168,3 +173,19 @@ class Asking:
             "flow_name": arm.flow.name,
             "flow_digest": arm.bound.digest,
         }
+
+
+def _of_other_frames(metadata: Mapping[str, Any]) -> bool:
+    """Whether a task reads another number of frames than the model does by itself, or shows them in another order."""
+    return bool(metadata.get("num_frames") or metadata.get("frame_order"))
+
+
+def _ordered(order: FrameOrder | None) -> dict[str, str]:
+    """What the key of an answer says of an order; nothing of the one in which the video was filmed."""
+    return {} if order is None else {"frame_order": str(order)}
+
+
+def _order_of(metadata: Mapping[str, Any], own: str) -> str:
+    """What a record says of the order of its frames; `own` is the model's."""
+    text = str(metadata.get("frame_order") or own)
+    return str(FrameOrder.parse(text)) if text else ""

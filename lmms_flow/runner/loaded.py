@@ -16,6 +16,7 @@ from lmms_flow.flow.layout import BASE_GROUPS
 from lmms_flow.harness.sample import Sample
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.forms import FORMS, LETTERS, question_text
+from lmms_flow.inputs.frame_order import FrameOrder
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.read_ahead import Clip
 from lmms_flow.inputs.video import Frames, read_frames
@@ -131,6 +132,7 @@ class LoadedModel:
         *,
         answer: int | None = None,
         num_frames: int | None = None,
+        frame_order: str = "",
         start: float | None = None,
         end: float | None = None,
     ) -> Prompt:
@@ -142,6 +144,7 @@ class LoadedModel:
             options: the words of each option, without letters; none for an open question.
             answer: which option is true (from 0), for the groups `true_option` and `false_options`.
             num_frames: of the video; the model's own number where it is left out.
+            frame_order: `reversed`, `frozen` or `shuffled:seed1`; as it was filmed where it is left out.
             start: the clip's beginning in seconds.
             end: its end.
 
@@ -171,6 +174,9 @@ class LoadedModel:
         frames = read_frames(
             video, count, start, end, self.sampling, reader=self.args.reader, timeout=self.args.video_timeout
         )
+        order = frame_order or self.args.frame_order
+        if order:
+            frames = FrameOrder.parse(order).apply(frames, clip_digest(video))
         encoded, tensors = self.chat.prompt(self.chat.render(messages), frames)
         groups = find_groups(encoded, asked, doc, _ALL_GROUPS)
         inputs = self.on_device(self.chat.batch([encoded], [tensors]))
@@ -209,6 +215,12 @@ class LoadedModel:
             video.get("duration"),
             self.args.reader,
         )
+
+    def frame_order(self, sample: Sample) -> FrameOrder | None:
+        """In which order the frames of its video are shown; None: as they were filmed."""
+        text = next((video["frame_order"] for video in sample.videos() if video.get("frame_order")), "")
+        text = text or (self.args.frame_order if sample.videos() else "")
+        return FrameOrder.parse(text) if text else None
 
     def clip_digest(self, sample: Sample) -> str:
         """The video's file by what is in it, wherever it lies; empty for a question without one."""

@@ -84,6 +84,7 @@ class Tracer:
                 name: [[each.start, each.stop] for each in span] for name, span in layout.groups.items()
             },
             "frames": [[frame.start, frame.stop] for frame in layout.frames],
+            "fit": self.loaded.chat.fit,
             "letters": list(self._letters),
             "true_letter": self.groups.true,
             "letter_tokens": {letter: self._read_as(letter) for letter in self._letters},

@@ -49,7 +49,7 @@ def _first(board: Board) -> Entry:
 
 
 def _called(entry: Entry) -> str:
-    return "full attention" if entry.arm.is_baseline else entry.name
+    return "full attention" if entry.arm.is_baseline and entry.baseline is None else entry.name
 
 
 def _guessing(entry: Entry) -> str:
