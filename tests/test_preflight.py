@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from lmms_flow.errors import RunError
 from lmms_flow.harness import host
@@ -111,18 +112,18 @@ def test_a_data_set_that_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         assert "set HF_TOKEN" in line_of(error)
     monkeypatch.setattr(preflight, "get_token", lambda: "x")
-    monkeypatch.setattr(preflight.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     preflight.check_tasks(manager, "tvbench", NAME)
 
 
 def test_clips_that_can_not_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "get_token", lambda: "x")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(preflight.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(RunError, match=r"clips are not in .*/tv, and HF_HUB_OFFLINE keeps them"):
         preflight.check_tasks(Manager(tv=TVBENCH), "tv", NAME)
     (tmp_path / "tv").write_text("")
-    monkeypatch.setattr(preflight.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(RunError, match="clips belong into .*/tv, which is no folder"):
         preflight.check_tasks(Manager(tv=TVBENCH), "tv", NAME)
 
@@ -198,7 +199,7 @@ def test_other_tasks_are_left_as_they_are(config: Any) -> None:
 def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("task: mine\nclass: !function lmms_flow.harness.flow_task.FlowTsk\nbase: tvbench\n")
-    index = {"mine": {"yaml_path": str(file)}, "theirs": {"yaml_path": -1}}
+    index: dict[str, dict[str, Any]] = {"mine": {"yaml_path": str(file)}, "theirs": {"yaml_path": -1}}
     with pytest.raises(RunError) as error, told_of_an_arm("mine", index):
         raise AttributeError("module has no attribute 'FlowTsk'")
     assert "did you mean 'lmms_flow.harness.flow_task.FlowTask'?" in line_of(error)
