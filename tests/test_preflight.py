@@ -148,7 +148,7 @@ def test_an_arms_flow_is_read_first(flow: str, says: str) -> None:
 
 def test_what_an_evaluation_was_asked_for_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    asked = {
+    asked: dict[str, Any] = {
         "cli_args": SimpleNamespace(output_path=str(tmp_path / "file")),
         "tasks": [],
         "task_manager": None,
