@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .harness.evaluate import main as evaluate
 
             return evaluate(arguments[1:])
-        args = _parser().parse_args(arguments)
+        args = _parser().read(arguments)
         args.typed = arguments
         status = _run(args)
         sys.stdout.flush()

@@ -415,7 +415,7 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
     [
         ("", "the flow is empty"),
         ("video:qestion", "rule 'video:qestion'.*no group 'qestion'; did you mean 'question'"),
-        ("crossframe", "'crossframe' is no rule, preset or control; did you mean 'cross_frame'"),
+        ("crossframe", "'crossframe' is not spelt as flows are: write cross_frame"),
         (
             "question:video",
             "rule 'question:video': no token of 'video' ever reads 'question'.*write video:question",
@@ -427,7 +427,7 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
         ("video:last@", "layers are missing after '@'"),
         ("video:last@x", "are not a range"),
         ("video:last@fist_half", "did you mean 'first_half'"),
-        ("video:last,video:tail", "',' can't stand in a flow"),
+        ("video:last,video:tail", "is not spelt as flows are: write video:last\\+video:tail"),
         ("video:last+", "a rule is missing beside a '\\+'"),
         ("none+video:last", "'none' must stand alone: it takes no '\\+' and no '@'"),
         ("effective-llava-next-7b@1-3", "a preset takes no layers"),
@@ -435,7 +435,7 @@ def test_layer_ranges_count_from_one_and_include_both_ends(text: str, layers: ra
         ("effective-llava-nxt-7b", "did you mean 'effective-llava-next-7b'"),
         ("mirrored:cross_frame", "mirrored needs a preset"),
         ("random:1.5", "between 0 and 1"),
-        ("random:abc", "neither a share nor a preset"),
+        ("random:abc", "random needs a share such as 0.58 or a preset, and 'abc' is not one"),
         ("random:0.5:sed1", "is no seed: write random:0.5:seed1"),
         ("random:0.99", "the share can be at most"),
         ("frame.8:last", "this prompt has 8 frames"),

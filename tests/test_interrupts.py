@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,14 @@ from lmms_flow.harness.sample import Outcome, Sample
 from lmms_flow.records.fields import RunFields
 from lmms_flow.records.journal import Journal
 from tests.support.requests import DOCS, request
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches the test also where it was started in the background, which shells keep it from."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def answering(journal: Journal, stop_at: int = 99, number: int = signal.SIGINT) -> RequestLoop:
@@ -44,7 +52,6 @@ def test_a_run_that_is_stopped_says_what_is_kept_and_goes_on_from_there(
         loop = answering(journal, 3, number)
         with pytest.raises(SystemExit) as stop, told_in_one_line(loop.kept):
             loop.run(requests, DOCS)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert stop.value.code == status
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("lmms_flow: stopped")]
     name = signal.Signals(number).name
@@ -62,7 +69,6 @@ def test_without_records_nothing_is_promised(capfd: pytest.CaptureFixture[str]) 
     loop = RequestLoop(key=lambda s: "", answer=lambda s: [])
     with pytest.raises(SystemExit), told_in_one_line(loop.kept):
         raise KeyboardInterrupt
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert capfd.readouterr().err == "lmms_flow: stopped by SIGINT: no answer is kept (records=none)\n"
 
 
@@ -75,7 +81,6 @@ def test_lmms_flow_eval_that_is_stopped_anywhere_ends_with_that_status(
     monkeypatch.setattr(host, "cli_evaluate_single", lambda args: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as stop:
         main(["--model", "dummy", "--tasks", "flowbench"])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert stop.value.code == status
     err = capfd.readouterr().err
     assert "the same command goes on from there" in err

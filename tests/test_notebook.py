@@ -128,7 +128,8 @@ def test_a_group_of_ones_own_cuts_its_tokens_alone(
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
-        ({"vidoe": [1]}, None),
+        ({"subject": [1]}, None),
+        ({"vidoe": [1]}, "did you mean 'video'?"),
         ({"Subject": [1]}, "a group of your own has small letters"),
         ({"subject": [99]}, "a group of your own is a list of token positions from 0 to 5"),
         ({"subject": "ab"}, "a group of your own is a list of token positions"),
@@ -141,7 +142,7 @@ def test_what_a_group_of_ones_own_may_be(groups: dict[str, list[int]], says: str
         return Layout(6, {"question": range(5), "last": range(5, 6), **groups})
 
     if says is None:
-        assert make().own == ("vidoe",)
+        assert make().own == ("subject",)
     else:
         with pytest.raises(FlowError, match=re.escape(says)):
             make()

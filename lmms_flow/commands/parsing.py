@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from ..errors import nearest
@@ -34,9 +34,9 @@ class Parser(argparse.ArgumentParser):
             if action.choices is not None:
                 yield from map(str, action.choices)
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """As argparse does; an unknown argument is told by the command that it was given to."""
-        found, unknown = self.parse_known_args(args, namespace)
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """As `parse_args`; an unknown argument is told by the command that it was given to."""
+        found, unknown = self.parse_known_args(arguments)
         if unknown:
             command = self._command(getattr(found, "command", None))
             command.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -31,7 +31,6 @@ def told_in_one_line(line: Callable[[], str], *, tell: bool = True) -> Iterator[
             yield
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would print a traceback over the line
             if tell:
                 print(
                     f"lmms_flow: stopped by {signal.Signals(number).name}: {line()}",
