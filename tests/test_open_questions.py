@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
 
 import lmms_flow
 from lmms_flow.assets import flowbench_dir
 from lmms_flow.errors import FlowError, SampleError
 from lmms_flow.flow.trace_settings import OPEN_ENDED, TraceSettings
+from lmms_flow.harness import plugin
 from lmms_flow.inputs.groups import PromptGroups
+from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.records.arrays import place_of, write_arrays
 from lmms_flow.report.answer_words import read_words
 from lmms_flow.report.page.building import report
@@ -175,3 +179,50 @@ def test_words_of_an_answer_from_the_model_to_the_page(tmp_path: Path) -> None:
         found.curve("video:question", 2)
     with pytest.raises(FlowError, match="did you mean 'video:answer'"):
         found.curve("video:anser", 1)
+
+
+def test_the_tasks_run_in_lmms_eval(home: Path) -> None:
+    """Their own YAML over rows of a file: an answer that is written freely, and the flow of its words."""
+    clips, tasks = home / "videochatgpt" / "Test_Videos", plugin.tasks_folder()
+    clips.mkdir(parents=True)
+    row = json.loads((flowbench_dir() / "moving_direction.jsonl").read_text().splitlines()[0])
+    (clips / "v_1.mp4").write_bytes((flowbench_dir() / row["video"]).read_bytes())
+    asked = {"question": row["question"], "answer": "It moves.", "video_name": "v_1"}
+    moves = MOVES | {"video": "v_1.mp4"}
+    (home / "tvbench").mkdir()
+    (home / "tvbench" / "v_1.mp4").write_bytes((clips / "v_1.mp4").read_bytes())
+    files = {"vcg": asked, "tvbench": moves}
+    for name, one in files.items():
+        (home / f"{name}.jsonl").write_text(json.dumps(one) + "\n")
+    trace = {"class": "!function lmms_flow.harness.trace_task.TraceTask", "base": "mine_temporal"}
+    written: dict[str, dict[str, Any]] = {
+        "mine_temporal": {
+            "include": tasks / "vcgbench" / "temporal.yaml",
+            "dataset_name": "Temporal",
+            "dataset_kwargs": {"data_files": {"test": str(home / "vcg.jsonl")}},
+        },
+        "mine_words": trace | {"trace": "{kinds: words, anchors: 1, layers: 3-4}"},
+        "mine_open": {
+            "include": tasks / "tvbench" / "open_moving_direction.yaml",
+            "dataset_name": "moving_direction",
+            "dataset_kwargs": {"data_files": {"train": str(home / "tvbench.jsonl")}},
+        },
+    }
+    for name, lines in written.items():
+        lines |= {"task": name} | ({"dataset_path": "json"} if "include" in lines else {})
+        text = "".join(f"{key}: {json.dumps(v) if isinstance(v, dict) else v}\n" for key, v in lines.items())
+        (home / f"{name}.yaml").write_text(text)
+    plugin.make_tasks_known()
+    manager = TaskManager(include_path=str(home), include_defaults=False, model_name="llava_vid_flow")
+    known = {"tvbench_flow_open", "tvbench_flow_open_map", "vcgbench_flow_temporal", "vcgbench_flow_words"}
+    assert known <= set(manager.all_tasks)
+    model = LlavaVidFlow(pretrained="flow-tiny", device="cpu", records=str(home / "records"))
+    out = simple_evaluate(model=model, tasks=list(written), task_manager=manager)
+    for name in written:
+        (one,) = out["samples"][name]
+        assert (one["record"]["status"], one["record"]["reason"]) == ("ok", "")
+    assert out["samples"]["mine_temporal"][0]["record"]["answer"]
+    assert "accuracy" in out["samples"]["mine_open"][0]
+    (found,) = read_words(home / "records")
+    assert found.centres == (3, 4)
+    assert [len(one.words) for one in found.samples] == [1]
