@@ -2,7 +2,7 @@
 
     write("qwen2_5_vl", folder)
 
-Weights are random and seeded, templates are those of the published checkpoints, tokenizers are of their kind.
+Weights are random and seeded, templates have the form of the published ones, tokenizers are of their kind.
 `native_families.py` has what each family is made of.
 """
 
