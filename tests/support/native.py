@@ -33,7 +33,7 @@ class Native:
         processor: the processor around a tokenizer.
         tokens: special tokens, behind the vocabulary.
         named: how the tokenizer calls some of them (`tokenizer.image_token`).
-        template: the published chat template.
+        template: a chat template in the form of the published one.
         llama: whether the tokenizer is of Llama's kind; else of Qwen's.
         published: a checkpoint of the family by its repository, its layers, its tokens a frame.
     """
