@@ -17,6 +17,11 @@ __version__ = "0.1.0"
 __all__ = ["Flow", "FlowError", "Layout", "__version__", "load"]
 
 
+def __dir__() -> list[str]:
+    """The public names, also those that are loaded when they are first asked for."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Loads a public name when it is first asked for: every start of lmms-eval imports this package."""
     if name in ("Flow", "FlowError", "Layout"):

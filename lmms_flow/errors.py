@@ -94,8 +94,9 @@ class RunError(UserError, SystemExit):
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the valid word closest to `word`, or an empty string where none is close."""
-    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    written = {each.lower(): each for each in valid}
+    close = difflib.get_close_matches(word.lower(), list(written), n=1, cutoff=0.5)
+    return f"; did you mean {written[close[0]]!r}?" if close else ""
 
 
 def one_line(text: object, limit: int = 500) -> str:

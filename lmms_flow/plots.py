@@ -6,7 +6,7 @@ from another by its colour alone: dash and marker differ as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,33 @@ def other_style(place: int) -> Style:
     """One of many styles by its place."""
     marker, dash = MARKERS[place % len(MARKERS)], DASHES[place // len(_OTHERS) % len(DASHES)]
     return Style(_OTHERS[place % len(_OTHERS)], dash, marker)
+
+
+def draw_strips(axes: Any, strips: Sequence[tuple[str, Sequence[bool]]], layers: int, nothing: str) -> None:
+    """Which edges are cut in which layers, a row for each kind of edge.
+
+    Args:
+        axes: of matplotlib.
+        strips: the name of each kind, and for each layer whether it is cut there.
+        layers: how many there are.
+        nothing: the name of the one row where there is no kind: "random draws" is drawn as cut.
+    """
+    rows = list(strips) or [(nothing, [nothing == "random draws"] * layers)]
+    for place, (_, cut) in enumerate(rows):
+        axes.barh(
+            [place] * layers,
+            0.9,
+            left=[layer - 0.45 for layer in range(1, layers + 1)],
+            color=[CUT if is_cut else KEPT for is_cut in cut],
+            height=0.8,
+        )
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize="small")
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0.5, layers + 0.5)
+    axes.set_xlabel("layer (blue: kept, orange: cut)", fontsize="small")
+    axes.tick_params(labelsize="small")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
 
 
 def literal(text: str) -> str:

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
-from lmms_flow.engine import decoder_layers, find_decoder, require_self_check
+from lmms_flow.engine import Check, decoder_layers, find_decoder, require_self_check
 from lmms_flow.errors import (
     SAMPLE_FAILURES,
     CheckpointError,
@@ -38,13 +38,16 @@ from lmms_flow.harness.broken_documents import fail_one_by_one
 from lmms_flow.harness.host_cache import refuse_missing_clips, refuse_what_it_would_hide
 from lmms_flow.harness.host_calls import before_tasks
 from lmms_flow.harness.host_flags import read_flags
+from lmms_flow.harness.interrupts import told_in_one_line
 from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import describe, traced, unpack
+from lmms_flow.harness.telling import tell
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.native_chat import chat_for, check_processor, limit_pixels
 from lmms_flow.inputs.read_ahead import ReadAhead
 from lmms_flow.records.journal import Journal
 from lmms_flow.runner.adapters import find_adapter
+from lmms_flow.runner.announcing import about_the_run, after_the_run
 from lmms_flow.runner.answering import Answerer
 from lmms_flow.runner.arguments import ModelArguments, as_read, joined, read_arguments
 from lmms_flow.runner.asking import Asking
@@ -53,6 +56,7 @@ from lmms_flow.runner.flows import Flows
 from lmms_flow.runner.generation import check_generation
 from lmms_flow.runner.identity import WatchedIdentity, checkpoint_identity
 from lmms_flow.runner.loaded import LoadedModel
+from lmms_flow.runner.preflight import before_loading
 from lmms_flow.runner.weights import load_exactly
 
 SMALL_MODEL = 50_000_000  # parameters
@@ -75,6 +79,8 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         tuple[str, ...]
     ] = ()  # of a config.json: which checkpoints `lmms_flow.load` gives it
     _is_checked = False
+    _checks: Sequence[Check] = ()
+    _is_told = False  # what this evaluation runs
     _said_at_the_end = ""
 
     def __init__(self, **model_args: Any) -> None:
@@ -89,6 +95,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         self._rank, self._world_size = accelerator.local_process_index, accelerator.num_processes
         try:
             self.flow = Flow.load(self.args.flow, checkpoint=self.checkpoint)
+            before_loading(self.checkpoint, self.args.records, self._rank)
             self._place(accelerator)
             if self.args.released_vision and not self.has_released_vision:
                 raise RunError("released_vision=true is for videollama3_flow alone: leave it out")
@@ -116,10 +123,6 @@ class FlowModel(_HostModel):  # type: ignore[misc]
                 traceback.print_exception(error)
             what = str(error) if expected else describe(error)
             raise RunError(f"{type(self).__name__}, {self.checkpoint}: {what}") from error
-        logger.info(
-            f"flow {self.flow.text!r} ({self.flow.name}), digest {self.loaded.flows.own.bound.digest}, "
-            f"engine {self.args.engine}"
-        )
 
     def load(self, source: str) -> VideoChat:
         """Loads a repository id or folder. As it stands here: by transformers' automatic classes."""
@@ -189,7 +192,9 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         journal = None
         if self.args.records != "none":
             journal = Journal(self.args.records, rank=self._rank)
-            logger.info(f"records of this run are in {journal.folder}")
+        first, self._is_told = not self._is_told and self._rank == 0, True
+        if first:
+            tell(about_the_run(self.loaded, self._checks, requests, journal))
         with ReadAhead(timeout=self.args.video_timeout) as reader, journal or nullcontext():
             answerer = Answerer(asking, reader)
             loop = RequestLoop(
@@ -202,7 +207,10 @@ class FlowModel(_HostModel):  # type: ignore[misc]
                 fields=asking.fields,
                 ahead=answerer.announce,
             )
-            answers = list(loop.run(requests, self.task_dict))
+            with told_in_one_line(loop.kept, tell=self._rank == 0):
+                answers = list(loop.run(requests, self.task_dict))
+        if first:
+            tell([loop.ended(), *after_the_run(requests)])
         refuse_missing_clips(loop.missing_clips)
         if self._said_at_the_end and self._rank == 0:  # beside the scores, also where the log is not shown
             print(self._said_at_the_end, file=sys.stderr)
@@ -246,7 +254,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             return
         try:
             with torch.no_grad():
-                require_self_check(self.model, engine=self.args.engine)
+                self._checks = require_self_check(self.model, engine=self.args.engine)
         except (FlowError, UnsupportedModelError) as error:
             raise RunError(f"{type(self).__name__}, {self.checkpoint}: {error}") from error
         self._is_checked = True
@@ -372,6 +380,7 @@ def _first_line(error: Exception) -> str:
 def _begin_evaluation(model: Any, tasks: MutableMapping[str, Any]) -> None:
     if isinstance(model, FlowModel):
         model.identity.forget()  # its weights may have been edited since the last one
+        model._is_told = False
         fail_one_by_one(tasks)
 
 

@@ -460,7 +460,10 @@ def test_bad_flows_get_one_clear_line(text: str, message: str) -> None:
         ("", "the file is empty"),
         ("[1, 2]", "expected keys such as name: and cut:"),
         ("{cut: [video:last", "not valid YAML"),
-        ("{name: x}", "write exactly one of pathway:, cut: and random:, this file has none"),
+        (
+            "{name: x}",
+            "what is cut beside it as cut:; this file has none",
+        ),
         ("{cut: [a:b], random: {share: 0.1}}", "has cut and random"),
         ("{cuts: ['video:last']}", "unknown key 'cuts'; did you mean 'cut'"),
         ("{cut: []}", "needs a list of rules"),

@@ -81,3 +81,10 @@ def test_a_language_models_template_is_not_the_checkpoints(tmp_path: Path) -> No
 def squeezed(text: str) -> str:
     """Llama's kin write a space behind every mark and swallow the line break there: told apart by words alone."""
     return " ".join(text.replace("<", " <").replace(">", "> ").split())
+
+
+@pytest.mark.parametrize(
+    ("model_id", "fit"), [("llava_vid_flow", "crop"), ("internvl_flow", "crop"), ("videollama3_flow", "")]
+)
+def test_a_chat_says_how_a_frame_becomes_a_square(model_id: str, fit: str, tmp_path: Path) -> None:
+    assert loaded(model_id, tmp_path).chat.fit == fit

@@ -14,12 +14,16 @@ import yaml
 from lmms_flow.errors import ReportError
 from lmms_flow.flow import Flow
 from lmms_flow.flow.pathway import KINDS
-from lmms_flow.report import search_runs
+from lmms_flow.flow.presets import PRESETS
+from lmms_flow.report import search_arms, search_runs
+from lmms_flow.report.areas import areas
 from lmms_flow.report.arms import Arm, ScoredSample
 from lmms_flow.report.discover import Rule, discover, write_flow
+from lmms_flow.report.kept import EDGES, Kept, at_random, narrow
+from lmms_flow.report.search_arms import Arms
 from lmms_flow.report.search_page import searched_file, tables_of, write_figure
-from lmms_flow.report.search_runs import Arms, search_from
-from lmms_flow.report.searching import Kept, Score, areas, by_rule, search, suggested
+from lmms_flow.report.search_runs import search_from
+from lmms_flow.report.searching import FEW, SOME, Score, by_rule, search, suggested
 from lmms_flow.report.statistics import Paired
 from lmms_flow.trace.curves import FlowMap, MapSample
 
@@ -49,7 +53,7 @@ def made_map(questions: int = 4) -> FlowMap:
 
 def holds(kept: Kept) -> bool:
     """Whether all that was planted is kept."""
-    return all(set(own) <= set(each) for own, each in zip(PLANTED.ranges, kept.ranges, strict=True))
+    return all(set(own) <= set(kept.edges[edge]) for edge, own in zip(KINDS, PLANTED.ranges, strict=True))
 
 
 class Asked:
@@ -62,23 +66,35 @@ class Asked:
         self.rounds.append((tuple(pathways), questions))
         lost = questions // 2
         return {
-            each: Score(Paired(questions, questions, 0 if holds(each) else lost, 0), each.foreseen_share, 0.5)
+            each: Score(
+                Paired(questions, questions, 0 if holds(each) else lost, 0),
+                each.foreseen_share,
+                flops=0.5,
+                change=0.0 if holds(each) else -50.0,
+            )
             for each in pathways
         }
 
 
 def test_the_rule_finds_the_wider_pathway_and_the_search_what_was_planted() -> None:
+    """Of what a closed pathway keeps beside the planted way the model needs nothing, so as good as nothing is left."""
     flow_map, asked = made_map(), Asked()
     assert by_rule(flow_map, -5.0) == RULE
     found = search(suggested(flow_map, RULE), asked, QUESTIONS, 0.02)
     assert found is not None
-    assert found.best == PLANTED
-    assert PLANTED.foreseen_share < RULE.foreseen_share
+    assert found.best.foreseen_share < PLANTED.foreseen_share < RULE.foreseen_share
+    assert holds(found.best)
+    needed = dict(zip(KINDS, PLANTED.ranges, strict=True))
+    assert {edge: found.best.edges[edge] for edge in KINDS} == needed
+    for shorter in found.best.smaller(1):  # what still goes away costs answers
+        assert not holds(shorter), (shorter.edges, found.best.edges)
     shares = [each.foreseen_share for each in found.way]
     assert shares == sorted(shares, reverse=True), "the way gets sparser"
-    assert asked.rounds[0][1] == QUESTIONS // 4
+    assert asked.rounds[0][1] == -(-QUESTIONS // FEW)
     assert len(asked.rounds[1][0]) < len(asked.rounds[0][0]), "fewer pathways on more questions"
-    assert all(number == QUESTIONS for _, number in asked.rounds[2:])
+    assert {number for _, number in asked.rounds} == {-(-QUESTIONS // part) for part in (FEW, SOME, 1)}
+    few = sum(len(pathways) for pathways, number in asked.rounds if number < QUESTIONS // 2)
+    assert few > 5 * sum(len(pathways) for pathways, number in asked.rounds if number == QUESTIONS)
 
 
 def test_what_is_suggested_lies_inside_the_rules_and_begins_with_it() -> None:
@@ -101,10 +117,83 @@ def test_a_pathway_as_a_flow() -> None:
     spec = RULE.pathway
     assert spec == {"cross_frame": "1-4", "video:question": "3-8", "question:last": "5-12"}
     assert str(RULE) == "c1-4_v3-8_q5-12"
-    assert len(RULE.smaller()) == 6
-    assert RULE.inside(RULE.smaller()) == Kept((range(2, 4), range(4, 8), range(6, 12)), LAYERS)
+    ranges = [each for each in RULE.smaller(1) if not each.narrowed]
+    assert len(ranges) == 6
+    assert RULE.inside(ranges) == Kept((range(2, 4), range(4, 8), range(6, 12)), LAYERS)
     assert flow.pathway is not None
     assert (flow.pathway.cross_frame, flow.pathway.video_question) == RULE.ranges[:2]
+
+
+def test_a_pathway_keeps_of_every_kind_of_edge_what_its_closed_form_keeps() -> None:
+    bound = Flow.load("effective-flow-tiny-closed").bind(LAYERS)
+    for edge, kept in RULE.edges.items():
+        cut = {layer for layer, cuts in enumerate(bound.cuts, 1) if edge in map(str, cuts)}
+        if edge == "cross_frame":  # it is cut with video:video
+            cut |= {layer for layer, cuts in enumerate(bound.cuts, 1) if "video:video" in map(str, cuts)}
+        assert set(kept) == set(range(1, LAYERS + 1)) - cut, edge
+    assert len(EDGES) == 22
+
+
+def test_a_narrower_pathway_is_a_file_that_cuts_just_that_more(tmp_path: Path) -> None:
+    less = narrow(
+        RULE, {"system:question": range(3, 6), "question:question": range(0), "video:question": range(1, 6)}
+    )
+    assert less.rules == (
+        "system:question@1-2",
+        "system:question@6-12",
+        "video:question@6-8",
+        "question:question@1-12",
+    )
+    file = tmp_path / "less.yaml"
+    file.write_text(yaml.safe_dump({"name": "less", **less.content}))
+    flow, closed = Flow.load(file).bind(LAYERS), Flow.load("effective-flow-tiny-closed").bind(LAYERS)
+    more = [
+        {str(cut) for cut in cuts} - {str(cut) for cut in whole}
+        for cuts, whole in zip(flow.cuts, closed.cuts, strict=True)
+    ]
+    assert more[0] == {"system:question", "question:question"}
+    assert more[2] == {"question:question"}
+    assert more[6] == {"system:question", "question:question", "video:question"}
+    assert flow.pathway == closed.pathway
+    assert less.foreseen_share < RULE.foreseen_share
+    assert str(less) != str(RULE)
+    assert narrow(less, {}) == RULE
+    assert less.inside([narrow(RULE, {"system:question": range(4, 9)})]).edges["system:question"] == range(
+        4, 6
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_random_pathway_keeps_as_many_edges_of_each_kind(seed: int, tmp_path: Path) -> None:
+    less = narrow(PLANTED, {"system:question": range(3, 6), "tail:last": range(0)})
+    file = tmp_path / "random.yaml"
+    file.write_text(yaml.safe_dump({"name": "random", **at_random(less, seed)}))
+    flow = Flow.load(file)
+    kept, total = flow.kept_edges(PRESETS[0].layout(), LAYERS)
+    sized = Flow.load(_written(tmp_path / "less.yaml", less)).kept_edges(PRESETS[0].layout(), LAYERS)
+    assert (kept, total) == sized
+    assert at_random(less, seed) == at_random(less, seed)
+    assert at_random(less, seed) != at_random(less, seed + 1)
+    bound = flow.bind(LAYERS)
+    read = {n for n, cuts in enumerate(bound.cuts, 1) if "video:question" not in map(str, cuts)}
+    assert len(read) == len(less.edges["video:question"])
+
+
+def _written(file: Path, kept: Kept) -> Path:
+    file.write_text(yaml.safe_dump({"name": "less", **kept.content}))
+    return file
+
+
+def test_no_pathway_is_tried_in_which_a_token_reads_nothing() -> None:
+    tried = [each for layers in (12, 6, 3, 1) for each in RULE.smaller(layers)]
+    assert all(each.is_possible for each in tried)
+    assert not any(each.edges["system:system"] != range(1, 13) for each in tried)
+    dropped = {edge for each in RULE.smaller(12) for edge, kept in each.narrowed if not kept}
+    assert {"system:question", "gap:question", "system:last"} <= dropped
+    alone = narrow(
+        RULE, {"system:video": range(0)}
+    )  # then frames read nothing where they don't read themselves
+    assert not alone.is_possible
 
 
 def test_areas_are_those_of_the_lines_between_the_points() -> None:
@@ -148,47 +237,51 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             flow = yaml.safe_load(text)["flow"]
             if yaml.safe_load(text)["task"] not in tasks:
                 continue
-            if flow.endswith(".yaml"):
-                kept = _kept(Flow.load(flow).bind(LAYERS))
-                arms.append(made_arm(flow, kept, kept.foreseen_share, docs))
-            else:
-                share = 1 - float(flow.split(":")[1]) if flow.startswith("random") else 0.1
-                arms.append(made_arm(flow, None, share, docs))
+            bound = Flow.load(flow).bind(LAYERS)
+            kept = _kept(bound) if bound.pathway else None
+            left, total = Flow.load(flow).kept_edges(PRESETS[0].layout(), LAYERS)
+            arms.append(made_arm(flow, kept, left / total, docs))
         return type("Reading", (), {"arms": arms})
 
     monkeypatch.setattr(Arms, "_evaluate", evaluate)
-    monkeypatch.setattr(search_runs, "read_runs", read)
-    monkeypatch.setattr(search_runs, "_run_of", lambda folders, flow_map: None)
+    monkeypatch.setattr(search_arms, "read_runs", read)
+    monkeypatch.setattr(search_runs, "run_of", lambda folders, flow_map: None)
     return commands
 
 
 def _kept(bound: Any) -> Kept:
     pathway = bound.pathway
-    return Kept((pathway.cross_frame, pathway.video_question, pathway.question_last), LAYERS)
+    whole = Kept((pathway.cross_frame, pathway.video_question, pathway.question_last), LAYERS)
+    kept = {}
+    for edge in EDGES:
+        layers = [layer for layer, cuts in enumerate(bound.cuts, 1) if edge not in map(str, cuts)]
+        kept[edge] = range(layers[0], layers[-1] + 1) if layers else range(0)
+    return narrow(whole, kept)
 
 
 def test_a_search_from_a_map_to_a_file(answered: list[list[str]], tmp_path: Path) -> None:
     discovery = discover(made_map(600), Rule())
     outcome = search_from(discovery, ["out"], tmp_path / "found", margin=0.02, arms=12)
-    assert outcome.found.best == PLANTED
+    found = outcome.found.best
+    assert holds(found)
+    assert found.foreseen_share < PLANTED.foreseen_share
     *_, first, count = answered[-1]
     assert (first, count) == ("300", "300"), "the second half is held out, and asked once"
-    assert [line[-2:] for line in answered[:1]] == [["0", "75"]]
-    assert {tuple(line[-2:]) for line in answered[1:-1]} <= {("0", "150"), ("0", "300")}
+    assert [line[-2:] for line in answered[:1]] == [["0", "19"]]
+    assert {tuple(line[-2:]) for line in answered[1:-1]} <= {("0", "19"), ("0", "75"), ("0", "300")}
     held = {each.name: each for each in outcome.held}
-    best = held[str(PLANTED)]
+    best = held[str(found)]
     assert best.score.equivalent(0.02)
     assert best.score.edges < held[str(RULE)].score.edges
-    same_size = [
-        each for each in outcome.of("random") if each.score.edges == pytest.approx(best.score.edges, abs=2e-3)
-    ]
+    same_size = [each for each in outcome.of("random") if each.name.endswith(str(found))]
+    assert all(each.score.edges == pytest.approx(best.score.edges, abs=2e-3) for each in same_size)
     assert len(same_size) == 3
     assert all(each.score.is_worse(0.02) for each in same_size)
     assert outcome.areas["search"].cmd < outcome.areas["rule"].cmd < outcome.areas["random"].cmd
     content = searched_file(discovery, outcome, 0.02, "found", ["lmms-flow", "discover", "out", "--search"])
     flow = write_flow(content, tmp_path / "found.yaml")
     assert not [cut for cut in flow.bind(LAYERS).cuts if not cut]
-    assert _kept(flow.bind(LAYERS)) == PLANTED
+    assert _kept(flow.bind(LAYERS)) == found
     assert "held out: 300 questions, accuracy 100.0%" in content["comment"]
     assert [table.name for table in tables_of(outcome, 0.02)] == ["search", "areas"]
     assert write_figure(outcome, tmp_path / "frontier.png").stat().st_size > 5_000

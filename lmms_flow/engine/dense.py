@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -128,8 +128,7 @@ class DenseStep:
         positions = self._positions
         queries, keys = send(positions.queries, device), send(positions.keys, device)
         beams = len(queries) // len(self._resolved)
-        whole = partial(self._masks.of, both_ways=both_ways)
-        of_prompt: Callable[..., Tensor] = self._masks.last_row if self._decoding else whole
+        of_prompt = partial(self._of_prompt, both_ways=both_ways)
         keep = torch.stack(
             [
                 expand(of_prompt(sample // beams, layer, device), queries[sample], keys[sample])
@@ -141,6 +140,13 @@ class DenseStep:
         num_keys = keys.shape[1]
         causal = torch.ones(queries.shape[1], num_keys, dtype=torch.bool, device=device).tril(positions.past)
         return (keep & causal)[:, None]
+
+    def _of_prompt(self, sample: int, layer: int, device: torch.device, both_ways: bool) -> Tensor:
+        """What a forward's rows read of the prompt: generated tokens have one row, alone or behind the prompt's."""
+        generated = self._masks.last_row(sample, layer, device)
+        if self._decoding:
+            return generated
+        return torch.cat([self._masks.of(sample, layer, device, both_ways), generated])
 
 
 class ZeroedStep(DenseStep):
@@ -166,6 +172,7 @@ class DenseHooks:
         own_masks: bool = False,
     ) -> None:
         self.how = how
+        self.flows = tuple(dict.fromkeys(one.bound.flow.text for one in resolved))  # for messages
         self._resolved = resolved
         self._own_masks = (
             own_masks  # whether tokens read both ways under masks that the model makes (both_ways.py)
@@ -283,12 +290,13 @@ def _within(tokens: Tensor, spans: Sequence[range]) -> Tensor:
 
 
 def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """A prompt's kept edges [query, key], or its last row alone, for the rows and columns of one forward.
+    """A prompt's kept edges [query, key] with the row of generated tokens behind them, or that row alone.
 
-    Generated tokens take the cuts of the last prompt token and see one another; padding is left to the model's mask.
+    Generated tokens take the cuts of the last prompt token and of `answer`, and see one another; padding is left to the
+    model's mask.
     """
     num_tokens = prompt.shape[1]
-    rows = queries.clamp(0, num_tokens - 1) if len(prompt) == num_tokens else torch.zeros_like(queries)
+    rows = queries.clamp(0, num_tokens) if len(prompt) > 1 else torch.zeros_like(queries)
     columns = keys.clamp(0, num_tokens - 1)
     keep = prompt[rows][:, columns]
     outside = (keys < 0) | (keys >= num_tokens)

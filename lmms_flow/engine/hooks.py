@@ -188,6 +188,16 @@ def open_blocks(decoder: nn.Module) -> tuple[Any, ...]:
     return tuple(_open.get(decoder, ()))
 
 
+def already_under(decoder: nn.Module) -> str:
+    """What to say where a block is opened, or something read, inside another block."""
+    flows = dict.fromkeys(text for block in open_blocks(decoder) for text in getattr(block, "flows", ()))
+    return (
+        f"the model is already under the flow {' and '.join(map(repr, flows))}"
+        if flows
+        else "a block is open"
+    )
+
+
 @contextmanager
 def opened(decoder: nn.Module, block: Any) -> Iterator[None]:
     """Inside, `block` is known to be open on the decoder."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ..errors import FlowError, nearest
-from ..flow import Flow, Layout
+from ..flow import Layout
+from ..flow.given import Given, as_flow
 from .applied import applied
 from .baseline import Baseline
 from .decoder import decoder_layers, module_of
 from .dense import HOW, check_how
+from .hooks import already_under, open_blocks
 from .mechanisms import check_mechanisms
 from .proof import prove
 from .windows import check_windows, layer_windows
@@ -22,7 +25,7 @@ ENGINES = ("dense", "sparse")
 @contextmanager
 def intervene(
     model: Any,
-    flow: Flow | str,
+    flow: Given,
     layout: Layout | Sequence[Layout],
     engine: str = "sparse",
     baseline: Baseline | None = None,
@@ -40,7 +43,8 @@ def intervene(
 
     Args:
         model: a decoder or VideoLLM of transformers, or what `lmms_flow.load` gave.
-        flow: a flow, or its text.
+        flow: a flow, its text, a knockout, or a list of these, whose cuts are joined. Groups of the layout's own may
+            be named.
         layout: of the prompt, or a list for a batch; layouts leave padding out, the attention mask [batch, token] says
             where it is.
         engine: "sparse" computes what `last` depends on, "dense" every position.
@@ -63,7 +67,7 @@ def intervene(
     check_how(how)
     if how != HOW[0] and engine != "dense":
         raise FlowError(f"how={how!r} runs on the reference: write engine='dense'")
-    flow = Flow.load(flow) if isinstance(flow, str) else flow
+    flow = as_flow(flow, layout if isinstance(layout, Layout) else next(iter(layout), None))
     if not flow.needs_masks:
         yield model
         return
@@ -77,6 +81,8 @@ def intervene(
     resolved = [bound.resolve(each) for each in layouts]
     check_windows(resolved, layer_windows(decoder))
     prove(module)
+    if open_blocks(decoder):
+        warnings.warn(f"{already_under(decoder)}: the cuts of both are joined inside", stacklevel=3)
     with applied(module, decoder, resolved, engine, baseline, following, how):
         yield model
 

@@ -7,23 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..flow import Flow, Layout, ResolvedFlow
+from ..flow import Layout, ResolvedFlow
+from ..flow.given import Given, as_flow
 from ..flow.knockout import CROSS_FRAME, INTRA_FRAME
 from .columns import send
 
 
-def keep_masks(flow: Flow | str, layout: Layout, num_layers: int) -> Tensor:
+def keep_masks(flow: Given, layout: Layout, num_layers: int) -> Tensor:
     """The kept edges of every layer, bool [layer, query, key]; what lies above the diagonal is never kept.
 
     Args:
-        flow: a flow, or its text.
+        flow: a flow, its text, a knockout, or a list of these.
         layout: of the prompt.
         num_layers: of the model.
 
     Raises:
         FlowError: the flow does not fit the layout or the depth.
     """
-    flow = Flow.load(flow) if isinstance(flow, str) else flow
+    flow = as_flow(flow, layout)
     resolved = flow.bind(num_layers).resolve(layout)
     if resolved.draws:  # each layer has its own
         return torch.stack([keep_mask(resolved, layer) for layer in range(1, num_layers + 1)])
@@ -94,9 +95,18 @@ class PromptMasks:
         return self._held[key]
 
     def last_row(self, sample: int, layer: int, device: torch.device) -> Tensor:
-        """The last token's row alone, [1, key]: of what is drawn, the only one that generated tokens need."""
+        """What generated tokens read of the prompt, [1, key]: the last token's row without what is cut from them.
+
+        Of what is drawn it is the only row that they need.
+        """
         if not self.resolved[sample].draws:
-            return self.of(sample, layer, device)[-1:]
+            row = self.of(sample, layer, device)[-1:]
+            cut = self.resolved[sample].cut_from_generated(layer)
+            if cut:
+                row = row.clone()
+                for span in cut:
+                    row[:, span.start : span.stop] = False
+            return row
         if (sample, layer) not in self._last_rows:
             self._draw(sample, layer)
         return send(self._last_rows[sample, layer], device)

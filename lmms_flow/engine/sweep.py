@@ -15,16 +15,20 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import DynamicCache
 
 from ..errors import FlowError, nearest
 from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
+from ..flow.own_groups import known
 from ..flow.trace_settings import STYLES
+from ..notebook import axes_of, picture
+from ..plots import ZERO, literal, style_of
 from .applied import applied
 from .both_ways import reads_both_ways
 from .decoder import decoder_layers, module_of
 from .dense import HOW, check_how
 from .fork import CantForkError, Fork, ForkWalk
-from .hooks import has_foreign_hooks, open_blocks
+from .hooks import already_under, has_foreign_hooks, open_blocks
 from .layer_call import going_on_from, keeping
 from .mechanisms import check_mechanisms, eagerly
 from .one_prompt import check_prompt, only_the_prompt
@@ -35,7 +39,7 @@ Style: TypeAlias = Literal["center", "inverse", "from_layer", "to_layer"]
 DEFAULT_MEMORY = 2 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """What a sweep read at the last position. Layers count from 1: entry `[k, l - 1]` is the window of layer l.
 
@@ -57,6 +61,33 @@ class SweepResult:
     def relative_change(self) -> Tensor:
         """(p_knockout - p_base) / p_base in per cent, [knockout, layer] (paper, section 2.2)."""
         return (self.probabilities - self.baseline) / self.baseline * 100
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the curves; returns the axes, in a figure of their own where none are given."""
+        axes = axes_of(ax)
+        for place, (knockout, curve) in enumerate(zip(self.knockouts, self.relative_change, strict=True)):
+            style = style_of(str(knockout), place)
+            axes.plot(
+                self.layers,
+                curve.tolist(),
+                color=style.colour,
+                linestyle=style.dash,
+                marker=style.marker,
+                ms=4,
+                label=literal(str(knockout)),
+            )
+        axes.axhline(0, color=ZERO, lw=0.8)
+        axes.set_xlabel("layer in the middle of the window")
+        axes.set_ylabel("change of the answer's probability (%)")
+        axes.legend(fontsize="small")
+        return axes
+
+    def __repr__(self) -> str:
+        cut = ", ".join(map(str, self.knockouts))
+        return f"SweepResult({cut}; {len(self.layers)} layers, answer {self.answer}, baseline {self.baseline:.3f})"
+
+    def _repr_html_(self) -> str:
+        return picture(self.plot().figure)
 
 
 def window_layers(layer: int, num_layers: int, window: int, style: str) -> tuple[int, ...]:
@@ -122,33 +153,51 @@ def sweep(
     model = module_of(model)
     decoder = check_mechanisms(model)
     if open_blocks(decoder):
-        raise FlowError("a sweep can't be run inside a block of intervene: it compares with full attention")
+        raise FlowError(
+            f"{already_under(decoder)}: a sweep can't be run inside a block of intervene: it compares with full "
+            "attention"
+        )
     inputs = only_the_prompt(inputs, "a sweep")
-    num_layers = len(decoder_layers(decoder))
-    centres = check_layers(num_layers, window, style, layers)
+    centres = check_layers(len(decoder_layers(decoder)), window, style, layers)
     check_prompt(inputs, layout, "a sweep")
     check_how(how)
-    cuts = [as_knockout(each) for each in knockouts]
-    _check_candidates(candidates, model)
-    resolved = [resolve_knockout(cut, layout, num_layers) for cut in cuts]
-    check_windows(resolved, layer_windows(decoder))
-    cut_layers = [frozenset(window_layers(layer, num_layers, window, style)) for layer in centres]
-    forks = [Fork(_first_row(cut), cut, each, how) for cut in resolved for each in cut_layers]
-    if not forks:
-        raise FlowError("a sweep needs at least one knockout and one layer")
+    check_candidates(candidates, model)
+    cuts = [as_knockout(each, layout) for each in knockouts]
+    forks = _forks(decoder, cuts, layout, [(centre, window, style) for centre in centres], how)
     prove(model)
-    walks = _chunks(forks, _bytes_a_row(model), max_memory)
+    walks = chunks(forks, bytes_a_row(model), max_memory)
     bar = tqdm(walks, desc="sweep", unit="walk", disable=not progress or len(walks) < 2)
     with eagerly():
         logits = [_read(model, decoder, inputs, chunk) for chunk in bar]
     return _result(cuts, centres, logits, candidates)
 
 
+def _forks(
+    decoder: nn.Module,
+    cuts: Sequence[Knockout],
+    layout: Layout,
+    windows: Sequence[tuple[int, int, str]],
+    how: str,
+) -> list[Fork]:
+    """Each knockout in each window (its centre, width and style), window by window of the first, then of the second.
+
+    Raises FlowError where a knockout does not fit the prompt or the model's own windows, and where there is none.
+    """
+    num_layers = len(decoder_layers(decoder))
+    resolved = [resolve_knockout(cut, layout, num_layers) for cut in cuts]
+    check_windows(resolved, layer_windows(decoder))
+    layers = [frozenset(window_layers(centre, num_layers, width, style)) for centre, width, style in windows]
+    forks = [Fork(first_row(cut), cut, each, how) for cut in resolved for each in layers]
+    if not forks:
+        raise FlowError("a sweep needs at least one knockout and one layer")
+    return forks
+
+
 def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
     """Logits of the baseline and of each fork, [1 + fork, vocabulary]: in one walk, or else one forward each."""
     if not has_foreign_hooks(model) and not reads_both_ways(model):
         try:
-            return _walk(model, decoder, inputs, chunk)
+            return walk_forks(model, decoder, inputs, chunk)
         except CantForkError:
             pass
     rows = [_last_logits(model, inputs)]
@@ -171,13 +220,34 @@ def _in_layers(fork: Fork) -> ResolvedFlow:
     """The fork's knockout, cut in its own layers alone."""
     (cut,) = fork.resolved.bound.cuts[0]
     text = "+".join(f"{cut}@{layer}" for layer in sorted(fork.layers))
-    return Flow.load(text).bind(fork.resolved.bound.num_layers).resolve(fork.resolved.layout)
+    return (
+        Flow.load(text, layout=fork.resolved.layout)
+        .bind(fork.resolved.bound.num_layers)
+        .resolve(fork.resolved.layout)
+    )
 
 
-def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
-    """Logits of the baseline and of each fork in one walk, [1 + fork, vocabulary]; out of memory: in two halves."""
+def walk_forks(
+    model: nn.Module,
+    decoder: nn.Module,
+    inputs: Mapping[str, Any],
+    chunk: list[Fork],
+    other: DynamicCache | None = None,
+) -> Tensor:
+    """Logits of the baseline and of each fork in one walk, [1 + fork, vocabulary]; out of memory: in two halves.
+
+    Args:
+        model: the whole model.
+        decoder: its decoder.
+        inputs: of the baseline.
+        chunk: the forks.
+        other: the cache of the run whose keys and values restored forks read.
+
+    Raises:
+        CantForkError: rows can't be run apart from the prompt's.
+    """
     try:
-        with ForkWalk(decoder, chunk) as walk:
+        with ForkWalk(decoder, chunk, other) as walk:
             asked = going_on_from(model, walk.cache) | keeping(model, len(chunk) + 1)
             out: Any = model(**inputs, **asked, use_cache=True)
         logits: Tensor = out.logits[0, -len(chunk) - 1 :]
@@ -192,7 +262,7 @@ def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk
     warnings.warn(
         "a sweep ran out of memory: its forks are run in smaller chunks (max_memory sets them)", stacklevel=3
     )
-    first, second = (_walk(model, decoder, inputs, part) for part in (chunk[:half], chunk[half:]))
+    first, second = (walk_forks(model, decoder, inputs, part, other) for part in (chunk[:half], chunk[half:]))
     return torch.cat([first, second[1:]])
 
 
@@ -209,19 +279,21 @@ def check_layers(num_layers: int, window: int, style: str, layers: Sequence[int]
     return centres
 
 
-def _check_candidates(candidates: Sequence[int], model: nn.Module) -> None:
+def check_candidates(candidates: Sequence[int], model: nn.Module) -> None:
+    """Raises FlowError for a token id that the vocabulary has not."""
     vocabulary = len(model.get_output_embeddings().weight)  # type: ignore[operator]
     for token in candidates:
         if not 0 <= token < vocabulary:
             raise FlowError(f"there is no token {token}: the model's vocabulary has {vocabulary}")
 
 
-def as_knockout(each: Knockout | str) -> Knockout:
-    """A knockout, or its text: a rule without layers, such as "video:question"."""
+def as_knockout(each: Knockout | str, layout: Layout | None = None) -> Knockout:
+    """A knockout, or its text: a rule without layers, such as "video:question"; a layout's own groups may be named."""
     if isinstance(each, Knockout):
         return each
     source, colon, target = each.partition(":")
-    return Knockout(source, target if colon else None)
+    with known(layout.own if layout is not None else ()):
+        return Knockout(source, target if colon else None)
 
 
 def resolve_knockout(cut: Knockout, layout: Layout, num_layers: int) -> ResolvedFlow:
@@ -229,17 +301,24 @@ def resolve_knockout(cut: Knockout, layout: Layout, num_layers: int) -> Resolved
     return Flow("cuts", str(cut), str(cut), rules=(Rule(cut),)).bind(num_layers).resolve(layout)
 
 
-def _first_row(resolved: ResolvedFlow) -> int:
+def first_row(resolved: ResolvedFlow) -> int:
+    """The first row that a knockout changes. Raises FlowError where it changes none of the prompt's."""
     rectangles = next(iter(resolved.rectangles.values()))
+    if not rectangles:  # a rule of generated tokens alone
+        raise FlowError(
+            f"knockout {resolved.bound.flow.text!r} cuts nothing in this prompt: no answer has begun in it (see "
+            "Layout.with_answer)"
+        )
     return min(queries[0].start for _, queries in rectangles)
 
 
-def _bytes_a_row(model: nn.Module) -> int:
+def bytes_a_row(model: nn.Module) -> int:
+    """What the states of one row take."""
     weight = model.get_output_embeddings().weight  # type: ignore[operator]
     return int(weight.shape[-1] * weight.element_size())
 
 
-def _chunks(forks: Sequence[Fork], bytes_a_row: int, max_memory: int) -> list[list[Fork]]:
+def chunks(forks: Sequence[Fork], bytes_a_row: int, max_memory: int) -> list[list[Fork]]:
     """The forks in as few walks as `max_memory` allows; one fork a walk at the least."""
     chunks: list[list[Fork]] = []
     held = 0

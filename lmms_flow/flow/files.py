@@ -15,6 +15,7 @@ from .language import parse, parse_random
 from .layers import LayerRange
 from .pathway import KINDS, NOWHERE, Pathway, kept_range
 from .random_cut import RandomCut
+from .respelling import respelt
 from .spec import FlowSpec
 
 MAX_FILE_BYTES = 1 << 20
@@ -85,11 +86,12 @@ _KEYS = ("name", "comment", "layers", "pathway", "closed", "cut", "random")
 def _from_mapping(content: Mapping[Any, Any], path: Path, checkpoint: str | None) -> FlowSpec:
     _check_keys(content, _KEYS, "the file")
     kinds = [key for key in ("pathway", "cut", "random") if key in content]
-    if len(kinds) != 1:
+    if len(kinds) != 1 and kinds != ["pathway", "cut"]:
         raise FlowError(
-            f"write exactly one of pathway:, cut: and random:, this file has {' and '.join(kinds) or 'none'}"
+            "write one of pathway:, cut: and random:, or pathway: and what is cut beside it as cut:; this file has "
+            f"{' and '.join(kinds) or 'none'}"
         )
-    if "closed" in content and kinds != ["pathway"]:
+    if "closed" in content and "pathway" not in kinds:
         raise FlowError("closed: can only stand beside pathway:")
     name, layers = content.get("name", path.stem), content.get("layers")
     if not isinstance(name, str) or not name:
@@ -97,10 +99,11 @@ def _from_mapping(content: Mapping[Any, Any], path: Path, checkpoint: str | None
     if layers is not None and (not isinstance(layers, int) or isinstance(layers, bool) or layers < 1):
         raise FlowError(f"layers: must be the model's number of layers, not {layers!r}")
     text = str(path)
-    if kinds == ["pathway"]:
-        return FlowSpec("pathway", name, text, pathways=(_pathway(content),), layers=layers)
+    rules = _cut(content["cut"]) if "cut" in content else ()
+    if "pathway" in kinds:
+        return FlowSpec("pathway", name, text, rules, (_pathway(content),), layers=layers)
     if kinds == ["cut"]:
-        return FlowSpec("cuts", name, text, rules=_cut(content["cut"]), layers=layers)
+        return FlowSpec("cuts", name, text, rules, layers=layers)
     return FlowSpec(
         "random", name, text, random=_random_mapping(content["random"], checkpoint), layers=layers
     )
@@ -146,7 +149,17 @@ def _cut(rules: object) -> tuple[Rule, ...]:
     for rule in rules:
         if not isinstance(rule, str):
             raise FlowError(f'cut: the rule {rule!r} must be a text; quote it: "video:last"')
-    return tuple(each for rule in rules for each in parse_rules(rule))
+    return tuple(each for rule in rules for each in _rules(rule))
+
+
+def _rules(text: str) -> tuple[Rule, ...]:
+    try:
+        return parse_rules(text)
+    except FlowError:
+        meant = respelt(text, parse_rules)
+        if meant is None:
+            raise
+        raise FlowError(f"rule {text!r} is not spelt as rules are: write {meant}") from None
 
 
 def _random_mapping(random: object, checkpoint: str | None) -> RandomCut:

@@ -39,7 +39,11 @@ class Knockout:
             return
         source = check_group(self.source, f"rule {rule}")
         target = check_group(self.target, f"rule {rule}")
-        if group_ranks(source)[0] > group_ranks(target)[1] or _later_frame(source, target):
+        try:
+            above = group_ranks(source)[0] > group_ranks(target)[1] or _later_frame(source, target)
+        except LookupError:  # where a group of the user's own lies is seen on the prompt
+            above = False
+        if above:
             raise self._above_diagonal()
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "target", target)

@@ -5,21 +5,41 @@ from __future__ import annotations
 import math
 import re
 
-from ..errors import FlowError
-from .controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, control_of
+from ..errors import FlowError, nearest
+from .controls import BLIND, FRAME_ORDERS, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME, control_of
 from .knockout import NAMED, Knockout, Rule, parse_layers, parse_rules
 from .pathway import Pathway
-from .presets import ALIASES, PAPER_SHARE, find_preset, paper_share, preset_of, resolve_alias, unknown_word
+from .presets import (
+    ALIASES,
+    PAPER_SHARE,
+    PRESET_NAMES,
+    find_preset,
+    paper_share,
+    preset_of,
+    resolve_alias,
+    unknown_word,
+)
 from .random_cut import RandomCut
+from .respelling import respelt
 from .spec import FlowSpec
 
 _BLIND = tuple(Knockout("video", target) for target in ("gap", "question", "tail", "last"))
 
 
 def parse(text: str, checkpoint: str | None = None) -> FlowSpec:
-    """Reads the one-line language. Raises FlowError quoting the rule that is wrong."""
+    """Reads the one-line language. Raises FlowError quoting the rule that is wrong, or with what was meant."""
     if not text:
         raise FlowError("the flow is empty: write none for full attention")
+    try:
+        return _parse(text, checkpoint)
+    except FlowError:
+        meant = respelt(text, lambda candidate: _parse(candidate, checkpoint))
+        if meant is None:
+            raise
+        raise FlowError(f"flow {text!r} is not spelt as flows are: write {meant}") from None
+
+
+def _parse(text: str, checkpoint: str | None) -> FlowSpec:
     strange = re.search(r"[^\w:@+.\-/]", text, re.ASCII)
     if strange:
         raise FlowError(f"flow {text!r}: {strange[0]!r} can't stand in a flow (join rules by '+', no spaces)")
@@ -76,6 +96,15 @@ def _terms(text: str, checkpoint: str | None) -> FlowSpec:
 
 def _rules(term: str, text: str) -> tuple[Rule, ...]:
     word = term.partition("@")[0]
+    if word == SINGLE_FRAME.name:
+        raise FlowError(
+            f"flow {text!r}: it is no flow but full attention of one frame: run the task that ends in _{word}, or "
+            "num_frames=1 in --model_args"
+        )
+    if word in {order.name for order in FRAME_ORDERS}:
+        raise FlowError(
+            f"flow {text!r}: it is no flow but an order of frames: write flow=none and frame_order={word}"
+        )
     if ":" not in word and word not in NAMED:
         raise FlowError(f"flow {text!r}: {word!r} is no rule, preset or control{unknown_word(word)}")
     return parse_rules(term)
@@ -86,7 +115,7 @@ def _mirrored(text: str, checkpoint: str | None) -> FlowSpec:
     preset = find_preset(name)
     if preset is None:
         raise FlowError(
-            f"flow {text!r}: mirrored needs a preset, and {name!r} is not one{unknown_word(name)}"
+            f"flow {text!r}: mirrored needs a preset, and {_not_a_preset(name)} (write mirrored:effective)"
         )
     base = preset[0].pathway(preset[1])
     pathway = Pathway(base.cross_frame, base.video_question, base.question_last, base.closed, mirrored=True)
@@ -109,8 +138,16 @@ def parse_random(text: str, checkpoint: str | None) -> RandomCut:
         if isinstance(error, FlowError):
             raise
         raise FlowError(
-            f"flow {text!r}: {amount!r} is neither a share nor a preset{unknown_word(amount)}"
+            f"flow {text!r}: random needs a share such as 0.58 or a preset, and {_not_a_preset(amount)}"
         ) from None
+
+
+def _not_a_preset(word: str) -> str:
+    """What a word is that stands where a preset should."""
+    control = control_of(word)
+    if control is not None:
+        return f"{word!r} is a control, which stands alone"
+    return f"{word!r} is not one{nearest(word, (*PRESET_NAMES, *ALIASES, PAPER_SHARE))}"
 
 
 def _share(share: float, where: str) -> float:

@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import FlowError, nearest
+from .own_groups import as_ranges, is_known, may_be_named
 
 BASE_GROUPS = ("system", "video", "gap", "question", "tail", "last")
 QUESTION_PARTS = ("stem", "options", "true_option", "false_options")
 TEXT = "text"  # everything after the video
 TEXT_GROUPS = ("gap", "question", "tail", "last")
-GROUPS = (*BASE_GROUPS, *QUESTION_PARTS, TEXT)
+ANSWER = "answer"  # what was generated so far, in front of the last token: a part of `tail`
+GIVEN = (*BASE_GROUPS, *QUESTION_PARTS, ANSWER)  # to a layout
+GROUPS = (*GIVEN, TEXT)
 FIRST_FRAME, LAST_FRAME = "frame.first", "frame.last"
 _FRAME = re.compile(r"frame\.(0|-?[1-9][0-9]{0,5})")
 
@@ -38,7 +41,7 @@ def check_group(name: str, where: str) -> str:
     frame = frame_number(name)
     if frame is not None:
         return LAST_FRAME if frame == -1 else f"frame.{frame}"
-    if name in GROUPS:
+    if name in GROUPS or is_known(name):
         return name
     valid = (*GROUPS, "frame.0", FIRST_FRAME, LAST_FRAME)
     raise FlowError(
@@ -48,10 +51,16 @@ def check_group(name: str, where: str) -> str:
 
 
 def group_ranks(name: str) -> tuple[int, int]:
-    """The places in the prompt of a group's first and last base group, as far as they are known without a layout."""
+    """The places in the prompt of a group's first and last base group, as far as they are known without a layout.
+
+    Raises LookupError for a group of the user's own: the layout alone knows.
+    """
     if frame_number(name) is not None:
         name = "video"
-    groups = TEXT_GROUPS if name == TEXT else ("question" if name in QUESTION_PARTS else name,)
+    if name not in GROUPS:
+        raise LookupError(name)
+    within = "question" if name in QUESTION_PARTS else "tail" if name == ANSWER else name
+    groups = TEXT_GROUPS if name == TEXT else (within,)
     return BASE_GROUPS.index(groups[0]), BASE_GROUPS.index(groups[-1])
 
 
@@ -66,7 +75,7 @@ def merge(ranges: Iterable[range]) -> Span:
     return tuple(merged)
 
 
-def _as_span(value: range | Sequence[range], name: str) -> Span:
+def _as_span(value: Any, name: str) -> Span:
     ranges = (
         (value,)
         if isinstance(value, range)
@@ -81,6 +90,28 @@ def _as_span(value: range | Sequence[range], name: str) -> Span:
     return merge(ranges)
 
 
+def _own_span(name: str, value: Any, num_tokens: int) -> Span:
+    """The tokens of a group of the user's own. Raises FlowError."""
+    close = nearest(name, GROUPS) if isinstance(name, str) else ""
+    if not may_be_named(name):
+        raise FlowError(
+            f"layout: there is no group {name!r}{close}; a group of your own has small letters, digits and '_'"
+        )
+    ranges = as_ranges(value, num_tokens)
+    try:
+        span = merge(ranges) if ranges is not None else _as_span(value, name)
+    except FlowError:
+        raise FlowError(
+            f"layout: there is no group {name!r}{close}; a group of your own is a list of token positions from 0 to "
+            f"{num_tokens - 1}, or ranges, not {value!r}"
+        ) from None
+    if not span or span[0].start < 0 or span[-1].stop > num_tokens:
+        raise FlowError(
+            f"layout: group {name!r} must lie within the prompt's {num_tokens} tokens, not at {value!r}"
+        )
+    return span
+
+
 @dataclass(frozen=True, init=False)
 class Layout:
     """The groups of one prompt, in token positions from 0 that leave padding out.
@@ -89,8 +120,11 @@ class Layout:
         num_tokens: of the prompt.
         groups: a range, or several, for each group. `system, video, gap, question, tail, last` cover the prompt in this
             order without overlap; any of them but `last` (the last prompt token) may be empty or left out. `stem`,
-            `options`, `true_option` and `false_options` lie inside `question`.
+            `options`, `true_option` and `false_options` lie inside `question`, `answer` inside `tail`.
         frames: the tokens of each frame; they partition `video`.
+
+    A group of one's own is any other name with its tokens, as ranges or as positions: `{"subject": [5, 6]}`. Flows that
+    are read beside the layout (`intervene`, `sweep`, `keep_masks`) may name it.
 
     Raises:
         FlowError: one of these does not hold.
@@ -103,26 +137,42 @@ class Layout:
     def __init__(
         self,
         num_tokens: int,
-        groups: Mapping[str, range | Sequence[range]],
+        groups: Mapping[str, range | Sequence[range] | Sequence[int]],
         frames: Sequence[range] = (),
     ) -> None:
-        for name in groups:
-            if name not in (*BASE_GROUPS, *QUESTION_PARTS):
-                why = ": it follows from the others" if name == TEXT else nearest(name, GROUPS)
-                raise FlowError(f"layout: there is no group {name!r} to be given{why}")
-        spans = {
-            name: _as_span(groups.get(name, ()), name)
-            for name in (*BASE_GROUPS, *QUESTION_PARTS)
-            if name in groups or name in BASE_GROUPS
-        }
         if not isinstance(num_tokens, int) or num_tokens < 1:
             raise FlowError(f"layout: num_tokens must be a number of tokens, not {num_tokens!r}")
+        if TEXT in groups:
+            raise FlowError(f"layout: there is no group {TEXT!r} to be given: it follows from the others")
+        own = {name: _own_span(name, groups[name], num_tokens) for name in groups if name not in GROUPS}
+        spans = {
+            name: _as_span(groups.get(name, ()), name)
+            for name in GIVEN
+            if name in groups or name in BASE_GROUPS
+        } | own
         if any(not isinstance(frame, range) or frame.step != 1 for frame in frames):
             raise FlowError("layout: the frames must be ranges with step 1, one a frame")
         object.__setattr__(self, "num_tokens", num_tokens)
         object.__setattr__(self, "groups", MappingProxyType(spans))
         object.__setattr__(self, "frames", tuple(range(r.start, r.stop) for r in frames))
         self._check()
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of the groups that a user added."""
+        return tuple(name for name in self.groups if name not in GROUPS)
+
+    def with_groups(self, **groups: range | Sequence[range] | Sequence[int]) -> Layout:
+        """The same prompt with groups of one's own: `layout.with_groups(subject=[5, 6])`."""
+        return Layout(
+            self.num_tokens, {**{n: list(s) for n, s in self.groups.items()}, **groups}, self.frames
+        )
+
+    def _repr_html_(self) -> str:
+        from ..notebook import prompt_bar
+
+        about = f"prompt of {self.num_tokens} tokens, {len(self.frames)} frames"
+        return prompt_bar(about, self.num_tokens, self.groups, BASE_GROUPS)
 
     def __hash__(self) -> int:
         return hash((self.num_tokens, tuple(self.groups.items()), self.frames))
@@ -157,6 +207,9 @@ class Layout:
         for name in QUESTION_PARTS:
             if not question.issuperset(i for r in self.groups.get(name, ()) for i in r):
                 raise FlowError(f"layout: group {name!r} must lie inside 'question'")
+        tail = {i for r in self.groups["tail"] for i in r}
+        if not tail.issuperset(i for r in self.groups.get(ANSWER, ()) for i in r):
+            raise FlowError(f"layout: group {ANSWER!r} must lie inside 'tail'")
 
     def _frames_touch(self) -> bool:
         pairs = zip(self.frames, self.frames[1:], strict=False)
@@ -173,12 +226,41 @@ class Layout:
             return merge(part for group in TEXT_GROUPS for part in self.groups[group])
         if name not in self.groups:
             check_group(name, f"group {name!r}")
+            if name == ANSWER:  # a prompt that no answer has begun in
+                return ()
             raise FlowError(f"group {name!r} was not found in this prompt")
         return self.groups[name]
 
     def size(self, name: str) -> int:
         """The number of tokens in a group."""
         return sum(len(r) for r in self.span(name))
+
+    def with_answer(self, generated: int, open_tokens: int = 0) -> Layout:
+        """The layout of this prompt with its answer so far: the last generated token is `last`, the others `answer`.
+
+        What was the prompt's last token is template text then, the end of `tail` in front of the answer.
+
+        Args:
+            generated: tokens of the answer behind the prompt.
+            open_tokens: so many in front of the last one belong to no part that can be cut (the paper's code leaves
+                one open).
+
+        Raises:
+            FlowError: there is no such number of tokens.
+        """
+        if generated < 0 or open_tokens < 0:
+            raise FlowError(f"an answer has 0 or more tokens, not {min(generated, open_tokens)}")
+        if not generated:
+            return self
+        last = self.num_tokens + generated - 1
+        tail = self.groups["tail"][0].start if self.groups["tail"] else self.num_tokens - 1
+        groups = {
+            name: list(span) for name, span in self.groups.items() if name not in ("tail", "last", ANSWER)
+        }
+        begun = self.groups.get(ANSWER, ())[:1]
+        answer = range(begun[0].start if begun else self.num_tokens, max(last - open_tokens, self.num_tokens))
+        groups |= {"tail": [range(tail, last)], ANSWER: [answer], "last": [range(last, last + 1)]}
+        return Layout(last + 1, groups, self.frames)
 
     def group_of(self, token: int) -> str:
         """The base group in which a token lies."""

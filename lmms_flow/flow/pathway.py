@@ -25,6 +25,11 @@ def kept_range(text: str) -> LayerRange | None:
     return None if text == NOWHERE else LayerRange(text)
 
 
+def written(layers: range) -> str:
+    """A range of layers as a pathway writes it: 6-20, or none."""
+    return f"{layers[0]}-{layers[-1]}" if layers else NOWHERE
+
+
 @dataclass(frozen=True)
 class Pathway:
     """The ranges in which each kind of edge is kept (paper, Table E(a)); `mirrored` reverses the layers (a control).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -117,7 +118,16 @@ def find_preset(name: str) -> tuple[Preset, bool] | None:
 
 
 def preset_of(checkpoint: str) -> Preset | None:
-    """The preset found on a checkpoint, by its repository id or its folder's name; never by its size."""
+    """The preset found on a checkpoint, by its repository id or its folder's name; never by its size.
+
+    A folder that is a link is known by the name of what it points to as well.
+    """
+    return _preset_named(checkpoint) or (
+        _preset_named(os.path.realpath(checkpoint)) if os.path.islink(checkpoint.rstrip("/")) else None
+    )
+
+
+def _preset_named(checkpoint: str) -> Preset | None:
     parts = [part.lower() for part in checkpoint.replace("\\", "/").split("/") if part]
     cached = [
         part.rsplit("--", 1)[-1] for part in parts if part.startswith("models--")

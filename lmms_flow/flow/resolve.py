@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FlowError
 from .blocks import Blocks, Rectangles
 from .controls import UNCUT
 from .knockout import Knockout
-from .layout import Layout
+from .layout import ANSWER, Layout, Span, merge
 from .pathway import BoundPathway
 from .random_cut import check_eligible, draw, draw_counts
 from .spec import FlowSpec
@@ -46,6 +46,33 @@ class BoundFlow:
             share = self.like.digest if self.like else random.share
             meaning["random"] = {"seed": random.seed, "share": share}
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
+
+    def strips(self) -> list[tuple[str, list[bool]]]:
+        """A row for each kind of edge: its name, and for each layer whether it is cut there."""
+        kinds = sorted({str(cut) for cuts in self.cuts for cut in cuts})
+        return [(kind, [kind in map(str, cuts) for cuts in self.cuts]) for kind in kinds]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws which edges are cut in which layers; returns the axes, of a new figure where none are given."""
+        from ..notebook import axes_of
+        from ..plots import draw_strips
+
+        axes, rows = axes_of(ax, height=0.9 + 0.3 * max(1, len(self.strips()))), self.strips()
+        draw_strips(axes, rows, self.num_layers, "random draws" if self.flow.random else "nothing is cut")
+        return axes
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self, notes: tuple[str, ...] = ()) -> str:
+        """The strip of its layers, as a notebook shows it; `notes` stand below."""
+        from ..notebook import strips
+
+        random = self.flow.random is not None
+        nothing = "edges drawn at random in each layer" if random else "nothing is cut"
+        rows = self.strips() or [(nothing, [random] * self.num_layers)]
+        title = f"flow {self.flow.name}, {self.num_layers} layers, digest {self.digest}"
+        return strips(title, rows, notes)
 
     def resolve(self, layout: Layout) -> ResolvedFlow:
         """The flow on one prompt. Raises FlowError where it cuts nothing there or leaves a token without any key."""
@@ -110,7 +137,11 @@ class ResolvedFlow:
             cuts: tuple(rect for cut in sorted(cuts, key=str) for rect in by_knockout[cut])
             for cuts in set(bound.cuts)
         }
-        empty = tuple(str(cut) for cut, rects in by_knockout.items() if not rects)
+        empty = tuple(
+            str(cut)
+            for cut, rects in by_knockout.items()
+            if not rects and not (cut.target == ANSWER and layout.span(cut.source))
+        )
         resolved = cls(bound, layout, rectangles, empty, _draws(bound, layout))
         resolved._check()
         return resolved
@@ -151,10 +182,23 @@ class ResolvedFlow:
         """Whether nothing at all is cut in this layer."""
         return not self.rectangles[self.bound.cuts[layer - 1]] and not (self.draws and self.draws[layer - 1])
 
+    def cut_from_generated(self, layer: int) -> Span:
+        """The prompt tokens that generated tokens don't read in a layer beside those that `last` does not read.
+
+        A generated token belongs to the answer: it takes the cuts of `last` and those whose target is `answer`.
+        """
+        cuts = self.bound.cuts[layer - 1]
+        return merge(r for cut in cuts if cut.target == ANSWER for r in self.layout.span(cut.source))
+
+    @property
+    def cuts_generated(self) -> bool:
+        """Whether a rule cuts generated tokens off from anything, also where it cuts nothing of the prompt."""
+        return any(map(self.cut_from_generated, range(1, self.bound.num_layers + 1)))
+
     def _check(self) -> None:
         flow = self.bound.flow
         kept, total = self.kept_edges()
-        if kept == total and flow.kind not in UNCUT:
+        if kept == total and flow.kind not in UNCUT and not self.cuts_generated:
             why = f" ({', '.join(self.empty)}: a group is empty)" if self.empty else ""
             raise FlowError(f"flow {flow.text!r} cuts nothing in this prompt{why}")
         for cuts, layers in self.bound.distinct():

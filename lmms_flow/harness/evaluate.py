@@ -20,14 +20,17 @@ from unittest import mock
 from lmms_flow.errors import one_line
 from lmms_flow.harness import host, plugin
 from lmms_flow.harness.ground import task_manager
+from lmms_flow.harness.interrupts import told_in_one_line
 from lmms_flow.harness.sample import describe
 
+KEPT = "answers that were given are kept in the records; the same command goes on from there"
 DRY_RUN, MODEL_ARGS = "--dry-run", "--model_args"
 USAGE = """\
 usage: lmms-flow eval [--allow-errors] [--dry-run] --model MODEL --tasks TASKS [any other argument of lmms-eval]
 
 Runs lmms-eval with the tasks of this package, and says by its exit status whether it worked:
-0 if it did, 1 if not (also where samples failed, unless --allow-errors), 2 for a wrong command line.
+0 if it did, 1 if not (also where samples failed, unless --allow-errors), 2 for a wrong command line, 130 and 143 where
+Ctrl-C or SIGTERM stopped it. What was answered is kept, and the same command goes on.
 --dry-run says what the run would cost (FLOPs, memory, time) and ends; it asks one question of each kind.
 `lmms-eval --help` lists the arguments."""
 
@@ -56,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
     from lmms_flow.harness import loop
 
     loop.failures.clear()
-    status, calls = _run(arguments)
+    with told_in_one_line(lambda: KEPT, tell=int(os.environ.get("RANK", 0)) == 0):
+        status, calls = _run(arguments)
     problems = list(_problems(calls, dict(loop.failures), allow_errors))
     if not calls and status == 0 and not _only_prints(arguments):
         problems.append("nothing was evaluated")
@@ -103,6 +107,7 @@ def _run(arguments: list[str]) -> tuple[int, list[_Call]]:
         plugin.tasks_for_all_models(),
         mock.patch.object(sys.modules[host.CLI_SINGLE.module], host.CLI_SINGLE.name, watched),
         mock.patch.object(sys, "argv", ["lmms-eval", *arguments]),
+        host.without_its_bars(),
     ):
         try:
             cli_evaluate()

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from loguru import logger
 
-from lmms_flow.errors import RecordError, RunError, UserError
+from lmms_flow.errors import RecordError, RunError, UserError, nearest
 from lmms_flow.flow.files import is_file
 from lmms_flow.harness import host
 from lmms_flow.harness.broken_documents import BrokenDocuments
@@ -75,7 +75,9 @@ class FlowTask(BrokenDocuments, _HostTask):  # type: ignore[misc]
             raise RunError(f"task {self.name}: it has no {'flow' if self.base else 'base'}; {self.lines}")
         index, model = host.index_of_tasks(manager), host.model_name_of(manager)
         if self.base not in index:
-            raise RunError(f"task {self.name}: there is no task {self.base!r} to be its base")
+            raise RunError(
+                f"task {self.name}: there is no task {self.base!r} to be its base{nearest(self.base, index)}"
+            )
         if index[self.base]["type"] in ("group", "tag"):
             raise RunError(
                 f"task {self.name}: its base {self.base!r} is a group of arms; name the group behind it"

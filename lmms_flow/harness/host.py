@@ -12,9 +12,13 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest import mock
+
+from tqdm import tqdm
 
 from lmms_flow.errors import RunError
 from lmms_flow.versions import installed_version, what_to_install
@@ -119,6 +123,9 @@ LIST_MODELS = Seam(
 PARSE_ARGS = Seam("lmms_eval.__main__", "parse_eval_args", "know the arguments of the command line")
 CLI_EVALUATE = Seam("lmms_eval.__main__", "cli_evaluate", "run its command line")
 CLI_SINGLE = Seam("lmms_eval.__main__", "cli_evaluate_single", "watch how an evaluation ends", ("args",))
+MAKE_TABLE = Seam(
+    "lmms_eval.__main__", "make_table", "print no counter that is zero", ("result_dict", "column")
+)
 EVALUATE = Seam(
     "lmms_eval.evaluator",
     "simple_evaluate",
@@ -254,6 +261,21 @@ def tasks_of_ours(model: str) -> list[str]:
 
 
 # Evaluations
+
+
+@contextmanager
+def without_its_bars() -> Iterator[None]:
+    """Inside the block lmms-eval shows no bar of its own: it has two a task, and ours runs longest."""
+
+    def hidden(*args: Any, **named: Any) -> Any:
+        return tqdm(*args, **{**named, "disable": True})
+
+    with ExitStack() as patches:
+        for name in (EVALUATE.module, TASK_BASE.module):
+            module = importlib.import_module(name)
+            if hasattr(module, "tqdm"):  # bars are no need: one that is gone is none to hide
+                patches.enter_context(mock.patch.object(module, "tqdm", hidden))
+        yield
 
 
 def results_of(returned: Any) -> Mapping[str, Any] | None:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from loguru import logger
-from tqdm import tqdm
 
 from lmms_flow.errors import SAMPLE_FAILURES, MissingVideoError, RunError, SampleError, SkippedSampleError
 from lmms_flow.harness import host
 from lmms_flow.harness.sample import Outcome, Sample, describe, id_of, takes_records, unpack
 from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
+from lmms_flow.harness.telling import progress
 from lmms_flow.records.arrays import Arrays
 from lmms_flow.records.fields import RunFields
 from lmms_flow.records.journal import Journal
@@ -76,6 +76,7 @@ class RequestLoop:
     served: int = field(default=0, init=False)
     missing_clips: int = field(default=0, init=False)  # samples that were skipped for it
     _ended: dict[str, Counter[str]] = field(default_factory=dict, init=False)  # status -> task -> how many
+    _total: int = field(default=0, init=False)
     _stale: Counter[str] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
@@ -94,8 +95,9 @@ class RequestLoop:
         global _ends_at_failure
         _ends_at_failure = self.on_error == "raise"
         _failed.clear()
+        self._total = sum(not host.is_padding(request) for request in requests)
         answers: list[HostAnswer] = [""] * len(requests)
-        bar = tqdm(total=len(requests), desc="lmms_flow", unit="sample", disable=self.rank != 0)
+        bar = progress(len(requests), shown=self.rank == 0)
         try:
             for index, answer in self._settled(requests, docs):
                 answers[index] = answer
@@ -106,6 +108,26 @@ class RequestLoop:
             bar.close()
             self._summarise(len(requests))
         return answers
+
+    def kept(self) -> str:
+        """What remains of a run that is stopped, in a line."""
+        if self.journal is None:
+            return "no answer is kept (records=none)"
+        return (
+            f"{self.served + self.journal.written:,} answers are kept in {self.journal.folder}; the same command "
+            "goes on from there"
+        )
+
+    def ended(self) -> str:
+        """How many answers were taken from the records and how many were given, in a line."""
+        failed = {status: sum(by_task.values()) for status, by_task in self._ended.items()}
+        given = self._total - self.served - sum(failed.values())
+        lost = "".join(
+            f", {count:,} {name}"
+            for name, count in (("failed", failed["error"]), ("skipped", failed["skipped"]))
+            if count
+        )
+        return f"{self._total:,} answers: {self.served:,} from the records, {given:,} new{lost}"
 
     def _settled(self, requests: Sequence[Any], docs: Mapping[str, Any]) -> Iterator[tuple[int, HostAnswer]]:
         """The steps one after another, some batches behind what is looked at, so that videos are read ahead."""

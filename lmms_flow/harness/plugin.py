@@ -17,10 +17,12 @@ from types import ModuleType
 from typing import Any
 
 from lmms_flow.harness import host
+from lmms_flow.harness.arm_files import checked_arm, told_of_an_arm
 from lmms_flow.harness.arms import add_arms, made_config
 from lmms_flow.harness.ground import MODELS, remember_task_manager
 from lmms_flow.harness.host import HostError
 from lmms_flow.harness.host_calls import end_with_a_status
+from lmms_flow.harness.host_table import leave_out_zeros
 
 _MARK = "_lmms_flow_tasks_are_known"
 
@@ -130,6 +132,8 @@ def _patch(module: ModuleType) -> None:
             ours = _tell(error)
         with _told():
             end_with_a_status(_runs_flows)
+        with _told():
+            leave_out_zeros()
         include_path = _with_ours(include_path) if ours else include_path
         index = original(self, include_path=include_path, include_defaults=include_defaults)
         if from_file is not None:
@@ -144,7 +148,10 @@ def _patch(module: ModuleType) -> None:
     def _get_config(self: Any, name: str) -> Any:
         remember_task_manager(self)
         made = made_config(host.index_of_tasks(self), name, lambda base: from_file(self, base))
-        return from_file(self, name) if made is None else made
+        if made is not None:
+            return made
+        with told_of_an_arm(name, host.index_of_tasks(self)):
+            return checked_arm(name, from_file(self, name))
 
     setattr(initialize_tasks, _MARK, True)
     initialize_tasks.__doc__ = original.__doc__

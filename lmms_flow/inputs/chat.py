@@ -44,6 +44,24 @@ class VideoChat:
             part for part in (*parts, getattr(self, "image_processor", None)) if hasattr(part, "to_dict")
         )
 
+    @property
+    def fit(self) -> str:
+        """How a frame becomes the square that its tokens lie in.
+
+        "crop" takes its middle, "squash" all of it; empty where the processor does neither, or does not say.
+        """
+        for part in self.settings[::-1]:  # the video's own before the whole
+            if getattr(part, "do_center_crop", None):
+                return "crop"
+            size = getattr(part, "size", None)
+            height, width = (
+                size.get(side) if isinstance(size, Mapping) else getattr(size, side, None)
+                for side in ("height", "width")
+            )
+            if getattr(part, "do_resize", None) and height and height == width:
+                return "squash"
+        return ""
+
     def render(self, messages: Messages) -> str:
         """The prompt as text, with the placeholder where the video goes."""
         return self.apply_template(self.processor, messages)

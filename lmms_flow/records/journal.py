@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, ClassVar
@@ -95,6 +95,10 @@ class Journal:
             )
             return None
         return found
+
+    def held(self, tasks: Container[str]) -> int:
+        """How many answers to these tasks are kept, whatever they depend on."""
+        return sum(record.task in tasks for record in self._answers.values())
 
     def other_flows(self, task: str, doc_id: int, digest: str) -> dict[str, str]:
         """The flows but this one under which a document was answered: ``{digest: flow as it was written}``."""

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["samples_df"]
 
 
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Loads a public name when it is first asked for."""
     if name == "samples_df":

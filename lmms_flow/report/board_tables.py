@@ -9,6 +9,9 @@ from typing import Any
 from .board import Board, Entry, Flip
 from .statistics import holm
 from .table import (
+    MODEL as MODEL_HEAD,
+)
+from .table import (
     Column,
     Table,
     change,
@@ -29,7 +32,7 @@ ARM = Column(
     ("arm", "model", "flow", "flow_digest", "engine", "frames", "protocol"),
     right=False,
 )
-MODEL = Column("model", right=False)  # in a CSV the arm says it
+MODEL = Column(MODEL_HEAD, right=False)  # in a CSV the arm says it
 SUBTASK = Column("task", lambda names: str(names[0]), ("task", "task_name"), right=False)
 
 
@@ -56,17 +59,31 @@ def _how_many(part: Board, alike: Sequence[Board]) -> str:
 def leaderboard(board: Board, questions: str = "") -> Table:
     """A row an arm. One that was skipped as a whole says why in the place of its accuracy."""
     several = len(board.subtasks) > 1
+    macro = Column("macro [95 %]", with_interval, ("macro", "macro_low", "macro_high"), rank=4)
     columns = (
         Column("n", raw=("n",)),
-        Column("accuracy [95 %]", _share_or_reason, ("accuracy", "accuracy_low", "accuracy_high")),
-        *((Column("macro [95 %]", with_interval, ("macro", "macro_low", "macro_high")),) if several else ()),
-        Column("Δ baseline", change, ("difference",)),
-        Column("Δ of its right", change, ("change_among_right",)),
-        Column("edges kept", lambda share: f"{percent(share)} %", ("share_of_edges_kept",)),
-        Column("prefill FLOPs", flops, ("flops_per_prefill", "share_of_full_flops")),
-        Column("seconds + video", _seconds, ("seconds", "shared_seconds")),
-        Column("errors", raw=("errors",)),
-        Column("skipped", raw=("skipped",)),
+        Column(
+            "accuracy [95 %]",
+            _share_or_reason,
+            ("accuracy", "accuracy_low", "accuracy_high"),
+            short="accuracy",
+            brief=_share_or_skipped,
+        ),
+        *((macro,) if several else ()),
+        Column(
+            "Δ baseline [95 %]",
+            change_with_interval,
+            ("difference", "difference_low", "difference_high"),
+            short="Δ [95 %]",
+        ),
+        Column("Δ of its right", change, ("change_among_right",), rank=5),
+        Column("p (McNemar)", p_value, ("p_mcnemar",), short="p"),
+        Column(f"within {_margin(board)}", _is_equivalent, ("p_equivalence",), rank=2),
+        Column("edges kept", lambda share: f"{percent(share)} %", ("share_of_edges_kept",), short="edges"),
+        Column("prefill FLOPs", flops, ("flops_per_prefill", "share_of_full_flops"), rank=3),
+        Column("seconds + video", _seconds, ("seconds", "shared_seconds"), rank=6),
+        Column("errors", raw=("errors",), rank=1 if any(map(_failed, board.entries)) else 7),
+        Column("skipped", raw=("skipped",), rank=7),
     )
     rows = [
         (entry.label, *_score(entry, several), *_cost(entry), *_failures(entry)) for entry in board.entries
@@ -79,14 +96,17 @@ def _score(entry: Entry, several: bool) -> Row:
     if not score.total:
         reason = entry.arm.skipped_because
         found: Any = f"skipped: {reason}" if reason else None
-        return 0, found, *((None,) if several else ()), None, None
+        return 0, found, *((None,) if several else ()), None, None, None, None
+    settings = entry.settings
     mean = ((entry.macro.value, *entry.macro.interval),) if several else ()
     return (
         score.total,
         (score.value, *score.interval),
         *mean,
-        test.difference if test else None,
+        (test.difference, *test.interval(settings.seed, settings.resamples)) if test else None,
         test.among_right.value - 1 if test and test.right else None,
+        test.p_value if test else None,
+        test.equivalence(settings.margin) if test else None,
     )
 
 
@@ -107,6 +127,19 @@ def _seconds(value: Any) -> str:
 
 def _share_or_reason(value: Any) -> str:
     return one_line(value) if isinstance(value, str) else with_interval(value)
+
+
+def _share_or_skipped(value: Any) -> str:
+    """Without its interval; why an arm was skipped stands among the samples that are not scored."""
+    return value.partition(":")[0] if isinstance(value, str) else percent(value[0])
+
+
+def _failed(entry: Entry) -> int:
+    return entry.arm.count("error")
+
+
+def _margin(board: Board) -> str:
+    return f"±{100 * board.settings.margin:g}"
 
 
 def accuracies(board: Board, questions: str = "") -> Table:
@@ -131,17 +164,19 @@ def _accuracies(entry: Entry, subtasks: Iterable[str]) -> Iterator[Any]:
 
 def tests(board: Board) -> Table:
     """Each arm against its baseline, on the questions that both answered."""
-    margin = f"±{100 * board.settings.margin:g}"
+    margin = _margin(board)
     columns = (
-        Column("baseline", str, ("baseline",), right=False),
-        Column("common", raw=("common",)),
-        Column("Δ [95 %]", change_with_interval, ("difference", "difference_low", "difference_high")),
+        Column("baseline", str, ("baseline",), right=False, rank=4),
+        Column("common", raw=("common",), rank=1),
+        Column("Δ [95 %]", change_with_interval, ("difference", "difference_low", "difference_high"), rank=3),
         Column("lost", raw=("lost",)),
         Column("won", raw=("won",)),
-        Column("p (McNemar)", p_value, ("p_mcnemar",)),
-        Column(f"within {margin} (p)", _equivalent, ("p_equivalence",), right=False),
+        Column("p (McNemar)", p_value, ("p_mcnemar",), rank=2),
+        Column(
+            f"within {margin} (p)", _equivalent, ("p_equivalence",), right=False, short=f"within {margin}"
+        ),
         Column("flips", raw=("flips",)),
-        Column("sham's flips", raw=("flips_of_sham",)),
+        Column("sham's flips", raw=("flips_of_sham",), rank=2, short="sham's"),
     )
     rows = [_test(entry) for entry in board.entries if entry.test]
     notes = (
@@ -169,19 +204,23 @@ def _test(entry: Entry) -> Row:
 
 
 def _equivalent(p: float) -> str:
-    return "" if math.isnan(p) else f"{'yes' if p < 0.05 else 'not shown'} ({p_value(p)})"
+    return "" if math.isnan(p) else f"{_is_equivalent(p)} ({p_value(p)})"
+
+
+def _is_equivalent(p: float) -> str:
+    return "" if math.isnan(p) else "yes" if p < 0.05 else "not shown"
 
 
 def tests_by_subtask(board: Board) -> Table:
     """The same in each sub-task. Holm's adjustment is over the sub-tasks of an arm."""
     columns = (
         SUBTASK,
-        Column("common", raw=("common",)),
+        Column("common", raw=("common",), rank=1),
         Column("Δ [95 %]", change_with_interval, ("difference", "difference_low", "difference_high")),
-        Column("Δ of its right", change, ("change_among_right",)),
-        Column("lost", raw=("lost",)),
-        Column("won", raw=("won",)),
-        Column("p (McNemar)", p_value, ("p_mcnemar",)),
+        Column("Δ of its right", change, ("change_among_right",), rank=4),
+        Column("lost", raw=("lost",), rank=2),
+        Column("won", raw=("won",), rank=2),
+        Column("p (McNemar)", p_value, ("p_mcnemar",), rank=3),
         Column("p (Holm)", p_value, ("p_mcnemar_holm",)),
     )
     entries = board.entries if len(board.subtasks) > 1 else ()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ReportError
+from ..notebook import axes_of, table
 from .board import Board, Settings, make_boards
 from .board_tables import all_tables
 from .page.options import Options
@@ -17,13 +19,40 @@ from .table import Table
 Folders = Sequence[str | Path]
 
 
-@dataclass(frozen=True)
+ROWS = 60  # of a table that a notebook shows
+
+
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """The boards of a comparison, one a benchmark, the tables to print, and the files that were written."""
 
     boards: tuple[Board, ...]
     tables: tuple[Table, ...]
     files: tuple[Path, ...]
+
+    def __repr__(self) -> str:
+        boards = ", ".join(f"{board.benchmark} ({len(board.entries)} arms)" for board in self.boards)
+        return f"Comparison({boards}; {len(self.tables)} tables)"
+
+    def _repr_html_(self) -> str:
+        """The tables, of a long one its first rows."""
+        made = []
+        for one in self.tables:
+            rows = [row for _, row in zip(range(ROWS), one.texts(), strict=False)]
+            left = len(one.rows) - len(rows)
+            notes = (*one.notes, *([f"and {left} more rows"] if left else []))
+            made.append(table([column.head for column in one.columns], rows, one.title, notes))
+        return "".join(made)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws each arm's accuracy with its interval; returns the axes. Of several benchmarks, the first.
+
+        The figure that `--figure` writes has the sub-tasks as well.
+        """
+        from .figures import draw_accuracies
+
+        entries = self.boards[0].entries
+        return draw_accuracies(self.boards[0], axes_of(ax, height=0.9 + 0.3 * len(entries)))
 
     @property
     def failures(self) -> int:

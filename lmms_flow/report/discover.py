@@ -19,7 +19,8 @@ import yaml
 
 from ..errors import FlowError, ReportError, nearest
 from ..flow import Flow
-from ..flow.pathway import KINDS, NOWHERE
+from ..flow.pathway import KINDS, NOWHERE, written
+from ..flow.trace_settings import HOW
 from ..trace.bins import EFFECTIVE, LayerBins
 from ..trace.curves import Among, FlowMap, Of
 from .maps import read_maps
@@ -86,11 +87,6 @@ class Discovery:
         return Table("discovery", title, (Column("%"), *map(Column, names), Column("kept")), tuple(rows))
 
 
-def written(layers: range) -> str:
-    """A range of layers as a flow's file writes it: 6-20, or none."""
-    return f"{layers[0]}-{layers[-1]}" if layers else NOWHERE
-
-
 def find(folders: Folders, rule: Rule, records: Folders = (), checkpoint: str | None = None) -> Discovery:
     """Applies the rule to the one map in these folders that can be meant.
 
@@ -113,6 +109,8 @@ def discover(flow_map: FlowMap, rule: Rule) -> Discovery:
         raise FlowError(
             f"the threshold is a fall in per cent, below 0 and not below -100, not {rule.below:g}"
         )
+    if flow_map.how != HOW[0]:
+        raise FlowError(f"the rule needs cuts before the softmax, and this map's are made {flow_map.how}")
     if flow_map.style != "center":
         raise FlowError(f"the rule needs windows around each layer, and this map's style is {flow_map.style}")
     for task in rule.tasks:
@@ -130,7 +128,11 @@ def discover(flow_map: FlowMap, rule: Rule) -> Discovery:
 def _one(maps: Sequence[FlowMap], folders: Folders, checkpoint: str | None) -> FlowMap:
     """The map with a pathway's kinds in it, of the checkpoint where one is named."""
     where = ", ".join(map(str, folders))
-    usable = [each for each in maps if each.style == "center" and set(KINDS) <= set(each.knockouts)]
+    usable = [
+        each
+        for each in maps
+        if (each.style, each.how) == ("center", HOW[0]) and set(KINDS) <= set(each.knockouts)
+    ]
     if not usable:
         raise ReportError(
             f"no flow map with {', '.join(KINDS)} in windows around each layer in {where}: run a benchmark's map "

@@ -40,6 +40,14 @@ def accuracy_figure(board: Board) -> Figure:
     return figure
 
 
+def draw_accuracies(board: Board, axes: Any) -> Any:
+    """One panel: the accuracy over all questions, a row an arm; returns the axes."""
+    entries = [entry for entry in board.entries if entry.accuracy.total]
+    _panel(axes, board, entries, None, with_names=True)
+    axes.set_xlabel("accuracy (%), 95 % intervals", fontsize="small")
+    return axes
+
+
 def _panel(
     axes: Any, board: Board, entries: Sequence[Entry], subtask: str | None, *, with_names: bool
 ) -> None:

@@ -5,36 +5,77 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import rich.console
-import rich.measure
-import rich.table
+from ..terminal import MANY, UNBOUNDED, TextColumn, TextTable
+from .cells import harmless
+from .table import MODEL, Table
 
-from .table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
-WIDE = 7  # columns that a terminal of usual width, or a page, has room for
+WIDE = 7  # columns that a page has room for
+LISTS = ("not-scored", "flips")  # tables with a row a question
 
 
-def for_terminal(table: Table) -> list[rich.table.Table]:
-    """Tables of rich, more than one where it has too many columns for a terminal."""
+def for_terminal(table: Table, console: Console) -> list[TextTable]:
+    """The table as it is printed: more than one where it has too many columns, the first rows of a long list.
+
+    Nothing is left out where the console is no terminal.
+    """
+    unbounded = console.width >= UNBOUNDED
+    parts = table.split(max(WIDE, _needed(table))) if unbounded else _within(table, console.width)
     made = []
-    for part in table.split(max(WIDE, _needed(table))):
-        drawn = rich.table.Table(title=part.title, title_justify="left", caption_justify="left")
-        drawn.caption = "\n".join(part.notes) or None
-        for column in part.columns:
-            drawn.add_column(column.head, justify="right" if column.right else "left", no_wrap=True)
-        for row in part.texts():
-            drawn.add_row(*row)
-        made.append(drawn)
+    for part in parts:
+        rows = part.rows if unbounded or part.name not in LISTS else part.rows[:MANY]
+        notes = part.notes
+        if len(rows) < len(part.rows):
+            notes += (f"and {len(part.rows) - len(rows)} more: --wide lists them all",)
+        columns = tuple(_text_column(part, rows, place) for place in range(len(part.columns)))
+        made.append(TextTable(part.title, columns, notes))
     return made
 
 
-def width_of(table: rich.table.Table, console: rich.console.Console) -> int:
-    """The columns of text that a table needs so that nothing in it is cut short."""
-    return rich.measure.Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+def _text_column(table: Table, rows: Sequence[Sequence[Any]], place: int) -> TextColumn:
+    column, values = table.columns[place], [row[place] for row in rows]
+    brief = column.brief or column.text
+    return TextColumn(
+        column.head,
+        tuple("" if value is None else column.text(value) for value in values),
+        column.right,
+        column.rank,
+        column.short,
+        tuple("" if value is None else brief(value) for value in values),
+    )
+
+
+def _within(table: Table, width: int) -> Iterator[Table]:
+    """Accuracies by sub-task in as many parts as it takes, several models in a table each.
+
+    Every other table gives up columns instead.
+    """
+    if table.columns[0].head == MODEL and _width_of(table) > width:
+        for model in dict.fromkeys(row[0] for row in table.rows):
+            rows = tuple(row[1:] for row in table.rows if row[0] == model)
+            alone = replace(table, columns=table.columns[1:], rows=rows, title=f"{table.title}: {model}")
+            yield from _within(alone, width)
+        return
+    if table.name != "tasks":
+        yield table
+        return
+    for at_most in range(len(table.columns), 1, -1):
+        parts = list(table.split(at_most))
+        if all(_width_of(part) <= width for part in parts):
+            break
+    yield from parts
+
+
+def _width_of(table: Table) -> int:
+    made = TextTable("", tuple(_text_column(table, table.rows, place) for place in range(len(table.columns))))
+    return made.width
 
 
 def _needed(table: Table) -> int:
@@ -109,10 +150,25 @@ def _escaped_latex(text: str) -> str:
     return f"{{}}{escaped}" if escaped.startswith("[") else escaped
 
 
+def as_json(tables: Iterable[Table]) -> list[dict[str, Any]]:
+    """The tables as plain values: what a CSV of them has, numbers as they are."""
+    return [
+        {
+            "name": one.name,
+            "benchmark": one.benchmark,
+            "title": one.title,
+            "rows": _raw(one),
+            "notes": one.notes,
+        }
+        for one in tables
+    ]
+
+
 def write_csv(tables: Sequence[Table], file: Path) -> list[Path]:
     """One file a table: the first kind into `file`, the others beside it, as `file-tests.csv`. Returns the files.
 
-    Numbers stand as they are, shares and not per cent; boards of several benchmarks share a file.
+    Numbers stand as they are, shares and not per cent; a text that a spreadsheet would take for a formula has an
+    apostrophe in front. Boards of several benchmarks share a file.
     """
     written = []
     for name in dict.fromkeys(table.name for table in tables):
@@ -139,6 +195,6 @@ def _raw(table: Table) -> list[dict[str, Any]]:
         for column, value in zip(table.columns, row, strict=True):
             values = value if isinstance(value, tuple) else (value,)
             values += (None,) * (len(column.raw) - len(values))
-            cells.update(zip(column.raw, values, strict=False))
+            cells.update(zip(column.raw, map(harmless, values), strict=False))
         rows.append(cells)
     return rows

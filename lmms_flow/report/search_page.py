@@ -13,7 +13,7 @@ from .table import Column, Table
 _NAMES = {
     "search": "search",
     "rule": "the paper's rule, closed",
-    "random": "random cuts of the search's sizes",
+    "random": "random pathways of the search's sizes",
 }
 _COLOURS = {"search": "#0072B2", "rule": "#D55E00", "random": "#666666"}
 _MARKS = {"search": "o", "rule": "s", "random": "x"}
@@ -42,11 +42,7 @@ def searched_file(
         f"keeps {score.edges:.1%} of the edges and {score.flops:.1%} of the FLOPs",
     ]
     comment = content["comment"].replace("Found by", "Started from what was found by", 1)
-    return content | {
-        "comment": comment + "\n".join(said) + "\n",
-        "pathway": outcome.found.best.pathway,
-        "closed": True,
-    }
+    return content | {"comment": comment + "\n".join(said) + "\n"} | outcome.found.best.content
 
 
 def tables_of(outcome: Outcome, margin: float) -> list[Table]:

@@ -1,95 +1,56 @@
 """The search for the sparsest pathway that answers as full attention does: what is tried, and what is kept.
 
-A pathway here is three ranges of layers, closed. The search starts from ranges that a map's curves suggest at several
-thresholds, goes on by successive halving (few questions for many pathways, all calibration questions for few), and then
-takes single layers off the borders. Nothing here runs a model: `ask` does (`search_runs.py`).
+It starts from closed pathways of three ranges that a map's curves suggest at several thresholds, and halves them: few
+questions for many pathways, all calibration questions for few. From the best it goes on with any kind of edge between
+the prompt's groups: layers are taken off, many at a time first, and what holds alone is tried together. Nothing here
+runs a model: `ask` does (`search_runs.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 
-from ..flow import Flow
-from ..flow.layout import prompt_layout
-from ..flow.pathway import KINDS, NOWHERE, Pathway, kept_range
+from ..flow.pathway import KINDS
+from ..trace.bins import EFFECTIVE
 from ..trace.curves import FlowMap
+from .kept import Kept
 from .statistics import Paired
 
 THRESHOLDS = (-0.5, -1.0, -2.0, -5.0, -10.0, -20.0, -40.0)  # per cent, at which ranges are read off a curve
-ARMS = 16  # pathways in the first round
+ARMS = 16  # pathways of a round
+FEW, SOME = 16, 4  # a round asks this part of the calibration questions before all
 SIGNIFICANT = 0.05
-# Which of two pathways keeps more is told on the paper's prompt, before anything has run.
-_PROMPT = prompt_layout(system=35, frames=8, tokens_per_frame=144, gap=5, question=41, tail=15)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A closed pathway: the layers in which each of its kinds is kept, from 1; an empty range is none."""
-
-    ranges: tuple[range, range, range]
-    num_layers: int
-
-    def __str__(self) -> str:
-        return "_".join(f"{kind}{self._written(kept)}" for kind, kept in zip("cvq", self.ranges, strict=True))
-
-    @staticmethod
-    def _written(kept: range) -> str:
-        return f"{kept[0]}-{kept[-1]}" if kept else NOWHERE
-
-    @property
-    def pathway(self) -> dict[str, str]:
-        """As a flow's file writes it."""
-        return {kind: self._written(kept) for kind, kept in zip(KINDS, self.ranges, strict=True)}
-
-    @property
-    def foreseen_share(self) -> float:
-        """The share of edges that it keeps of the paper's prompt."""
-        cross, enter, leave = (kept_range(text) for text in self.pathway.values())
-        spec = Flow("pathway", str(self), str(self), pathways=(Pathway(cross, enter, leave, closed=True),))
-        left, total = spec.kept_edges(_PROMPT, self.num_layers)
-        return left / total
-
-    def smaller(self) -> list[Kept]:
-        """The pathways with one layer less, at one border of one range."""
-        found = []
-        for kind, kept in enumerate(self.ranges):
-            if len(kept) > 1:
-                for less in (kept[1:], kept[:-1]):
-                    ranges = [*self.ranges]
-                    ranges[kind] = less
-                    cross, enter, leave = ranges
-                    found.append(replace(self, ranges=(cross, enter, leave)))
-        return found
-
-    def inside(self, others: Iterable[Kept]) -> Kept:
-        """What all of these keep."""
-        ranges = [*self.ranges]
-        for other in others:
-            for kind, kept in enumerate(other.ranges):
-                ranges[kind] = range(max(ranges[kind].start, kept.start), min(ranges[kind].stop, kept.stop))
-        cross, enter, leave = ranges
-        return replace(self, ranges=(cross, enter, leave))
+CALIBRATED = 0.025  # many are tried on the same questions, so more is asked of them there
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a pathway answered: beside full attention, and what it kept of edges and FLOPs, as shares."""
+    """How a pathway answered: beside full attention, and what it kept of edges and FLOPs, as shares.
+
+    `change` is the mean relative change of the probability of full attention's answer, per cent; nan where it was not
+    written down.
+    """
 
     paired: Paired
     edges: float
     flops: float
+    change: float = float("nan")
 
-    def equivalent(self, margin: float) -> bool:
-        """Whether it answers as full attention does, within the margin (TOST)."""
-        return self.paired.equivalence(margin) < SIGNIFICANT
+    def equivalent(self, margin: float, level: float = SIGNIFICANT) -> bool:
+        """Whether it answers as full attention does, within the margin (TOST at this level)."""
+        return self.paired.equivalence(margin) < level
 
     def is_worse(self, margin: float) -> bool:
         """Whether it lies below the margin, and by more than chance."""
         return self.paired.difference < -margin and self.paired.p_value < SIGNIFICANT
+
+    def is_promising(self, margin: float) -> bool:
+        """Whether a few questions speak for it: its answers are as probable as the paper's rule asks of a bin."""
+        return not self.change < EFFECTIVE and not self.is_worse(margin)
 
 
 Ask = Callable[[Sequence[Kept], int], Mapping[Kept, Score]]  # pathways, questions of each task
@@ -163,77 +124,109 @@ class Found:
     scores: Mapping[Kept, Score]
 
 
-def search(start: Sequence[Kept], ask: Ask, questions: int, margin: float) -> Found | None:
-    """Successive halving over the pathways, then single layers off the borders.
+def search(start: Sequence[Kept], ask: Ask, questions: int, margin: float, arms: int = ARMS) -> Found | None:
+    """Successive halving over the pathways, then layers off any kind of edge.
 
     Args:
         start: the pathways of the first round.
         ask: answers calibration questions under pathways.
         questions: of each task that there are for calibration.
         margin: the largest difference of the accuracy that counts as none, as a share.
+        arms: pathways of a round.
 
     Returns:
         What was found; None where no pathway is equivalent.
     """
-    alive = list(start)
-    for share in (4, 2):
-        if len(alive) > 3:
-            scores = ask(alive, -(-questions // share))
-            alive = _half(
-                [each for each in alive if not scores[each].is_worse(margin)] or alive, scores, margin
-            )
-    known = dict(ask(alive, questions))
-    passed = [each for each in alive if known[each].equivalent(margin)]
+    rounds = _Rounds(ask, questions, margin, arms)
+    passed = rounds.halved(start)
     if not passed:
         return None
-    best = _sparsest(passed, known)
-    way = sorted(passed, key=lambda each: -known[each].edges)
-    while smaller := [each for each in best.smaller() if each not in known]:
-        known.update(ask(smaller, questions))
-        passed = [each for each in smaller if known[each].equivalent(margin)]
-        if not passed:
-            break
-        together = best.inside(passed)
-        if all(together.ranges) and together not in known:  # all steps that hold alone, at once
-            known.update(ask([together], questions))
-            if known[together].equivalent(margin):
-                passed.append(together)
-        best = _sparsest(passed, known)
-        way.append(best)
-    return Found(best, tuple(dict.fromkeys(way)), known)
-
-
-def _sparsest(passed: Sequence[Kept], scores: Mapping[Kept, Score]) -> Kept:
-    """The one with the fewest edges; of as many, with the fewest layers."""
-    return min(passed, key=lambda each: (scores[each].edges, sum(map(len, each.ranges))))
-
-
-def _half(alive: list[Kept], scores: Mapping[Kept, Score], margin: float) -> list[Kept]:
-    """The better half: within the margin first, then the sparser ones."""
-    order = sorted(alive, key=lambda each: (scores[each].paired.difference < -margin, scores[each].edges))
-    return order[: max(3, -(-len(order) // 2))]
+    way = sorted(passed, key=lambda each: -rounds.known[each].edges)
+    layers = way[-1].num_layers
+    while layers:
+        step = rounds.shortened(way[-1], layers)
+        if step.found is not None:
+            way.append(step.found)
+        if step.found is None or (step.whole and layers > 1):  # else what is left of this step is tried again
+            layers //= 2
+    return Found(way[-1], tuple(dict.fromkeys(way)), rounds.known)
 
 
 @dataclass(frozen=True)
-class Areas:
-    """How faithful a way to choose edges is over all sizes (the yardsticks of the MIB benchmark).
+class _Step:
+    """The sparser pathway of a round, if there is one, and whether it takes up everything that held alone."""
 
-    Faithfulness is the accuracy between that without the video (0) and that of full attention (1). `cpr` is the area
-    below it over the share of edges kept: more is better. `cmd` is the area between it and 1: less is better.
-    """
-
-    cpr: float
-    cmd: float
+    found: Kept | None
+    whole: bool = True
 
 
-def areas(points: Iterable[tuple[float, float]], blind: float, full: float) -> Areas:
-    """The areas of (share of edges kept, accuracy): no edge leaves the blind accuracy, all of them the full one."""
-    span = full - blind
-    if not span > 0:
-        return Areas(float("nan"), float("nan"))
-    best: dict[float, float] = {0.0: 0.0, 1.0: 1.0}
-    for share, accuracy in points:
-        best[share] = max(best.get(share, -np.inf), (accuracy - blind) / span)
-    grid = np.linspace(0, 1, 1001)
-    faithful = np.interp(grid, sorted(best), [best[share] for share in sorted(best)])
-    return Areas(float(np.trapezoid(faithful, grid)), float(np.trapezoid(np.abs(1 - faithful), grid)))
+@dataclass
+class _Rounds:
+    """Rounds of a search; `answered` holds the scores on each number of questions."""
+
+    ask: Ask
+    questions: int
+    margin: float
+    arms: int
+    answered: dict[int, dict[Kept, Score]] = field(default_factory=dict)
+
+    @property
+    def known(self) -> dict[Kept, Score]:
+        """The scores on all calibration questions."""
+        return self.answered.get(self.questions, {})
+
+    def halved(self, start: Sequence[Kept]) -> list[Kept]:
+        """The equivalent ones of many pathways: after each round the better half goes on, three at the least."""
+        alive = list(start)
+        for part in (FEW, SOME):
+            if len(alive) > 3:
+                scores = self._asked(alive, part)
+                order = sorted(
+                    alive, key=lambda each: (not self._is_promising(scores[each]), scores[each].edges)
+                )
+                alive = order[: max(3, -(-len(order) // 2))]
+        return self._equivalent(alive)
+
+    def shortened(self, best: Kept, layers: int) -> _Step:
+        """The best pathway with so many layers less of as many kinds of edges as bear it together."""
+        tried = sorted(best.smaller(layers), key=lambda each: each.foreseen_share)[: self.arms]
+        scores = self._asked(tried, FEW)
+        held = [each for each in tried if self._is_promising(scores[each])]
+        held.sort(key=lambda each: -np.nan_to_num(scores[each].change))  # the harmless ones are joined first
+        joined = self._joined(held)
+        scores = self._asked(joined, SOME)
+        for each in joined:  # the sparsest first
+            if self._is_promising(scores[each]) and self._equivalent([each]):
+                return _Step(each, each == joined[0])
+        return _Step(None)
+
+    def _joined(self, held: Sequence[Kept]) -> list[Kept]:
+        """What all of them keep, what the better half of them keeps, and so on to the best alone."""
+        made: list[Kept] = []
+        number = len(held)
+        while number:
+            together = held[0].inside(held[1:number])
+            if together.is_possible and together not in made:
+                made.append(together)
+            number //= 2
+        return made
+
+    def _equivalent(self, pathways: Sequence[Kept]) -> list[Kept]:
+        """Those of them that answer all calibration questions as full attention does, and about as surely."""
+        scores = self._asked(pathways, 1)
+        return [
+            each
+            for each in pathways
+            if scores[each].equivalent(self.margin, CALIBRATED) and self._is_promising(scores[each])
+        ]
+
+    def _asked(self, pathways: Sequence[Kept], part: int) -> Mapping[Kept, Score]:
+        """Answers on this part of the calibration questions."""
+        number = -(-self.questions // part)
+        scores = self.answered.setdefault(number, {})
+        if new := [each for each in pathways if each not in scores]:
+            scores.update(self.ask(new, number))
+        return scores
+
+    def _is_promising(self, score: Score) -> bool:
+        return score.is_promising(self.margin)

@@ -1,8 +1,9 @@
 """Accuracies with intervals, and paired differences on the questions that two arms share.
 
-The tests are statsmodels'. Intervals of means and differences are bootstrap percentiles over questions. To draw n
-questions with replacement and to count the right ones is one draw from a binomial distribution (a multinomial one
-for pairs of answers), so the counts are drawn themselves: the same distribution, and no question is touched.
+The tests are statsmodels', but for that of equivalence (`equivalence.py`). Intervals of means and differences are
+bootstrap percentiles over questions. To draw n questions with replacement and to count the right ones is one draw from
+a binomial distribution (a multinomial one for pairs of answers), so the counts are drawn themselves: the same
+distribution, and no question is touched.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
-from statsmodels.stats.weightstats import DescrStatsW
 
 from .arms import Arm
+from .equivalence import equivalence
 
 Interval = tuple[float, float]
 RESAMPLES = 20_000
@@ -94,19 +95,8 @@ class Paired:
         return _percentiles((drawn[:, 0] - drawn[:, 1]) / self.common)
 
     def equivalence(self, margin: float) -> float:
-        """The p value of two one-sided t tests that the difference lies outside of -margin to +margin (TOST).
-
-        Where no answer differs there is no variance to test by. Then it is the chance to see no flip among so many
-        questions although a share `margin` of them flips: (1 - margin)^n.
-        """
-        if self.common < 2:
-            return math.nan
-        if not self.lost + self.won:
-            return float((1 - margin) ** self.common)
-        if self.common in (self.lost, self.won):
-            return 1.0
-        counts = [self.won, self.lost, self.common - self.won - self.lost]
-        return float(DescrStatsW([1, -1, 0], weights=counts).ttost_mean(-margin, margin)[0])
+        """The p value of two one-sided tests that the difference lies outside of -margin to +margin (TOST, exact)."""
+        return equivalence(self.lost, self.won, self.common, margin)
 
 
 def accuracy(arm: Arm, subtask: str | None = None) -> Accuracy:

@@ -7,18 +7,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+MODEL = "model"  # the head of the column that tells several models apart
+
 
 @dataclass(frozen=True)
 class Column:
     """`text` prints a value for people. `raw` names the columns of a CSV that it becomes: none, one, or several.
 
-    A value that becomes several is a tuple. None is an empty cell in either form.
+    A value that becomes several is a tuple. None is an empty cell in either form. Where a terminal has little room the
+    column of the highest `rank` leaves first (0 stays), and `short` and `brief` are its head and its text.
     """
 
     head: str
     text: Callable[[Any], str] = str
     raw: tuple[str, ...] = ()
     right: bool = True  # aligned
+    rank: int = 0
+    short: str = ""
+    brief: Callable[[Any], str] | None = None
 
 
 @dataclass(frozen=True)

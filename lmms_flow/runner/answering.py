@@ -237,8 +237,8 @@ class Answerer:
             beams = len(out.logits[0]) // len(batch)
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
-            arrays = self._trace(batch[0], inputs)
-        written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+            written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+            arrays = self._trace(batch[0], inputs, written[0].tolist())
         answers = self.chat.tokenizer.batch_decode(written, skip_special_tokens=True)
         outcomes = [
             Outcome.ok(
@@ -255,11 +255,27 @@ class Answerer:
         ]
         return outcomes if arrays is None else [replace(outcomes[0], arrays=arrays)]
 
-    def _trace(self, one: Asked, inputs: Mapping[str, Tensor]) -> Arrays | None:
+    def _trace(self, one: Asked, inputs: Mapping[str, Tensor], answer: Sequence[int]) -> Arrays | None:
         """What a trace reads out of the same inputs; such a question runs in a batch of its own."""
         if one.trace is None or one.groups is None:
             return None
-        return Tracer(self.loaded, one.trace, inputs, one.groups).read()
+        corrupt = self._backwards(one.question) if one.trace.restores else None
+        return Tracer(self.loaded, one.trace, inputs, one.groups, corrupt, answer).read()
+
+    def _backwards(self, question: Prepared) -> dict[str, Tensor]:
+        """The inputs of the same prompt about the clip played backwards. Raises SampleError where it means nothing."""
+        frames = question.frames
+        if frames is None:
+            raise SampleError("restoration plays the clip backwards, and this question has no video")
+        if len(frames.indices) < 2:
+            raise SampleError("restoration plays the clip backwards, and one frame has no order")
+        prompt, tensors = self.chat.prompt(question.prompt.text, FrameOrder("reversed").apply(frames))
+        if prompt.input_ids != question.prompt.input_ids:
+            raise SampleError(
+                f"played backwards, the clip has other tokens ({len(prompt.input_ids)} in the prompt, not "
+                f"{len(question.prompt.input_ids)}): its edges can't be told from those of the clip"
+            )
+        return self.loaded.on_device(self.chat.batch([prompt], [tensors]))
 
     def _record(
         self, baseline: Baseline, inputs: Mapping[str, Tensor], generation: Mapping[str, Any]

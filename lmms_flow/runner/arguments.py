@@ -43,18 +43,21 @@ class ModelArguments:
     video_timeout: int = TIMEOUT  # seconds for one video
     records: str = "lmms_flow_records"  # folder of the journal, or "none"
     on_error: str = "raise"  # or "record": go on without the sample, and say so
-    trust_remote_code: bool = False
+    trust_remote_code: bool = False  # whether a repository's own processor may run its code; models never do
     trace_knockouts: str = ""  # of the maps of tasks that don't say it: target sets or rules, joined by "+"
     trace_window: str = ""  # how many layers they cut at once
     trace_style: str = ""  # center, inverse, from_layer or to_layer
     trace_layers: str = ""  # on which their windows are centred
+    trace_how: str = ""  # before_softmax, after_softmax or restore
+    trace_lens_layers: str = ""  # that a lens reads
     dry_run: bool = False  # say what the run would cost, and end
     released_vision: bool = False  # VideoLLaMA3's vision tower runs as the paper's scripts ran it
 
     @property
     def trace(self) -> dict[str, str]:
         """The settings of traces that are given."""
-        named = {name: getattr(self, f"{TRACE}{name}") for name in ("knockouts", "window", "style", "layers")}
+        names = ("knockouts", "window", "style", "layers", "how", "lens_layers")
+        named = {name: getattr(self, f"{TRACE}{name}") for name in names}
         return {name: value for name, value in named.items() if value}
 
 
@@ -80,7 +83,8 @@ def joined(arg_string: str | Mapping[str, Any], flags: Mapping[str, Any] | None)
         try:
             given = dict(host.PARSE_STRING.take()(arg_string))
         except ValueError:
-            raise RunError(f"--model_args {arg_string!r}: write name=value,name=value") from None
+            raise RunError(f"--model_args {arg_string!r}: {_without_a_name(arg_string)}") from None
+        given = {str(name).strip(): value for name, value in given.items()}
         counted = Counter(re.findall(r"(?:^|,)\s*(\w+)\s*=", arg_string))
         for field in fields(ModelArguments):
             if counted[field.name] > 1:
@@ -94,6 +98,26 @@ def joined(arg_string: str | Mapping[str, Any], flags: Mapping[str, Any] | None)
             raise RunError(f"--{name} {value} and {name}={given[name]} in --model_args: leave out one")
         given[name] = value
     return given
+
+
+def _without_a_name(arg_string: str) -> str:
+    """Which part has no name, and what to write for it."""
+    names = [field.name for field in fields(ModelArguments)]
+    before = ""
+    for part in arg_string.split(","):
+        if "=" in part:
+            before = part
+            continue
+        if before.strip().startswith("flow="):
+            return f"rules of a flow are joined by '+', not by ',': write {before.strip()}+{part.strip()}"
+        word, colon, value = part.strip().partition(":")
+        if colon and word in names:
+            return f"write {word}={value}, not {part.strip()}"
+        of = next((name for name, choices in _CHOICES.items() if choices and part.strip() in choices), None)
+        if of:
+            return f"{part.strip()!r} has no name: write {of}={part.strip()}"
+        return f"{part.strip()!r} has no name: write name=value,name=value"
+    return "write name=value,name=value"
 
 
 def as_read(text: str) -> str:

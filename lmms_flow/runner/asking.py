@@ -78,6 +78,7 @@ class Asking:
                 own, self.loaded.args.trace, f"task {task}"
             )
             settings.centres(self.loaded.flows.own.bound.num_layers)
+            settings.lens_layers_in(self.loaded.flows.own.bound.num_layers)
         except FlowError as error:
             raise RunError(str(error) if task in str(error) else f"task {task}: {error}") from None
         return settings

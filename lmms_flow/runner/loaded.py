@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmms_flow.errors import SampleError
 from lmms_flow.flow import Flow, Layout
+from lmms_flow.flow.layout import BASE_GROUPS
 from lmms_flow.harness.sample import Sample
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.forms import FORMS, LETTERS, question_text
@@ -19,6 +20,7 @@ from lmms_flow.inputs.frame_order import FrameOrder
 from lmms_flow.inputs.groups import find_groups
 from lmms_flow.inputs.read_ahead import Clip
 from lmms_flow.inputs.video import Frames, read_frames
+from lmms_flow.notebook import tokens
 from lmms_flow.records.key import clip_digest, digest, file_identity
 
 from .arguments import ModelArguments
@@ -39,6 +41,7 @@ class Prompt:
         frames: what was read of the video: indices, times, pixels [frame, height, width, 3].
         text: the rendered prompt, with one placeholder for the video.
         rule: by what the question was found in it.
+        words: each token as the tokenizer writes it.
     """
 
     inputs: dict[str, Tensor]
@@ -47,6 +50,27 @@ class Prompt:
     frames: Frames
     text: str
     rule: str
+    words: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """The tokens, coloured by group; a frame of the video is one piece."""
+        layout = self.layout
+        frames = {frame.start: (place, frame) for place, frame in enumerate(layout.frames)}
+        named = {token: name for name in layout.own for span in layout.groups[name] for token in span}
+        shown: list[tuple[str, str]] = []
+        inside = range(0)
+        for token, word in enumerate(self.words):
+            if token in frames:
+                place, inside = frames[token]
+                shown.append((f" [frame {place}: {len(inside)} tokens] ", "video"))
+            if token not in inside or token in named:
+                shown.append((_written(word), named.get(token) or layout.group_of(token)))
+        return tokens(shown, [*(name for name in BASE_GROUPS if layout.groups[name]), *layout.own])
+
+
+def _written(word: str) -> str:
+    """A token as it reads: tokenizers mark a space before a word, and a line's end, in their own ways."""
+    return word.replace("▁", " ").replace("Ġ", " ").replace("Ċ", "⏎").replace("<0x0A>", "⏎")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +176,8 @@ class LoadedModel:
         asked = str(messages[0]["content"][-1]["text"])
         groups = find_groups(encoded, asked, doc, ALL_GROUPS)
         inputs = self.on_device(self.chat.batch([encoded], [tensors]))
-        return Prompt(inputs, groups.layout, groups.letters, frames, encoded.text, groups.rule)
+        words = tuple(map(str, self.tokenizer.convert_ids_to_tokens(list(encoded.input_ids))))
+        return Prompt(inputs, groups.layout, groups.letters, frames, encoded.text, groups.rule, words)
 
     def messages(self, video: str, question: str, options: Sequence[str] = ()) -> list[dict[str, Any]]:
         """A question as a task hands it over, put as the paper puts it to this model.

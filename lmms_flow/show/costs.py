@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
 from ..assets import flow_tiny_dir
 from ..flow import preset_of
 from ..flow.shapes import SHAPES, ModelShape, llava_next_video_shape
+from ..terminal import TextColumn, TextTable
 
 if TYPE_CHECKING:
     from ..engine.ledger import Ledger
@@ -26,12 +24,9 @@ def known_shape(checkpoint: str | None) -> ModelShape | None:
     return SHAPES.get(preset.name) if preset else None
 
 
-def cost_table(ledger: Ledger, name: str) -> Table:
+def cost_table(ledger: Ledger, name: str) -> TextTable:
     """FLOPs item by item and in total, then bytes; the last column says how many times less the flow needs."""
     flow, full = ledger.flow, ledger.full
-    table = Table("one prefill", box=box.SIMPLE)
-    for heading in ("full attention", f"{name}, sparse engine", "times less"):
-        table.add_column(heading, justify="right")
     counts = {
         "vision tower and projector": (ledger.vision, ledger.vision),
         "decoder, linear maps": (full.linear, flow.linear),
@@ -39,14 +34,19 @@ def cost_table(ledger: Ledger, name: str) -> Table:
         "head, one row": (full.head, flow.head),
         "total": (ledger.flops_full, ledger.flops),
     }
-    for item, (before, after) in counts.items():
-        table.add_row(
-            item, flops(before), flops(after), f"{before / after:.2f}", end_section=item.startswith("head")
-        )
-    table.add_row("masks held", mebibytes(full.mask_bytes), mebibytes(flow.mask_bytes), "")
+    rows = [
+        (item, flops(before), flops(after), f"{before / after:.2f}")
+        for item, (before, after) in counts.items()
+    ]
+    rows.append(("masks held", mebibytes(full.mask_bytes), mebibytes(flow.mask_bytes), ""))
     ratio = f"{full.cache_bytes / flow.cache_bytes:.2f}"
-    table.add_row("key/value cache", mebibytes(full.cache_bytes), mebibytes(flow.cache_bytes), ratio)
-    return table
+    rows.append(("key/value cache", mebibytes(full.cache_bytes), mebibytes(flow.cache_bytes), ratio))
+    heads = ("one prefill", "full\nattention", "this flow,\nsparse engine", "times\nless")
+    columns = (
+        TextColumn(head, cells, right=head != heads[0])
+        for head, cells in zip(heads, zip(*rows, strict=True), strict=True)
+    )
+    return TextTable(f"what a prefill under {name} costs", tuple(columns))
 
 
 def flops(count: int) -> str:

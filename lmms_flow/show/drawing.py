@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..flow import BoundFlow, Flow, Layout, ResolvedFlow
 from ..flow.layout import BASE_GROUPS
-from ..plots import CUT, KEPT, NEVER, literal
+from ..plots import CUT, KEPT, NEVER, draw_strips, literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_MASKS = 6
 
@@ -23,17 +26,21 @@ def layer_names(layers: tuple[int, ...]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
-def draw_flow(flow: Flow, layout: Layout, num_layers: int, file: Path) -> Path:
-    """Writes a PNG: a strip of layers for each knockout, and below it the masks of the layers that differ."""
-    import matplotlib
+def draw_flow(flow: Flow, layout: Layout, num_layers: int, file: Path | None = None) -> Figure:
+    """A strip of layers for each knockout, and below it the masks of the layers that differ.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    Args:
+        flow: is drawn.
+        layout: of the prompt.
+        num_layers: of the model.
+        file: into which the figure is written as well (.png, .svg, .pdf).
+    """
+    from matplotlib.figure import Figure
 
     resolved = flow.bind(num_layers).resolve(layout)
     kinds = _kinds(resolved)[:MAX_MASKS]
     kept, total = resolved.kept_edges()
-    figure = plt.figure(figsize=(max(6.5, 2.9 * len(kinds)), 6.2), layout="constrained")
+    figure = Figure(figsize=(max(6.5, 2.9 * len(kinds)), 6.2), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.7])
     upper, lower = parts
     layer_strip(upper.subplots(), resolved.bound)
@@ -43,10 +50,10 @@ def draw_flow(flow: Flow, layout: Layout, num_layers: int, file: Path) -> Path:
     figure.suptitle(
         f"{literal(flow.name)}: {share} (groups of few tokens are drawn wider)", fontsize="medium"
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
-    return file
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=150)
+    return figure
 
 
 def _kinds(resolved: ResolvedFlow) -> list[tuple[tuple[int, ...], int]]:
@@ -58,23 +65,8 @@ def _kinds(resolved: ResolvedFlow) -> list[tuple[tuple[int, ...], int]]:
 
 def layer_strip(axes: Any, bound: BoundFlow) -> None:
     """Which edges are cut in which layers, a row for each kind of edge."""
-    layers = range(1, bound.num_layers + 1)
-    drawn = bound.flow.random is not None
-    nothing = "random draws" if drawn else "nothing is cut"
-    knockouts = sorted({str(cut) for cuts in bound.cuts for cut in cuts}) or [nothing]
-    by_layer = [{str(cut) for cut in cuts} for cuts in bound.cuts]
-    for row, name in enumerate(knockouts):
-        colours = [CUT if drawn or name in cuts else KEPT for cuts in by_layer]
-        axes.barh(
-            [row] * len(layers), 0.9, left=[layer - 0.45 for layer in layers], color=colours, height=0.8
-        )
-    axes.set_yticks(range(len(knockouts)), knockouts, fontsize="small")
-    axes.set_ylim(len(knockouts) - 0.5, -0.5)
-    axes.set_xlim(0.5, len(layers) + 0.5)
-    axes.set_xlabel("layer (blue: kept, orange: cut)", fontsize="small")
-    axes.tick_params(labelsize="small")
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    nothing = "nothing is cut" if bound.flow.random is None else "random draws"
+    draw_strips(axes, bound.strips(), bound.num_layers, nothing)
 
 
 def _mask(axes: Any, resolved: ResolvedFlow, layer: int, title: str) -> None:

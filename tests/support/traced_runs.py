@@ -10,7 +10,7 @@ import numpy as np
 
 from lmms_flow.flow.trace_settings import TARGET_SETS
 from lmms_flow.records.arrays import Arrays, place_of, write_arrays
-from tests.support.lmms_logs import record, write_lines, write_log, write_results
+from tests.support.lmms_logs import TIME, record, write_lines, write_log, write_results
 
 LAYERS, FRAMES, SIDE = 12, 4, 3
 RULES = tuple(dict.fromkeys(rule for rules in TARGET_SETS.values() for rule in rules))
@@ -18,7 +18,11 @@ LETTERS = ("A", "B")
 
 
 def arrays_of(
-    right: bool, seed: int, rules: Sequence[str] = RULES, words: Sequence[str] = ("bag", " up")
+    right: bool,
+    seed: int,
+    rules: Sequence[str] = RULES,
+    words: Sequence[str] = ("bag", " up"),
+    style: str = "center",
 ) -> Arrays:
     """What a trace of one question reads out: full attention says A, which is right or wrong.
 
@@ -31,6 +35,10 @@ def arrays_of(
         0.8 * np.exp(-(((layers - place) / 2) ** 2)) * (place + 1) / len(rules) for place in range(len(rules))
     ]
     probability = (0.9 * (1 - np.stack(falls)) + 0.001 * rng.random((len(rules), LAYERS))).astype(np.float32)
+    if style == "to_layer":  # what is cut stays cut
+        probability = np.minimum.accumulate(probability, axis=1)
+    elif style == "from_layer":
+        probability = np.minimum.accumulate(probability[:, ::-1], axis=1)[:, ::-1]
     options = np.stack([probability, 1 - probability], axis=-1)
     true = "A" if right else "B"
     baseline = np.array([0.9, 0.1], dtype=np.float32)
@@ -54,7 +62,7 @@ def arrays_of(
         "knockouts": list(rules),
         "centres": list(range(1, LAYERS + 1)),
         "window": 3,
-        "style": "center",
+        "style": style,
         "num_layers": LAYERS,
         "frames": spans,
         "letters": list(LETTERS),
@@ -73,19 +81,22 @@ def write_traced(
     base: str = "tvbench_flow_object_count",
     *,
     words: Sequence[str] = ("bag", " up"),
+    rules: Sequence[str] = RULES,
+    style: str = "center",
+    time: str = TIME,
     **fields: Any,
 ) -> None:
     """The log of a trace under `folder/results`, and its arrays under `folder/records`."""
-    task = base.replace("_flow_", "_flow_trace_")
+    task = base.replace("_flow_", f"_flow_trace_{'' if style == 'center' else style + '_'}")
     rows = []
     for doc_id, right in enumerate(correct):
-        arrays = arrays_of(right, doc_id, words=words)
-        place = place_of(task, f"key{doc_id}")
+        arrays = arrays_of(right, doc_id, rules, words, style)
+        place = place_of(task, f"key{doc_id}-{time}")
         write_arrays(folder / "records", place, arrays, "part")
         told = {
             "base": base,
             "task": task,
-            "trace": "{}",
+            "trace": style,
             "arrays": place,
             "clip": f"clip {doc_id // 2}",
             **fields,
@@ -100,7 +111,7 @@ def write_traced(
                 "accuracy": float(right),
             }
         )
-    write_lines(folder / "results" / f"20260101_000000_samples_{task}.jsonl", rows)
+    write_lines(folder / "results" / f"{time}_samples_{task}.jsonl", rows)
 
 
 def write_run(folder: Path, right: int = 12, wrong: int = 4, **fields: Any) -> Path:

@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from matplotlib import rc_context
 
 from ... import __version__
 from ...errors import ReportError
-from ...plots import SETTINGS
 from ..board import Board, Settings, make_boards
 from ..board_tables import all_tables
 from ..maps import maps_of
-from ..rendering import write_csv
 from ..runs import Reading, read_runs
-from ..samples import frame_of
 from ..table import Table
 from ..traces import Traced, read_traces
+from .beside_bases import beside_their_bases
 from .board_section import board_sections, ledger_section
 from .cards import Card, Deck, deal
 from .failures import failure_section
+from .files import write_figures, write_tables
 from .findings import findings
+from .fitting import fitted
+from .gathered import gather
+from .halves import halves
 from .map_section import Drawn, map_section
 from .options import Options
-from .overlay import frames_with_attention
-from .parts import Block, Section
+from .overlay import frames_with_attention, frames_with_words
+from .parts import Section
 from .pictures import page_style, slug
 from .ran import commands, ran_section
-from .readout_section import gather, readout_sections
+from .readout_section import readout_sections
+from .restoration_section import restoration_section
+from .word_section import word_section
 
 Folders = Sequence[str | Path]
 
@@ -74,13 +76,15 @@ def report(folders: Folders, output: Path, options: Options) -> Report:
     """
     if output.suffix.lower() != ".html":
         raise ReportError(f"--output {output}: write a name that ends in .html")
-    made = make(read_runs(folders, options.records), read_traces(folders, options.records), options)
+    traced = read_traces(folders, options.records)
+    made = make(read_runs(folders, options.records, unscored=bool(traced)), traced, options)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(html(made, folders), encoding="utf-8")
     beside = output.with_suffix("")
     files = [output]
     if not options.alone:
-        files += [*_write_tables(made, beside), *_write_figures(made, beside)]
+        files += write_tables(made.tables, made.sections, made.drawn, beside)
+        files += write_figures(made.sections, beside)
     return Report(made.boards, made.tables, made.drawn, made.sections, made.deck, made.notes, tuple(files))
 
 
@@ -120,19 +124,26 @@ def _sections(
     of_arms, of_traces = commands(reading.runs, traces=False), commands(reading.runs, traces=True)
     yield ran_section(reading.runs, boards)
     yield from board_sections(tables, of_arms)
-    maps = map_section(drawn, of_traces)
+    more = (*halves(drawn, options.seed), *beside_their_bases(drawn, options.seed))
+    maps = map_section(drawn, more, of_traces)
     if maps:
         yield maps
+    restorations = restoration_section(traced, options.seed, of_traces)
+    if restorations:
+        yield restorations
+    words = word_section(traced, options.seed, of_traces)
+    if words:
+        yield words
+    drawers = {"attention": frames_with_attention, "lens": frames_with_words} if options.with_frames else {}
     for section in readout_sections(gather(traced), drawn, of_traces, options.seed):
-        overlaid = (
-            frames_with_attention(traced) if section.name == "attention" and options.with_frames else None
-        )
-        more: tuple[Block, ...] = (overlaid,) if overlaid else ()
-        yield Section(section.name, section.title, section.lead, (*section.blocks, *more), section.commands)
+        drawer = drawers.get(section.name)
+        on_frames = drawer(traced) if drawer else None
+        yield replace(section, blocks=(*section.blocks, *([on_frames] if on_frames else [])))
     failures = failure_section(boards, drawn, of_arms)
     if failures:
         yield failures
-    yield ledger_section(boards, of_arms)
+    if boards:
+        yield ledger_section(boards, of_arms)
 
 
 # The page
@@ -152,84 +163,25 @@ def environment() -> Environment:
 def html(made: Report, folders: Folders) -> str:
     """The page, with nothing in it that is loaded from elsewhere."""
     templates = environment()
+    page = templates.get_template("page.html.j2")
     script = templates.get_template("script.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     benchmarks = [board.benchmark for board in made.boards]
+    said = {
+        "title": ", ".join(benchmarks),
+        "boards": [(board, findings(board, made.drawn)) for board in made.boards],
+        "notes": made.notes,
+        "command": shlex.join(["lmms-flow", "report", *map(str, folders)]),
+        "compare": shlex.join(["lmms-flow", "compare", *map(str, folders)]),
+        "script": Markup(script),
+        "script_digest": digest,
+        "version": __version__,
+    }
+
+    def render(deck: Deck, sections: Sequence[Section], left_out: int) -> str:
+        cards = [Markup(card) for card in deck.cards]
+        text = page.render(**said, sections=sections, deck=deck, cards=cards, figures_left_out=left_out)
+        return re.sub(r"\n\s*\n+", "\n", text)
+
     with page_style():
-        text = templates.get_template("page.html.j2").render(
-            title=", ".join(benchmarks),
-            boards=[(board, findings(board, made.drawn)) for board in made.boards],
-            sections=made.sections,
-            deck=made.deck,
-            cards=[Markup(card) for card in made.deck.cards],
-            notes=made.notes,
-            command=shlex.join(["lmms-flow", "report", *map(str, folders)]),
-            compare=shlex.join(["lmms-flow", "compare", *map(str, folders)]),
-            script=Markup(script),
-            script_digest=digest,
-            version=__version__,
-        )
-    return re.sub(r"\n\s*\n+", "\n", text)
-
-
-# What is written beside it
-
-
-def _write_tables(made: Report, folder: Path) -> list[Path]:
-    """Every table and curve as CSV, and all answers in one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = [table for _, of_board in made.tables for table in of_board]
-    tables += [
-        block.table for section in made.sections for block in section.blocks if block.table and not block.fold
-    ]
-    alone = list({id(table): table for table in tables}.values())
-    written = []
-    for name in dict.fromkeys(table.name for table in alone):
-        written += write_csv([table for table in alone if table.name == name], folder / f"{name}.csv")
-    samples = folder / "samples.csv"
-    frame_of(made.boards).to_csv(samples, index=False)
-    return [*written, samples, *_write_curves(made.drawn, folder / "curves.csv")]
-
-
-def _write_curves(drawn: Sequence[Drawn], file: Path) -> list[Path]:
-    if not drawn:
-        return []
-    heads = (
-        "benchmark",
-        "checkpoint",
-        "style",
-        "window",
-        "among",
-        "knockout",
-        "layer",
-        "mean",
-        "low",
-        "high",
-        "questions",
-    )
-    with file.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(heads)
-        for one in drawn:
-            about = (one.map.benchmark, one.map.checkpoint, one.map.style, one.map.window, one.among)
-            for curve in one.curves.values():
-                for layer, mean, low, high in zip(
-                    curve.layers, curve.mean, curve.low, curve.high, strict=True
-                ):
-                    writer.writerow((*about, curve.knockout, layer, mean, low, high, curve.questions))
-    return [file]
-
-
-def _write_figures(made: Report, folder: Path) -> list[Path]:
-    """Each figure as PNG and as SVG, on white paper."""
-    written = []
-    for section in made.sections:
-        for block in section.blocks:
-            for picture in block.pictures:
-                for ending in (".png", ".svg"):
-                    file = folder / f"{picture.name}{ending}"
-                    metadata = {"Date": None} if ending == ".svg" else {}
-                    with rc_context(SETTINGS):
-                        picture.figure.savefig(file, dpi=200, facecolor="white", metadata=metadata)
-                    written.append(file)
-    return written
+        return fitted(render, made.deck, made.sections)

@@ -15,6 +15,7 @@ from ...trace.curves import Curve
 from .pictures import PANEL
 
 MINUS = "−"
+WINDOWS = "layer (centre of the window)"
 LEAST = 4.0  # per cent that a panel spans at the least
 
 
@@ -23,13 +24,15 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{value:+.{digits}f} %".replace("-", MINUS)
 
 
-def curve_figure(curves: Sequence[Curve], title: str, ylabel: str = "relative change (%)") -> Figure:
+def curve_figure(
+    curves: Sequence[Curve], title: str, ylabel: str = "relative change (%)", xlabel: str = WINDOWS
+) -> Figure:
     """Curves of one target set in one panel."""
     figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.subplots()
     for place, curve in enumerate(curves):
         draw_curve(axes, curve, style_of(curve.knockout, place), curve.knockout)
-    finish(axes, title, ylabel)
+    finish(axes, title, ylabel, xlabel)
     below(figure, len(curves))
     return figure
 
@@ -51,7 +54,7 @@ def draw_curve(axes: Any, curve: Curve, style: Style, label: str) -> None:
         axes.fill_between(curve.layers, curve.low, curve.high, color=style.colour, alpha=0.2, lw=0)
 
 
-def finish(axes: Any, title: str, ylabel: str, xlabel: str = "layer (centre of the window)") -> None:
+def finish(axes: Any, title: str, ylabel: str, xlabel: str = WINDOWS) -> None:
     """Zero line, whole layers on x; what is hardly there does not fill the panel."""
     low, high = axes.get_ylim()
     if high - low < LEAST:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import FlowError
+from ...flow.pathway import written
 from ...flow.trace_settings import TARGET_SETS
 from ...trace.bins import LayerBins
 from ...trace.curves import Curve, FlowMap
 from ..table import Column, Table
-from .curve_figures import MINUS, below, curve_figure, draw_curve, finish, lowest, pathway_figure, signed
+from .curve_figures import MINUS, curve_figure, lowest, pathway_figure, signed
 from .parts import Block, Section, short_checkpoint
-from .pictures import PANEL, Picture, slug
+from .pictures import Picture, slug
 
 PATHWAY = ("cross_frame", "video:question", "question:last")
 TITLES: Mapping[str, str] = {
@@ -55,6 +56,8 @@ class Drawn:
         )
         if one.style in SIDES:
             window = "all layers up to it" if one.style == "to_layer" else "it and all later layers"
+        if one.how == "after_softmax":
+            window += ", weights zeroed after the softmax"
         return f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {window}"
 
     def ranges(self) -> dict[str, LayerBins]:
@@ -69,10 +72,9 @@ class Drawn:
         return found
 
 
-def map_section(drawn: Sequence[Drawn], commands: Sequence[str]) -> Section | None:
-    """The section of all maps; None where there is none."""
+def map_section(drawn: Sequence[Drawn], more: Sequence[Block], commands: Sequence[str]) -> Section | None:
+    """The section of all maps, with more that was made of them; None where there is none."""
     blocks = [block for one in drawn for block in _blocks(one)]
-    pairs = _beside_their_bases(drawn)
     if not blocks:
         return None
     lead = (
@@ -80,7 +82,7 @@ def map_section(drawn: Sequence[Drawn], commands: Sequence[str]) -> Section | No
         "the mean over questions of each one's relative change, with 95 % intervals from resampling whole clips. "
         "Where a curve lies below zero, information flows there."
     )
-    return Section("maps", "Flow maps", lead, (*blocks, *pairs), tuple(commands))
+    return Section("maps", "Flow maps", lead, (*blocks, *more), tuple(commands))
 
 
 def _blocks(one: Drawn) -> Iterator[Block]:
@@ -96,11 +98,10 @@ def _blocks(one: Drawn) -> Iterator[Block]:
     ranges = one.ranges()
     if ranges:
         yield Block(pictures=(_pathway(one, ranges),), table=_range_table(one, ranges))
-    if one.map.style in SIDES:
-        yield Block(pictures=(_accuracy(one),))
+        yield Block(table=_bin_table(one, ranges))
 
 
-def _sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def target_sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """The paper's target sets among the knockouts, and what belongs to none of them."""
     seen: set[str] = set()
     for name, rules in TARGET_SETS.items():
@@ -113,7 +114,7 @@ def _sets(knockouts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _pictures(one: Drawn) -> Iterator[Picture]:
-    for number, (title, rules) in enumerate(_sets(one.map.knockouts), 1):
+    for number, (title, rules) in enumerate(target_sets(one.map.knockouts), 1):
         curves = [one.curves[rule] for rule in rules]
         alt = f"Relative change of the answer's probability by layer, {title}: {'; '.join(map(lowest, curves))}."
         caption = f"{title.capitalize()}: relative change of the answer's probability."
@@ -146,50 +147,19 @@ def _range_table(one: Drawn, ranges: Mapping[str, LayerBins]) -> Table:
     for rule, bins in ranges.items():
         curve, kept = one.curves[rule], bins.effective()
         place = int(curve.mean.argmin())
-        layers = f"{kept[0]}-{kept[-1]}" if kept else "none"
-        rows.append((rule, layers, curve.layers[place], float(curve.mean[place])))
+        rows.append((rule, written(kept), curve.layers[place], float(curve.mean[place])))
     note = f"A bin whose mean change lies below {MINUS}5 % is effective; the range goes from the first to the last one."
     return Table(
         "pathway", f"{one.title}: the paper's rule", columns, tuple(rows), (note,), one.map.benchmark
     )
 
 
-def _accuracy(one: Drawn) -> Picture:
-    """Tables 2 and B of the paper: what is lost among the questions that full attention answers right."""
-    curves = [one.map.accuracy_change(rule) for rule in one.map.knockouts[:4]]
-    half = "first" if one.map.style == "to_layer" else "second"
-    caption = f"Change of the accuracy among what full attention answers right; in the middle the {half} half is cut."
-    figure = curve_figure(curves, "accuracy", "change of accuracy (%)")
-    return Picture(
-        slug(one.name, "accuracy"), caption, f"{caption} {'; '.join(map(lowest, curves))}.", figure
-    )
-
-
-def _beside_their_bases(drawn: Sequence[Drawn]) -> Iterator[Block]:
-    """Maps of several checkpoints in one figure, such as a VideoLLM and its image-only base (the paper's Fig 2)."""
-    alike: dict[tuple[object, ...], list[Drawn]] = {}
-    for one in drawn:
-        of_map = one.map
-        alike.setdefault((of_map.benchmark, of_map.style, of_map.window, of_map.num_layers), []).append(one)
-    for (benchmark, *_), maps in alike.items():
-        together = [one for one in maps if "cross_frame" in one.curves]
-        if len({one.map.checkpoint for one in together}) > 1:
-            yield Block(pictures=(_side_by_side(str(benchmark), together),))
-
-
-def _side_by_side(benchmark: str, maps: Sequence[Drawn]) -> Picture:
-    from matplotlib.figure import Figure
-
-    from ...plots import other_style
-
-    figure = Figure(figsize=PANEL, layout="constrained")
-    axes = figure.subplots()
-    told = []
-    for place, one in enumerate(maps[:6]):
-        curve = one.curves["cross_frame"]
-        draw_curve(axes, curve, other_style(place), short_checkpoint(one.map.checkpoint))
-        told.append(f"{short_checkpoint(one.map.checkpoint)}: {lowest(curve)}")
-    finish(axes, f"cross_frame on {benchmark}", "relative change (%)")
-    below(figure, len(maps))
-    caption = f"What frames read of earlier frames, in {len(maps)} checkpoints on {benchmark}."
-    return Picture(slug("bases", benchmark), caption, f"{caption} {'; '.join(told)}.", figure)
+def _bin_table(one: Drawn, ranges: Mapping[str, LayerBins]) -> Table:
+    """The paper's Table E(b): the mean change in each bin of layers."""
+    bins = next(iter(ranges.values()))
+    names = [written(bins.layers(number)) for number in range(len(bins.means))]
+    columns = [Column("edges", raw=("edges",), right=False)]
+    columns += [Column(name, signed, (f"layers {name}",)) for name in names]
+    rows = tuple((rule, *each.means) for rule, each in ranges.items())
+    title = f"{one.title}: mean change in bins of {bins.width} layers"
+    return Table("bins", title, tuple(columns), rows, (), one.map.benchmark)

@@ -6,6 +6,7 @@ import io
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 
 from markupsafe import Markup
@@ -47,6 +48,10 @@ class Picture:
 
     def inline(self) -> Markup:
         """The SVG as an element of a page: names of its own, no comments, the ink of the text around it."""
+        return self._inline
+
+    @cached_property
+    def _inline(self) -> Markup:
         text = self.svg()
         text = text[text.index("<svg") :]
         text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -1,0 +1,8 @@
+"""`python -m lmms_flow` is `lmms-flow`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
