@@ -15,8 +15,8 @@ HEAD = """# Families
 
 Written by `python -m scripts.families --write` on {today}, with transformers {transformers} and torch {torch}, on a CPU
 in fp32. Each family was run by `hf_video_flow` on a tiny checkpoint of random weights, three layers deep, made of its
-own configuration and processor classes and its published chat template. No published checkpoint was loaded: names,
-layers and tokens are those of its model card, and `lmms-flow verify` runs the same checks on it.
+own configuration and processor classes, with a chat template of the published one's form. No published checkpoint was
+loaded: names, layers and tokens are those of model cards, and `lmms-flow verify` runs the same checks on it.
 
 The unit is that of `cross_frame`. {count} families pass all checks that could be tried.
 What a check does is in [adding-a-model.md](adding-a-model.md).

@@ -2,7 +2,7 @@
 
     write("qwen2_5_vl", folder)
 
-Weights are random and seeded, templates are those of the published checkpoints, tokenizers are of their kind.
+Weights are random and seeded, templates have the form of the published ones, tokenizers are of their kind.
 `native_families.py` has what each family is made of.
 """
 
@@ -33,7 +33,7 @@ class Native:
         processor: the processor around a tokenizer.
         tokens: special tokens, behind the vocabulary.
         named: how the tokenizer calls some of them (`tokenizer.image_token`).
-        template: the published chat template.
+        template: a chat template in the form of the published one.
         llama: whether the tokenizer is of Llama's kind; else of Qwen's.
         published: a checkpoint of the family by its repository, its layers, its tokens a frame.
     """

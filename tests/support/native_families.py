@@ -34,7 +34,7 @@ FIXED = {"height": SIDE, "width": SIDE}
 AREA = {"shortest_edge": 2 * 2 * 28 * 28, "longest_edge": 12 * 28 * 28}  # of a frame's pixels
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
-# Templates of the published checkpoints
+# Templates, in the form of the published ones
 
 
 def _qwen_template(default_system: bool) -> str:
