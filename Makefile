@@ -1,5 +1,6 @@
 # make quickstart   set up .venv, run the bundled model on the bundled benchmark: the paper's Table 3 in small
 # make leaderboard  the same with all fifteen arms
+# make claims      what three papers claim, held against the bundled model
 # make map          every trace of the bundled model on the bundled benchmark, and the page of it; JOBS processes
 # make smoke        a few tests of every room, under a minute
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
@@ -23,7 +24,7 @@ UV = VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: quickstart leaderboard map smoke test coverage test-gpu test-host soak lint format clean lock lock-platforms test-oldest test-newest
+.PHONY: quickstart leaderboard map claims smoke test coverage test-gpu test-host soak lint format clean lock lock-platforms test-oldest test-newest
 
 quickstart: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
@@ -36,13 +37,20 @@ leaderboard: OUT = out/leaderboard
 leaderboard: quickstart
 
 # One process a core: the questions are shared out among them, and a run that was killed goes on where it was.
+SHARED = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false ACCELERATE_USE_CPU=true \
+	  $(BIN)/torchrun --nproc_per_node $(JOBS) -m lmms_flow.cli eval --model llava_vid_flow \
+	  --model_args "pretrained=flow-tiny,records=$(OUT)/records" \
+	  --log_samples --output_path $(OUT)/results --verbosity WARNING --tasks
+
 map: OUT = out/map
 map: $(VENV)/.installed
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false ACCELERATE_USE_CPU=true \
-	  $(BIN)/torchrun --nproc_per_node $(JOBS) -m lmms_flow.cli eval --model llava_vid_flow \
-	  --model_args "pretrained=flow-tiny,records=$(OUT)/records" --tasks flowbench_flow_trace \
-	  --log_samples --output_path $(OUT)/results --verbosity WARNING
+	@$(SHARED) flowbench_flow_trace
 	@$(BIN)/lmms-flow report $(OUT)/results --output $(OUT)/report.html
+
+claims: OUT = out/claims
+claims: $(VENV)/.installed
+	@$(SHARED) flowbench_flow_claims
+	@$(BIN)/lmms-flow claims $(OUT)/results
 
 # Only the files that have such tests are imported.
 smoke: $(VENV)/.installed

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import compare, discover, doctor, flows, report, show, tasks, verify
+from .commands import claims, compare, discover, doctor, flows, report, show, tasks, verify
 from .commands.language import LANGUAGE, RAW
 from .commands.parsing import Parser
 from .errors import UserError
@@ -72,7 +72,7 @@ def _parser() -> Parser:
         help="lmms-eval with our tasks known and an honest exit status",
         description="Runs lmms-eval with our tasks known; `lmms-flow eval --help` has its arguments.",
     )
-    for command in (compare, report, discover):
+    for command in (compare, report, claims, discover):
         command.add(commands)
     return parser
 

@@ -49,7 +49,7 @@ def load(checkpoint: Any, processor: Any = None, **arguments: Any) -> LoadedMode
 
 def _wrapper_of(checkpoint: str, revision: str) -> Any:
     """The wrapper that runs a checkpoint's type of model; the base, which goes by transformers, where none is ours."""
-    base = import_module("lmms_flow.model_wrappers.base").FlowModel
+    base = import_module("lmms_flow.model_wrappers.hf_video").HfVideoFlow
     wrappers = [
         getattr(import_module(module), name)
         for module, _, name in (p.rpartition(".") for p in MODELS.values())
@@ -74,7 +74,7 @@ def _wrapper_of(checkpoint: str, revision: str) -> Any:
 def _loaded(model: Any, processor: Any) -> LoadedModel:
     from .engine import decoder_layers, find_decoder
     from .flow import Flow
-    from .inputs.chat import VideoChat
+    from .inputs.native_chat import chat_for
     from .runner.arguments import ModelArguments
     from .runner.flows import Flows
     from .runner.loaded import LoadedModel
@@ -83,4 +83,4 @@ def _loaded(model: Any, processor: Any) -> LoadedModel:
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     flows = Flows(Flow.load("none"), name, len(decoder_layers(find_decoder(model))))
     arguments = ModelArguments(pretrained=name, records="none")
-    return LoadedModel(name, VideoChat(model, processor), arguments, flows, parameter.device, parameter.dtype)
+    return LoadedModel(name, chat_for(model, processor), arguments, flows, parameter.device, parameter.dtype)

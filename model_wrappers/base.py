@@ -13,13 +13,14 @@ import traceback
 import uuid
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from accelerate import Accelerator
 from loguru import logger
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
 from lmms_flow.engine import Check, decoder_layers, find_decoder, require_self_check
 from lmms_flow.errors import (
@@ -42,6 +43,7 @@ from lmms_flow.harness.loop import RequestLoop
 from lmms_flow.harness.sample import describe, traced, unpack
 from lmms_flow.harness.telling import tell
 from lmms_flow.inputs.chat import VideoChat
+from lmms_flow.inputs.native_chat import chat_for, check_processor, limit_pixels
 from lmms_flow.inputs.read_ahead import ReadAhead
 from lmms_flow.records.journal import Journal
 from lmms_flow.runner.adapters import find_adapter
@@ -124,13 +126,23 @@ class FlowModel(_HostModel):  # type: ignore[misc]
 
     def load(self, source: str) -> VideoChat:
         """Loads a repository id or folder. As it stands here: by transformers' automatic classes."""
-        processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
-        model = load_exactly(AutoModelForImageTextToText, source, self.loading_arguments)
-        return VideoChat(model, processor)
+        try:
+            processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
+        except ImportError as error:  # of a package that this processor alone needs
+            raise CheckpointError(f"its processor can't be loaded ({_first_line(error)})") from error
+        check_processor(processor)
+        limit_pixels(processor, self.args.min_pixels or None, self.args.max_pixels or None)
+        try:
+            model = load_exactly(AutoModelForImageTextToText, source, self.loading_arguments)
+        except ValueError as error:  # transformers has no such class, and names all that it has
+            raise CheckpointError(_first_line(error)) from error
+        return chat_for(model, processor)
 
     def _load_with_adapter(self, source: str) -> VideoChat:
         """The checkpoint; where it is an adapter alone, its base with the adapter in it."""
-        adapter = find_adapter(source, self.args.revision)
+        if self.args.peft:
+            return self._load_below(self.args.peft, source)
+        adapter = find_adapter(source, self.args.revision) if source else None
         if adapter is None:
             return self.load(source)
         try:
@@ -143,6 +155,17 @@ class FlowModel(_HostModel):  # type: ignore[misc]
         adapter.apply(chat.model)
         base = adapter.base or "the weights beside it"
         self._said_at_the_end = f"lmms_flow: the adapter {source} is applied to its base, {base}"
+        logger.info(self._said_at_the_end)
+        return chat
+
+    def _load_below(self, named: str, source: str) -> VideoChat:
+        """The checkpoint with the adapter that `peft` names on top."""
+        adapter = find_adapter(named, "main")
+        if adapter is None:
+            raise CheckpointError(f"peft={named}: there is no adapter, it has no adapter_config.json")
+        chat = self.load(source)
+        replace(adapter, base=source).apply(chat.model)
+        self._said_at_the_end = f"lmms_flow: the adapter {named} is applied to {source}"
         logger.info(self._said_at_the_end)
         return chat
 
@@ -331,7 +354,27 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             "attn_implementation": self.args.attn_implementation,
             "device_map": self.args.device_map or {"": str(self._device)},
             "use_safetensors": True,
+            **self._quantized(),
         }
+
+    def _quantized(self) -> dict[str, Any]:
+        args = self.args
+        if not (args.load_in_4bit or args.load_in_8bit):
+            return {}
+        if args.load_in_4bit and args.load_in_8bit:
+            raise RunError("load_in_4bit and load_in_8bit: leave out one")
+        name = "load_in_4bit" if args.load_in_4bit else "load_in_8bit"
+        if not find_spec("bitsandbytes"):
+            raise RunError(
+                f"{name} needs the package bitsandbytes, which is not installed: pip install bitsandbytes"
+            )
+        told = {"bnb_4bit_compute_dtype": self.dtype} if args.load_in_4bit else {}
+        return {"quantization_config": BitsAndBytesConfig(**{name: True}, **told)}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _begin_evaluation(model: Any, tasks: MutableMapping[str, Any]) -> None:

@@ -34,21 +34,12 @@ class InternvlFlow(FlowModel):
         values, _ = PreTrainedConfig.get_config_dict(source, revision=self.args.revision)
         kind = values.get("model_type")
         if kind == "internvl":
-            chat = super().load(source)
-            return NativeInternvlChat(chat.model, chat.processor)
+            return super().load(source)
         if kind == "internvl_chat":
             return InternvlChat(source, values, self.hub_arguments, self.loading_arguments)
         raise CheckpointError(
             f"this is a {kind!r} checkpoint; internvl_flow runs internvl_chat and internvl checkpoints"
         )
-
-
-class NativeInternvlChat(VideoChat):
-    """Transformers' own layout, whose processor writes "Frame1: <img>…</img>" and a line break for each frame."""
-
-    def frame_spans(self, input_ids: Sequence[int], video: range, num_frames: int) -> tuple[range, ...]:
-        """The tokens of each frame, up to and including its closing tag."""
-        return self.spans_ending_with("</img>", input_ids, video, num_frames)
 
 
 class InternvlChat(ImageChat):

@@ -42,15 +42,23 @@ class Question(_Question, total=False):
     duration: float  # of the video in seconds, which counts where frames are taken by the second
 
 
-def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
+def dataset(
+    rows: Iterable[Row], read: Callable[[Row], Any], check: Callable[[Any], Any] | None = None
+) -> Any:
     """Rows of a benchmark as a data set of questions.
 
     A row that can't be read, or that has no valid answer, becomes a question with a `problem`: its sample fails, the
     others don't.
+
+    Args:
+        rows: of the benchmark.
+        read: makes a question of a row.
+        check: raises ValueError where it is none; by default where it has no options with one right answer.
     """
     import datasets
 
-    questions = [_read(index, row, read) for index, row in enumerate(rows)]
+    checked = check or _checked
+    questions = [_read(index, row, lambda each: checked(read(each))) for index, row in enumerate(rows)]
     families = {question["family"] for question in questions if not question.get("problem")}
     for question in questions:
         if question.get("problem") and len(families) == 1:
@@ -59,9 +67,9 @@ def dataset(rows: Iterable[Row], read: Callable[[Row], Question]) -> Any:
     return datasets.Dataset.from_list([{name: one.get(name) for name in columns} for one in questions])
 
 
-def _read(index: int, row: Any, read: Callable[[Any], Question]) -> Question:
+def _read(index: int, row: Any, read: Callable[[Any], Any]) -> Any:
     try:
-        return _checked(read(row))
+        return read(row)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     content = row[1] if isinstance(row, tuple) else row
@@ -81,14 +89,15 @@ def _read(index: int, row: Any, read: Callable[[Any], Question]) -> Question:
     return {**empty, "problem": one_line(f"the document can't be asked about ({problem})")}
 
 
-def _refuse_broken(doc: Question) -> None:
+def refuse_broken(doc: Mapping[str, Any]) -> None:
+    """Raises SampleError for a row that could not be read."""
     if problem := doc.get("problem"):
         raise SampleError(problem)
 
 
 def doc_to_visual(doc: Question) -> list[str]:
     """The video's path, for simple models."""
-    _refuse_broken(doc)
+    refuse_broken(doc)
     return [doc["video"]]
 
 
@@ -108,7 +117,7 @@ def doc_to_messages(
 
     The YAML may also say how frames are taken (``sampling``, ``num_frames``); what it leaves out is the model's.
     """
-    _refuse_broken(doc)
+    refuse_broken(doc)
     video: dict[str, Any] = {"type": "video", "url": doc["video"]}
     bounds = {"start_time": doc["start"], "end_time": doc["end"]}
     video |= {name: seconds for name, seconds in bounds.items() if seconds is not None}

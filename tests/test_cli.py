@@ -237,7 +237,7 @@ def test_verify_shows_that_a_cut_reaches_the_model(
     paper_llava(tmp_path, layers=2)
     status, out, _ = run(capsys, "verify", "--model_args", f"pretrained={tmp_path}")
     assert status == 0
-    assert out.count("  yes     ") == 12
+    assert (out.count("  yes  "), out.count("  NO  "), out.count("  not tried  ")) == (23, 0, 3)
     status, _, err = run(capsys, "verify", "--model_args", "pretraned=x")
     assert status == 1
     assert "did you mean 'pretrained'" in err

@@ -154,3 +154,22 @@ def test_attention_that_does_more_than_is_known_is_refused(monkeypatch: pytest.M
     assert len(decoder_layers(find_decoder(model))) == 4
     with pytest.raises(UnsupportedModelError, match="with every gate open its logits are off by"):
         gate_gradients(model, prompt.tensors, prompt.layout, ["video:last"])
+
+
+def test_relative_changes_lie_between_nothing_left_and_a_certain_answer() -> None:
+    """In the sweep's own unit; both read-outs tell the same of a small effect."""
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs()
+    asked = model, prompt.tensors, prompt.layout, KNOCKOUTS
+    logs, plain = (
+        gate_gradients(*asked, window=3, read_out=each) for each in ("log_probability", "probability")
+    )
+    most = 100 * (1 - logs.baseline) / logs.baseline
+    for found in (logs, plain):
+        assert float(found.relative_change.min()) >= -100
+        assert float(found.relative_change.max()) <= most + 1e-6
+    small = logs.effects.abs() < 1e-2
+    assert bool(small.any())
+    torch.testing.assert_close(
+        logs.relative_change[small], plain.relative_change[small], rtol=2e-2, atol=1e-4
+    )

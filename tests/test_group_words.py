@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmms_flow.claims.book import claim_arms
 from lmms_flow.engine import sweep
 from lmms_flow.engine.masks import keep_masks
 from lmms_flow.flow import Flow, FlowError, Layout
@@ -67,6 +68,15 @@ WRITTEN: dict[str, list[tuple[set[int], Cut]]] = {
     "frame.-2:text": [(EVERYWHERE, pairs("frame.-2", "text"))],
     "video:frame.last": [(EVERYWHERE, pairs("video", "frame.last"))],
     "video:text@1-2/5": [({1, 2, 5}, pairs("video", "text"))],
+    "cross_frame": [(EVERYWHERE, across)],
+    "cross_frame@first_half": [({1, 2, 3}, across)],
+    "cross_frame@second_half": [({4, 5, 6}, across)],
+    "video:question": [(EVERYWHERE, pairs("video", "question"))],
+    "video:last": [(EVERYWHERE, pairs("video", "last"))],
+    "video:text": [(EVERYWHERE, blind)],
+    "frame.last:text": [(EVERYWHERE, pairs("frame.last", "text"))],
+    "frame.first:text": [(EVERYWHERE, pairs("frame.0", "text"))],
+    "blind@second_half": [({4, 5, 6}, blind)],
     "text:last@3": [({3}, pairs("text", "last"))],
     "text:text@1/3/5-6": [({1, 3, 5, 6}, pairs("text", "text"))],
     "blind@4-": [({4, 5, 6}, blind)],
@@ -103,6 +113,13 @@ def test_masks_and_counts_equal_a_naive_builder_on_random_layouts(text: str) -> 
         compared += 1
     print(f"{text}: {compared} of 1,000 layouts")
     assert compared > 500
+
+
+def test_every_cut_of_a_claim_is_among_them() -> None:
+    """Pathways and the random control have such tests of their own (tests/test_flow.py)."""
+    cuts = {arm.flow for arm in claim_arms() if Flow.load(arm.flow, checkpoint="flow-tiny").kind == "cuts"}
+    assert len(cuts) > 8
+    assert cuts <= set(WRITTEN)
 
 
 def test_one_spelling_a_group() -> None:

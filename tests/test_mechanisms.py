@@ -127,7 +127,7 @@ def with_mlp(kind: Any, layer: int = 1) -> Any:
 
 PAST_THE_MASK: dict[str, tuple[Callable[[], Any], str]] = {
     "falcon_h1": (lambda: auto("falcon_h1", **MAMBA), "mamba"),
-    "granitemoehybrid": (lambda: text_model("GraniteMoeHybrid", "eager", **HYBRID), "self_attn"),
+    "granitemoehybrid": (lambda: text_model("GraniteMoeHybrid", "eager", **HYBRID), "recurrent"),
     "inkling_text": (
         lambda: auto("inkling_text", n_routed_experts=4, num_experts_per_tok=2),
         "InklingForCausalLM",
@@ -180,7 +180,7 @@ def test_a_mask_of_the_models_own_that_is_not_causal_is_refused_when_it_is_calle
 def test_hybrids_without_attention_layers_to_cut_are_refused_by_the_ledger_too() -> None:
     from lmms_flow.engine import ledger
 
-    with pytest.raises(UnsupportedModelError, match="self_attn"):
+    with pytest.raises(UnsupportedModelError, match="layers are recurrent"):
         ledger(text_model("GraniteMoeHybrid", "eager", **HYBRID), "blind", LAYOUT)
 
 

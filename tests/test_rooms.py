@@ -26,13 +26,22 @@ BELOW: dict[str, set[str]] = {
     "engine": {"flow"},
     "inputs": {"flow"},
     "records": set(),
-    "harness": {"flow", "inputs", "records"},
+    "claims": {"flow"},
+    "harness": {"flow", "inputs", "records", "claims"},
     "trace": {"flow", "engine"},
     "runner": {"flow", "engine", "inputs", "records", "harness", "trace"},
     "tasks": {"flow", "inputs", "records", "harness"},
     "model_wrappers": {"flow", "engine", "inputs", "records", "harness", "runner"},
-    "report": {"flow", "inputs", "records", "trace", "show"},  # the page shows frames and draws flows
+    "report": {
+        "flow",
+        "inputs",
+        "records",
+        "trace",
+        "show",
+        "claims",
+    },  # the page shows frames and draws flows
     "show": {"flow", "engine"},
+    "testing": {"flow", "engine", "inputs", "harness", "runner"},
     "doctor": {"engine", "inputs", "harness", "runner", "tasks"},
 }
 TOP = {"__main__", "cli", "commands", "public", ""}  # join what they like

@@ -16,7 +16,7 @@ from lmms_eval.tasks import TaskManager
 
 import lmms_flow
 from lmms_flow.assets import flowbench_dir
-from lmms_flow.engine import sweep
+from lmms_flow.engine import restore, sweep
 from lmms_flow.errors import RunError
 from lmms_flow.flow.trace_settings import KINDS, TraceSettings
 from lmms_flow.harness import plugin
@@ -26,7 +26,10 @@ from lmms_flow.model_wrappers.llava_vid import LlavaVidFlow
 from lmms_flow.records.journal import read_journal
 from lmms_flow.records.record import SampleRecord
 from lmms_flow.report.maps import read_maps
+from lmms_flow.report.page.restoration_section import restoration_section
+from lmms_flow.report.restorations import read_restorations
 from lmms_flow.report.traces import read_traces
+from lmms_flow.trace.lens import layers_within
 
 OURS = "llava_vid_flow"
 BASE = "flowbench_object_count"
@@ -92,18 +95,19 @@ def test_each_benchmark_has_its_traces() -> None:
     }
     add_arms(index, lambda name: {})
     for prefix, base in BENCHMARKS.items():
-        for name, kinds in TRACES.items():
+        for name, trace in TRACES.items():
             config = made_config(index, f"{prefix}_{name}", lambda name: {})
             assert config == {
                 "task": f"{prefix}_{name}",
                 "base": base,
-                "trace": list(kinds),
+                "trace": trace,
                 "class": TraceTask,
             }
         board = made_config(index, f"{prefix}_leaderboard", lambda name: {})
         assert board is not None
         assert not set(board["task"]) & {f"{prefix}_{name}" for name in TRACES}
-    assert set(TRACES) == {*KINDS, "trace"}
+    assert set(TRACES) == {*KINDS, "trace", "restoration"}
+    assert TraceSettings.from_mapping(TRACES["restoration"]).restores
 
 
 def test_an_answer_without_its_trace_is_not_scored(tmp_path: Path) -> None:
@@ -189,7 +193,9 @@ def test_the_arrays_are_those_of_the_public_functions(undisturbed: tuple[Path, d
             last = values[f"generation_probability.{name}"][-1]
             np.testing.assert_allclose(last, options, rtol=1e-4, atol=1e-7)
         video = prompt.layout.size("video")
-        assert values["logit_lens.tokens"].shape == (12, video, 5)
+        layers = layers_within(model, prompt.layout)
+        assert about["lens_layers"] == layers
+        assert values["logit_lens.tokens"].shape == (len(layers), video, 5)
         assert values["attention.last"].shape == (12, 1, 8)
         assert values["attention.question.tokens"].shape == (12, video)
 
@@ -225,10 +231,52 @@ def test_arguments_are_settings_of_tasks_that_do_not_say_them(tmp_path: Path) ->
     assert one.knockouts == ("cross_frame", "video:stem", "stem:true_option", "video:true_option")
 
 
+def test_a_restoration_is_that_of_the_clip_played_backwards(tmp_path: Path) -> None:
+    """Through the task, beside the public function on two prompts of the same clip."""
+    task = "flowbench_flow_restoration_action_antonym"
+    out = run(tmp_path, task, limit=1, trace_knockouts="cross_frame+video:question", trace_layers="3-5")
+    (one,) = read_restorations(tmp_path)
+    row = json.loads((flowbench_dir() / "action_antonym.jsonl").read_text().splitlines()[0])
+    asked = str(flowbench_dir() / row["video"]), row["question"], row["candidates"]
+    model = lmms_flow.load("flow-tiny", device="cpu")
+    clean, corrupt = (model.prompt(*asked, frame_order=order) for order in ("", "reversed"))
+    pixels = [name for name in clean.inputs if not torch.equal(clean.inputs[name], corrupt.inputs[name])]
+    assert pixels == ["pixel_values_videos"]
+    with torch.inference_mode():
+        expected = restore(
+            model, clean.inputs, corrupt.inputs, clean.layout, one.knockouts, window=3, layers=(3, 4, 5)
+        )
+    (sample,) = one.samples
+    np.testing.assert_allclose(sample.probability, expected.probabilities.numpy(), rtol=1e-4, atol=1e-6)
+    assert (sample.clean, sample.corrupt) == pytest.approx((expected.clean, expected.corrupt), rel=1e-4)
+    curve = one.curve("cross_frame", among="all")
+    assert curve.mean == pytest.approx(100 * (sample.probability[0] - sample.corrupt))
+    assert one.lost("all") == pytest.approx(100 * (sample.clean - sample.corrupt))
+    assert one.lost("all") > 20, "played backwards, a clip shows the antonym"
+    (record,) = (each.record for each in read_traces(tmp_path))
+    assert record.shapes["restoration.options"] == (2, 3, len(row["candidates"]))
+    assert sample.right is bool(out["samples"][task][0]["accuracy"])
+    assert not read_maps(tmp_path)
+    section = restoration_section(read_traces(tmp_path), 0, ())
+    assert section is not None
+    (block,) = section.blocks
+    assert [picture.alt.partition(":")[0] for picture in block.pictures] == ["Across frames", "Other edges"]
+    lost = one.lost("right" if sample.right else "all")
+    assert f"Played backwards, the answer loses {lost:.1f} points" in block.text
+
+
+def test_one_frame_has_no_order_to_play_backwards(tmp_path: Path) -> None:
+    out = run(tmp_path, "flowbench_flow_restoration_object_count", limit=1, num_frames=1, on_error="record")
+    (record,) = (each["record"] for each in out["samples"]["flowbench_flow_restoration_object_count"])
+    assert (record["status"], record["reason"].endswith("one frame has no order")) == ("error", True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"trace_style": "centre"}, "did you mean 'center'"),
+        ({"trace_how": "restor"}, "did you mean 'restore'"),
+        ({"trace_lens_layers": "some"}, "a range of layers|layers"),
         ({"trace_window": "none"}, "a whole number of layers from 1, or auto"),
         ({"trace_knockouts": "video:qestion"}, "did you mean 'question'"),
         ({"trace_windows": "3"}, "no argument 'trace_windows'; did you mean 'trace_window'?"),

@@ -93,6 +93,10 @@ def test_each_words_shares_sum_to_one_and_rare_words_are_left_out() -> None:
     nothing = word_frequencies(torch.zeros(1, 12), ["bag"], at_least=0)
     assert nothing.words == ()
     assert not nothing.mean.any()
+    some = word_frequencies(counts[:, [0, 5, 11]], ["bag", "bed", "cup"], at_least=1, layers=[1, 6, 12])
+    torch.testing.assert_close(some.shares[0], torch.tensor([10 / 70, 60 / 70, 0], dtype=torch.double))
+    with pytest.raises(FlowError, match="the lens read 3 layers, and 2 are named"):
+        word_frequencies(counts[:, :3], ["bag", "bed", "cup"], layers=[1, 6])
     with pytest.raises(FlowError, match="counts of 3 words were given with 1 names"):
         word_frequencies(counts, ["bag"])
 
@@ -107,6 +111,9 @@ def test_a_frames_words_stand_where_its_patches_are() -> None:
     assert grid == [["video", "the"], ["object", "of"]]
     assert words_on_frame(made, tokens, LAYOUT, 1, 2, shape=(1, 4)) == [[*grid[0], *grid[1]]]
     assert words_on_frame(made, tokens, LAYOUT, 1, 2, shape=(3, 1), before=1) == [["the"], ["object"], ["of"]]
+    assert words_on_frame(made, tokens, LAYOUT, 1, 12, layers=[4, 12]) == grid
+    with pytest.raises(FlowError, match="layer 5 does not exist, the lens has layers 4, 12"):
+        words_on_frame(made, tokens, LAYOUT, 1, 5, layers=[4, 12])
     for arguments, message in (
         ((2, 2), "this prompt has 2 frames"),
         ((1, 3), "layer 3 does not exist"),

@@ -26,6 +26,7 @@ from .intervene import ENGINES, intervene
 from .ledger import Ledger, ledger
 from .masks import keep_masks
 from .plan import RowPlan
+from .restoring import RestorationResult, restore
 from .selfcheck import Check, require_self_check, self_check
 from .sweep import SweepResult, sweep
 from .vision import VisionPasses, counting_vision, one_vision_pass
@@ -36,6 +37,7 @@ __all__ = [
     "Check",
     "Knockout",
     "Ledger",
+    "RestorationResult",
     "RowPlan",
     "SweepResult",
     "UnsupportedModelError",
@@ -48,6 +50,7 @@ __all__ = [
     "ledger",
     "one_vision_pass",
     "require_self_check",
+    "restore",
     "self_check",
     "sweep",
 ]

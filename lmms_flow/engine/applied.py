@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import FlowError
 from ..flow import ResolvedFlow
 from .baseline import Baseline
+from .both_ways import reads_both_ways
 from .dense import HOW, DenseHooks
 from .edge_attention import weighing_edges
 from .hooks import open_blocks, opened
@@ -39,14 +40,15 @@ def applied(
         )
     with ExitStack() as block:
         block.enter_context(eagerly())
-        if engine == "sparse" and not around:
+        own_masks = reads_both_ways(model)
+        if engine == "sparse" and not around and not own_masks:
             takes_strips = block.enter_context(strips_in(decoder))
             hooks: DenseHooks = SparseHooks(model, decoder, resolved, takes_strips, baseline)
         elif how != HOW[0]:
             block.enter_context(weighing_edges(decoder))
-            hooks = DenseHooks(decoder, resolved, continuation, how)
+            hooks = DenseHooks(decoder, resolved, continuation, how, own_masks)
         else:  # the outer block's rows are all needed
-            hooks = DenseHooks(decoder, resolved, continuation)
+            hooks = DenseHooks(decoder, resolved, continuation, own_masks=own_masks)
         block.callback(hooks.remove)
         block.enter_context(opened(decoder, hooks))
         yield

@@ -19,7 +19,10 @@ from .columns import send
 
 Pooling: TypeAlias = Literal["mean", "max"]
 POOLINGS = ("mean", "max")
-CHUNK_BYTES = 6_000_000  # that exist at once: copies of the keys in fp32, scores, and weights of two chunks
+CHUNK_BYTES = (
+    6_000_000  # that exist at once: copies of the keys in fp32, scores, weights, and their sum over heads
+)
+PARTS = 3  # of the size of a chunk's scores: they, the weights, and what pooling makes of them
 
 
 class Weights(Protocol):
@@ -53,8 +56,9 @@ def _pooled(weights: Weights, rows: Tensor, heads: Pooling) -> Tensor:
     del first
     for part in parts:
         one = _over_heads(part, heads)
-        found = found + one if heads == "mean" else torch.maximum(found, one)
         count += len(part)
+        del part  # before the next one is computed
+        found = found.add_(one) if heads == "mean" else torch.maximum(found, one)
     return found / count if heads == "mean" else found
 
 
@@ -144,16 +148,19 @@ class SdpaCall:
     @property
     def rows_at_once(self) -> int:
         """Rows of one group of heads that share their keys."""
-        return max(1, (CHUNK_BYTES - self._key_bytes) // (3 * self._row_bytes))
+        return max(1, (CHUNK_BYTES - self._key_bytes) // (PARTS * self._row_bytes))
 
     def of(self, rows: Tensor) -> Iterator[Tensor]:
         """The weights of these rows, for some groups of heads that share their keys at a time."""
         rows = send(rows, self.query.device)
-        groups = max(1, CHUNK_BYTES // (3 * len(rows) * self._row_bytes + self._key_bytes))
+        later = None
+        if self.mask is None and self.is_causal:
+            later = torch.arange(self.num_keys, device=rows.device) > rows[:, None]
+        groups = max(1, CHUNK_BYTES // (PARTS * len(rows) * self._row_bytes + self._key_bytes))
         for first in range(0, self.key.shape[1], groups):
             last = min(first + groups, self.key.shape[1])
             heads = slice(first * self._sharing, last * self._sharing)
-            yield self._weights(heads, self.key[0, first:last].float(), rows)
+            yield self._weights(heads, self.key[0, first:last], rows, later)
 
     @property
     def _sharing(self) -> int:
@@ -167,21 +174,21 @@ class SdpaCall:
 
     @property
     def _key_bytes(self) -> int:
-        """Of one head's keys in fp32."""
-        return self.num_keys * int(self.key.shape[3]) * 4
+        """Of one head's keys in fp32, where they are copied."""
+        copied = self.key.dtype != torch.float32 and not _widens(self.key)
+        return self.num_keys * int(self.key.shape[3]) * 4 if copied else 0
 
-    def _weights(self, heads: slice, keys: Tensor, rows: Tensor) -> Tensor:
-        """[head, row, key] of heads whose keys are [group, key, width]."""
-        query = self.query[0, heads].index_select(1, rows).float()
+    def _weights(self, heads: slice, keys: Tensor, rows: Tensor, later: Tensor | None) -> Tensor:
+        """[head, row, key] of heads whose keys are [group, key, width]; `later` [row, key] are hidden ones."""
+        query = self.query[0, heads].index_select(1, rows)
         grouped = query.reshape(len(keys), -1, query.shape[-1])  # [group, head of it * row, width]
-        scores = (grouped @ keys.transpose(1, 2)).view(len(query), len(rows), -1).mul_(self.scale)
+        scores = _products(grouped, keys).view(len(query), len(rows), -1).mul_(self.scale)
         if self.bias is not None:
             scores += self._part(self.bias, heads, rows)
         if self.mask is not None:
             mask = self._part(self.mask, heads, rows)
             scores = scores.masked_fill_(~mask, -math.inf) if mask.dtype == torch.bool else scores.add_(mask)
-        elif self.is_causal:
-            later = torch.arange(self.num_keys, device=rows.device) > rows[:, None]
+        elif later is not None:
             scores.masked_fill_(later, -math.inf)
         return scores.softmax(-1)
 
@@ -191,3 +198,15 @@ class SdpaCall:
         if own.shape[1] > 1:
             own = own.index_select(1, rows)
         return own[..., : self.num_keys]
+
+
+def _widens(keys: Tensor) -> bool:
+    """Whether the device multiplies half precision into fp32: then nothing is copied first."""
+    return keys.is_cuda and keys.dtype in (torch.bfloat16, torch.float16)
+
+
+def _products(rows: Tensor, keys: Tensor) -> Tensor:
+    """Products [group, row, key] in fp32 of [group, row, width] and [group, key, width]."""
+    if _widens(keys):
+        return torch.bmm(rows, keys.transpose(1, 2), out_dtype=torch.float32)
+    return torch.bmm(rows.float(), keys.float().transpose(1, 2))

@@ -47,9 +47,14 @@ class Contract:
     """The calls of one block. `check` is asked before each, `ran` after each layer, `done` when it is over."""
 
     def __init__(
-        self, decoder: nn.Module, resolved: Sequence[ResolvedFlow], continuation: Sequence[int] = ()
+        self,
+        decoder: nn.Module,
+        resolved: Sequence[ResolvedFlow],
+        continuation: Sequence[int] = (),
+        own_masks: bool = False,
     ) -> None:
         self._decoder = decoder
+        self._own_masks = own_masks
         self._resolved = resolved
         self._layouts = [each.layout for each in resolved]
         self._continuation = list(continuation) or [0] * len(resolved)
@@ -76,7 +81,7 @@ class Contract:
             raise FlowError("the decoder was called without input_ids and inputs_embeds")
         _check_cache(call.cache)
         past = int(call.cache.get_seq_length()) if call.cache is not None else 0
-        keys = attended_tokens(call, tokens, past)
+        keys = attended_tokens(call, tokens, past, self._own_masks)
         positions = Positions(keys[:, past:], keys, past)
         self._checked = positions.queries.shape
         self._pending = self._step(call, keys, past) if past else self._prefill(tokens, keys)

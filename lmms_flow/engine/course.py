@@ -75,7 +75,8 @@ class Course:
 
     def is_masked(self, layer: int) -> bool:
         """Whether a layer is given a mask of the flow's at all; `sham` masks all and cuts nothing."""
-        return self._is_sham or not all(each.is_causal(layer) for each in self.resolved)
+        cut = any(not each.is_causal(layer) or each.cut_from_generated(layer) for each in self.resolved)
+        return self._is_sham or cut
 
     def takes_strips(self, layer: int) -> bool:
         """Whether a layer's attention runs in strips, or in what takes their place, instead of under a whole mask."""

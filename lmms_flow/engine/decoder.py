@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import UnsupportedModelError
 from .attention_calls import registered
 from .layer_call import check_calls, counts_its_rows
+from .survey import other_mechanisms
 
 
 def find_decoder(model: nn.Module) -> nn.Module:
@@ -19,6 +20,9 @@ def find_decoder(model: nn.Module) -> nn.Module:
     while not hasattr(decoder, "layers") and isinstance(getattr(decoder, "model", None), nn.Module):
         decoder = decoder.model  # some classes give themselves for their decoder (Llama 4)
     if not isinstance(decoder, nn.Module) or not _layers(decoder):
+        others = _other_mechanisms(decoder)
+        if others:
+            raise UnsupportedModelError(f"{type(model).__name__}: {others}: flows can't be applied to it")
         raise UnsupportedModelError(
             f"{type(model).__name__} has no decoder with a list of layers that each hold a self_attn"
             f"{_other_layer(decoder)}: flows can't be applied to it"
@@ -48,6 +52,14 @@ def _other_layer(decoder: Any) -> str:
             parts = ", ".join(name for name, _ in layer.named_children())
             return f" (layer {number}, a {type(layer).__name__}, holds {parts or 'nothing'})"
     return ""
+
+
+def _other_mechanisms(decoder: Any) -> str:
+    """What layers without attention do in its stead, in words; nothing where that is not seen."""
+    layers = getattr(decoder, "layers", ())
+    if not isinstance(layers, Sequence | nn.ModuleList):
+        return ""
+    return other_mechanisms([layer for layer in layers if isinstance(layer, nn.Module)])
 
 
 def rows_keep_their_places(decoder: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from .edge_attention import Zeroed
 from .hooks import Handles, MaskWatch
 from .layer_call import LayerCall, ModelCall
 from .masks import PromptMasks
-from .positions import Positions
+from .positions import Positions, visible
 
 # Where a cut edge loses its weight: in the scores, so that the softmax shares it out, or behind the softmax.
 HOW = ("before_softmax", "after_softmax")
@@ -48,13 +49,17 @@ class DenseStep:
     path without a cut.
     """
 
-    def __init__(self, masks: PromptMasks, positions: Positions, additive: bool) -> None:
+    def __init__(
+        self, masks: PromptMasks, positions: Positions, additive: bool, may_read_later: bool = False
+    ) -> None:
         self._masks, self._resolved = masks, masks.resolved
+        self._may_read_later = may_read_later  # see both_ways.py
+        self._later: dict[int, tuple[Any, bool]] = {}
         self._positions, self._additive = positions, additive
         self._course = Course(self._resolved, Setting(), sparse=False)
         longest = max(each.layout.num_tokens for each in self._resolved)
         self._decoding = bool((positions.queries.amin(-1) >= longest).all())
-        self.kept: dict[tuple[object, torch.device], Tensor] = {}
+        self.kept: dict[tuple[object, torch.device, bool], Tensor] = {}
         self.given: dict[tuple[int, int, int | None], tuple[Any, Any]] = {}
 
     def prepare(self, layer: int, call: LayerCall) -> LayerCall:
@@ -73,17 +78,24 @@ class DenseStep:
     def _mask(self, layer: int, call: LayerCall) -> Any:
         """What this layer is given; layers with the same cuts and the same mask of their own share it."""
         own, hidden = call.mask, call.hidden
-        keep = self._keep(layer, hidden.device)
+        keep = self._keep(layer, hidden.device, own is not None and self._reads_later(own))
         held = _keys_of_a_window(call.cache, layer) if own is None else None
         key = (id(keep), id(own), held)
         if key not in self.given:
             if held is not None:
                 keep = keep[..., -(held + hidden.shape[1]) :]
             mask = self._put(own, keep, hidden.dtype, layer)
-            if own is not None:
-                check_causal(own, self._positions)
             self.given[key] = own, mask  # `own` is held, lest another mask is given its id
         return self.given[key][1]
+
+    def _reads_later(self, own: Any) -> bool:
+        """Whether tokens read later ones under the model's own mask, which tokens of the video alone may."""
+        if id(own) not in self._later:
+            video = None
+            if self._may_read_later:
+                video = [each.layout.groups["video"] for each in self._resolved]
+            self._later[id(own)] = own, check_causal(own, self._positions, video)
+        return self._later[id(own)][1]
 
     def _put(self, own: Any, keep: Tensor, dtype: torch.dtype, layer: int) -> Any:
         """The cuts on top of the model's own mask."""
@@ -103,29 +115,38 @@ class DenseStep:
                 "attention window hides the rest"
             )
 
-    def _keep(self, layer: int, device: torch.device) -> Tensor:
+    def _keep(self, layer: int, device: torch.device, both_ways: bool) -> Tensor:
         """The kept edges of this forward in one layer, bool [batch, 1, query, key]; layers alike share it."""
         drawn = any(r.draws for r in self._resolved)
         alike = (tuple(r.bound.cuts[layer - 1] for r in self._resolved), layer if drawn else 0)
-        key = (alike, device)
+        key = (alike, device, both_ways)
         if key not in self.kept:
-            self.kept[key] = self._build(layer, device)
+            self.kept[key] = self._build(layer, device, both_ways)
         return self.kept[key]
 
-    def _build(self, layer: int, device: torch.device) -> Tensor:
+    def _build(self, layer: int, device: torch.device, both_ways: bool) -> Tensor:
         positions = self._positions
         queries, keys = send(positions.queries, device), send(positions.keys, device)
         beams = len(queries) // len(self._resolved)
-        of_prompt = self._masks.last_row if self._decoding else self._masks.of
+        of_prompt = partial(self._of_prompt, both_ways=both_ways)
         keep = torch.stack(
             [
                 expand(of_prompt(sample // beams, layer, device), queries[sample], keys[sample])
                 for sample in range(len(queries))
             ]
         )
+        if both_ways:
+            return keep[:, None]
         num_keys = keys.shape[1]
         causal = torch.ones(queries.shape[1], num_keys, dtype=torch.bool, device=device).tril(positions.past)
         return (keep & causal)[:, None]
+
+    def _of_prompt(self, sample: int, layer: int, device: torch.device, both_ways: bool) -> Tensor:
+        """What a forward's rows read of the prompt: generated tokens have one row, alone or behind the prompt's."""
+        generated = self._masks.last_row(sample, layer, device)
+        if self._decoding:
+            return generated
+        return torch.cat([self._masks.of(sample, layer, device, both_ways), generated])
 
 
 class ZeroedStep(DenseStep):
@@ -148,11 +169,15 @@ class DenseHooks:
         resolved: Sequence[ResolvedFlow],
         continuation: Sequence[int] = (),
         how: str = HOW[0],
+        own_masks: bool = False,
     ) -> None:
         self.how = how
         self.flows = tuple(dict.fromkeys(one.bound.flow.text for one in resolved))  # for messages
         self._resolved = resolved
-        self._contract = Contract(decoder, resolved, continuation)
+        self._own_masks = (
+            own_masks  # whether tokens read both ways under masks that the model makes (both_ways.py)
+        )
+        self._contract = Contract(decoder, resolved, continuation, own_masks)
         self._masks = PromptMasks(resolved)
         self._step: Step | None = None
         self._additive = attention_implementation(decoder) == "eager"
@@ -184,7 +209,7 @@ class DenseHooks:
     def _step_of(self, call: ModelCall, positions: Positions) -> Step:
         """How a call of the decoder runs, whose rows and columns these are."""
         step = DenseStep if self.how == HOW[0] else ZeroedStep
-        return step(self._masks, positions, self._additive)
+        return step(self._masks, positions, self._additive, self._own_masks)
 
     def _after_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -216,30 +241,62 @@ def _keys_of_a_window(cache: Any, layer: int) -> int | None:
     return 0 if keys is None else int(keys.shape[-2]) if keys.ndim > 1 else 0
 
 
-def check_causal(own: Tensor, positions: Positions | None) -> None:
-    """A flow is cut from causal attention: a mask in which tokens read later ones is none of its kind."""
+def check_causal(
+    own: Tensor, positions: Positions | None, video: Sequence[Sequence[range]] | None = None
+) -> bool:
+    """Whether tokens read later ones under a mask of the model's own.
+
+    Args:
+        own: the mask, [batch, 1, query, key].
+        positions: its rows and columns.
+        video: of each prompt, where the video's tokens may; None where no token may.
+
+    Raises:
+        UnsupportedModelError: others do: a flow is cut from causal attention.
+    """
     assert positions is not None
     rows, columns = own.shape[-2:]
-    if rows == 1:
-        return
+    if rows == 1 or not isinstance(own, Tensor) or own.ndim != 4:
+        return False
     later = visible(own)[:, 0].triu(columns - rows + 1)
     if not later.any():
-        return
-    real = send(positions.keys >= 0, own.device)  # what padding reads is of no account
-    if (later & real[:, None, -columns:] & real[:, -rows:, None]).any():
+        return False
+    queries, keys = positions.queries[:, -rows:], positions.keys[:, -columns:]
+    real = send(keys >= 0, own.device)[:, None] & send(queries >= 0, own.device)[:, :, None]
+    later = later & real  # what padding reads is of no account
+    if video is not None:
+        beams = len(queries) // len(video)
+        inside = [_within(each, video[at // beams]) for at, each in enumerate(queries)]
+        read = [_within(each, video[at // beams]) for at, each in enumerate(keys)]
+        allowed = torch.stack(inside)[:, :, None] & torch.stack(read)[:, None]
+        found = bool(later.any())
+        later = later & ~send(allowed, own.device)
+    else:
+        found = False
+    if later.any():
         raise UnsupportedModelError(
             "the model lets tokens read later ones (image tokens that read one another in both directions, or a "
             "prefix): flows are cut from causal attention"
         )
+    return found
+
+
+def _within(tokens: Tensor, spans: Sequence[range]) -> Tensor:
+    """Which tokens lie in one of the ranges, bool."""
+    found = torch.zeros_like(tokens, dtype=torch.bool)
+    for span in spans:
+        found |= (tokens >= span.start) & (tokens < span.stop)
+    return found
 
 
 def expand(prompt: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """A prompt's kept edges [query, key], or its last row alone, for the rows and columns of one forward.
+    """A prompt's kept edges [query, key] with the row of generated tokens behind them, or that row alone.
 
-    Generated tokens take the cuts of the last prompt token and see one another; padding is left to the model's mask.
+    Generated tokens take the cuts of the last prompt token and of `answer`, and see one another; padding is left to the
+    model's mask.
     """
     num_tokens = prompt.shape[1]
-    rows = queries.clamp(0, num_tokens - 1) if len(prompt) == num_tokens else torch.zeros_like(queries)
+    rows = queries.clamp(0, num_tokens) if len(prompt) > 1 else torch.zeros_like(queries)
     columns = keys.clamp(0, num_tokens - 1)
     keep = prompt[rows][:, columns]
     outside = (keys < 0) | (keys >= num_tokens)
@@ -266,11 +323,6 @@ def combine(own: Any, keep: Tensor, additive: torch.dtype | None) -> Tensor:
     if own.dtype == torch.bool:
         return own & keep
     return own.masked_fill(~keep, torch.finfo(own.dtype).min)
-
-
-def visible(mask: Tensor) -> Tensor:
-    """Which edges a mask of the model's own leaves, bool."""
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def adds_to_scores(own: Tensor) -> bool:

@@ -16,13 +16,15 @@ from ..flow import ResolvedFlow
 from .columns import send
 from .contract import Contract
 from .decoder import attention_implementation, decoder_layers, rows_keep_their_places
-from .dense import HOW, adds_to_scores, check_causal, to_additive, visible
+from .dense import HOW, adds_to_scores, check_causal, to_additive
 from .edge_attention import Zeroed, weighing_edges
 from .hooks import Handles
 from .layer_call import LayerCall, ModelCall, over_parts
 from .masks import keep_mask
-from .positions import Positions
+from .positions import Positions, visible
 
+AFTER_SOFTMAX = HOW[1]
+RESTORED = "restored"  # the target rows read another run's keys and values in the place of the source's own
 PACKED_ROWS = (
     512  # rows of forks that share one call of a layer: enough to fill a matrix product, few for a mask
 )
@@ -53,9 +55,13 @@ class Fork:
 
 
 class _BaselineKeys(DynamicCache):  # type: ignore[misc]
-    """The baseline's cache; a fork's layer reads the keys below the fork's first row, and its own behind them."""
+    """The baseline's cache; a fork's layer reads the keys below the fork's first row, and its own behind them.
+
+    Behind those it reads `beside`: keys and values [batch, head, key, width] of another run.
+    """
 
     first_row: int | None = None
+    beside: tuple[Tensor, Tensor] | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -64,7 +70,11 @@ class _BaselineKeys(DynamicCache):  # type: ignore[misc]
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         stored = self.layers[layer_idx]
         keys, values = (part[:, :, : self.first_row] for part in (stored.keys, stored.values))
-        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+        more_keys, more_values = ((), ()) if self.beside is None else ([each] for each in self.beside)
+        return (
+            torch.cat([keys, key_states, *more_keys], dim=2),
+            torch.cat([values, value_states, *more_values], dim=2),
+        )
 
 
 class ForkWalk:
@@ -72,10 +82,12 @@ class ForkWalk:
 
     Behind the last layer the forks' last rows are appended to the baseline's, so that the model's own head reads them:
     its last `1 + len(forks)` positions are the baseline and the forks, in their order.
+
+    Forks that are `RESTORED` read the keys and values of `other`, the cache of another run of the same prompt.
     """
 
-    def __init__(self, decoder: nn.Module, forks: Sequence[Fork]) -> None:
-        self._how = forks[0].how
+    def __init__(self, decoder: nn.Module, forks: Sequence[Fork], other: DynamicCache | None = None) -> None:
+        self._how, self._other = forks[0].how, other
         self._weighing = ExitStack()
         self.cache = _BaselineKeys()
         self._decoder = decoder
@@ -92,7 +104,7 @@ class ForkWalk:
     def __enter__(self) -> ForkWalk:
         if rows_keep_their_places(self._decoder):
             raise CantForkError
-        if self._how != HOW[0]:
+        if self._how == AFTER_SOFTMAX:
             self._weighing.enter_context(weighing_edges(self._decoder))
             self._contract = Contract(self._decoder, [self._forks[0].resolved])  # which watches the attention
         layers = decoder_layers(self._decoder)
@@ -173,10 +185,11 @@ class ForkWalk:
         mask = self._mask(number, pack, call.mask, rows)
         packed = call.with_parts(hidden=rows, mask=mask, cache=self.cache, **moved)
         self.cache.first_row = first_row
+        self.cache.beside = self._beside(number, pack)
         try:
             out = layer.forward(*packed.args, **packed.kwargs)  # not the module's call: its hooks are ours
         finally:
-            self.cache.first_row = None
+            self.cache.first_row = self.cache.beside = None
         states = out[0] if isinstance(out, tuple) else out
         self._states.update(zip(pack, states[0].split(count), strict=True))
 
@@ -186,9 +199,32 @@ class ForkWalk:
         kept = self._side_by_side(pack, keep)
         if self._how != HOW[0]:
             first = self._forks[pack[0]]
-            every = self._own_keep(own, first.first_row, rows.device, first.num_rows)
-            return Zeroed(self._side_by_side(pack, every.expand(keep.shape)), kept)
+            every = self._own_keep(own, first.first_row, rows.device, first.num_rows).expand(keep.shape)
+            if self._how == AFTER_SOFTMAX:
+                return Zeroed(self._side_by_side(pack, every), kept)
+            sources = send(self._sources(number, pack), rows.device)
+            restored = (every & ~keep).index_select(2, sources)  # [fork, row, source]
+            kept = torch.cat([kept, restored.flatten(0, 1)[None, None]], dim=-1)
         return to_additive(kept, rows.dtype) if self._additive else kept
+
+    def _sources(self, layer: int, pack: Sequence[int]) -> Tensor:
+        """The tokens whose keys and values of the other run some fork of a pack reads in a layer, on the host."""
+        restoring = [self._forks[f].resolved for f in pack if layer in self._forks[f].layers]
+        found = torch.zeros(self._num_tokens, dtype=torch.bool)
+        for resolved in {id(each): each for each in restoring}.values():
+            for keys, _ in next(iter(resolved.rectangles.values())):
+                for span in keys:
+                    found[span.start : span.stop] = True
+        return found.nonzero()[:, 0]
+
+    def _beside(self, layer: int, pack: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the other run that a pack reads in a layer; None where it reads none."""
+        sources = self._sources(layer, pack) if self._other is not None else torch.empty(0)
+        if self._other is None or not len(sources):
+            return None
+        stored = self._other.layers[layer - 1]
+        sources = send(sources, stored.keys.device)
+        return stored.keys.index_select(2, sources), stored.values.index_select(2, sources)
 
     def _side_by_side(self, pack: list[int], keep: Tensor) -> Tensor:
         """[1, 1, row, key]: each fork reads the baseline below its first row, itself above, nothing of the others."""

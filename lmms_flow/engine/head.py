@@ -60,12 +60,16 @@ class Head:
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits in fp32 of states [row, width] as they are: [row, vocabulary]."""
+        return self.own_logits(states).float()
+
+    def own_logits(self, states: Tensor) -> Tensor:
+        """The same in the model's own precision."""
         logits: Tensor = self.embeddings(states.to(self.weight.device))
         if self.factor != 1.0:
             logits = logits * self.factor
         if self.soft_cap is not None:
             logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
-        return logits.float()
+        return logits
 
     def normed(self, states: Tensor) -> Tensor:
         """States [row, width] behind the final norm. Raises UnsupportedModelError where there is none."""

@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import FlowError, nearest
 from ..flow import BoundFlow, Flow, Layout
 from ..flow.shapes import DecoderShape
+from .both_ways import reads_both_ways
 from .course import Course, Setting
 from .decoder import decoder_layers, find_decoder, module_of
 from .measured import Measured
@@ -116,6 +117,8 @@ def ledger(
         FlowError: the flow does not fit, or a layer's FLOPs can't be told.
     """
     model = module_of(model)
+    if reads_both_ways(model) and engine == "sparse":  # which runs on the reference there
+        engine = "dense"
     return ledger_of(_shape_now(model), flow, layout, engine, vision=vision, setting=Setting.of(model))
 
 

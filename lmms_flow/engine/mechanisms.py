@@ -15,16 +15,11 @@ from torch import nn
 from ..errors import UnsupportedModelError
 from .decoder import check_attention, decoder_layers, find_decoder
 from .layer_call import takes_tokens_apart
+from .survey import in_words, mixes, other_mechanisms, ranges
 
 # decoder -> the modules of which nothing was found, and what else was looked at
 _seen: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
-# Of names with underscores: "GptOssMLP" is a gpt_oss_mlp, in which no "ssm" stands.
-_MIXERS = re.compile(
-    r"(?:^|_)(?:mamba|ssm|rwkv|recurren|retention|(?:gated_?)?delta_?(?:net|rule|att)|linear_?att|lightning|"
-    r"short_?conv|s?conv|canon|hyena|(?:rg_?)?lru|cross_?att|encoder_?att)"
-)
 _CHOOSERS = re.compile(r"indexer|top_?k|keep_window|compress")
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _MIXING_MODULES = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
 
 
@@ -51,13 +46,15 @@ def check_mechanisms(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} reads later tokens too (use_bidirectional_attention): flows are cut from "
             "causal attention"
         )
-    for number, layer in enumerate(decoder_layers(decoder), 1):
-        found = _other_way(layer)
-        if found:
-            raise UnsupportedModelError(
-                f"{type(model).__name__}: layer {number} ({type(layer).__name__}) {found}: a cut in the attention "
-                "mask would not cut it"
-            )
+    layers = decoder_layers(decoder)
+    ways = {number: way for number, layer in enumerate(layers, 1) if (way := _other_way(layer)) is not None}
+    if ways:
+        number, way = next(iter(ways.items()))
+        told = other_mechanisms(layers) or f"{len(ways)} of {len(layers)} layers do ({ranges(list(ways))})"
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: layer {number} ({type(layers[number - 1]).__name__}) {way}: a cut in the "
+            f"attention mask would not cut it; {told}"
+        )
     _seen[decoder] = parts
     return decoder
 
@@ -72,8 +69,8 @@ def _other_way(layer: nn.Module) -> str | None:
     for name, part in layer.named_modules():
         if part is layer or part is attention:
             continue
-        names = name.rsplit(".", 1)[-1].lower(), _in_words(type(part).__name__)
-        if isinstance(part, _MIXING_MODULES) or any(map(_MIXERS.search, names)):
+        names = name.rsplit(".", 1)[-1].lower(), in_words(type(part).__name__)
+        if isinstance(part, _MIXING_MODULES) or mixes(name, type(part).__name__):
             return f"mixes tokens in {name}, a {type(part).__name__}"
         if name.startswith("self_attn.") and any(map(_CHOOSERS.search, names)):
             return f"chooses its keys itself, in {name}, a {type(part).__name__}"
@@ -85,11 +82,6 @@ def _other_way(layer: nn.Module) -> str | None:
     if chooser is not None:
         return f"chooses its keys itself ({type(attention).__name__}.{chooser})"
     return None
-
-
-def _in_words(name: str) -> str:
-    """A class name in small letters, with underscores between its words."""
-    return _WORDS.sub("_", name).lower()
 
 
 def _check_compiled(decoder: nn.Module) -> None:

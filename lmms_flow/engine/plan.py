@@ -89,7 +89,12 @@ class RowPlan:
 
     def segments_read_by_last(self, layer: int) -> frozenset[int]:
         """The segments of those tokens."""
-        return _places(self.resolved.blocks(layer).kept[-1])
+        read = _places(self.resolved.blocks(layer).kept[-1])
+        cut = self.resolved.cut_from_generated(layer)
+        segments = self.resolved.segments
+        return (
+            frozenset(s for s in read if not any(segments[s].start in span for span in cut)) if cut else read
+        )
 
     def tokens(self, segments: frozenset[int]) -> tuple[int, ...]:
         """The prompt tokens of some segments, ascending."""

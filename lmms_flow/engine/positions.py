@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,13 +28,27 @@ class Positions:
     past: int
 
 
-def attended_tokens(call: ModelCall, tokens: Tensor, past: int) -> Tensor:
+def visible(mask: Tensor) -> Tensor:
+    """Which edges a mask of the model's own leaves, bool."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def attended_tokens(call: ModelCall, tokens: Tensor, past: int, own_masks: bool = False) -> Tensor:
     """The token of each column of a decoder's call, [batch, key]; -1 for padding. On the host.
 
-    Raises FlowError where the call has a mask of another kind.
+    Args:
+        call: of the decoder.
+        tokens: its ids or embeddings, [batch, query, ...].
+        past: columns that its cache holds.
+        own_masks: whether the model is known to make masks [batch, 1, query, key] above its decoder.
+
+    Raises:
+        FlowError: the call has a mask of another kind.
     """
     batch, num_queries = tokens.shape[:2]
     mask = call.get("mask")
+    if own_masks and mask is not None and getattr(mask, "ndim", 4) == 4:
+        mask = _columns_seen(mask, past + num_queries)
     if mask is None:
         return torch.arange(past + num_queries).expand(batch, -1)
     if not isinstance(mask, Tensor) or mask.ndim != 2:
@@ -53,6 +67,15 @@ def attended_tokens(call: ModelCall, tokens: Tensor, past: int) -> Tensor:
         )
     attended = mask.to("cpu", torch.long)
     return torch.where(attended.bool(), attended.cumsum(-1) - 1, -1)
+
+
+def _columns_seen(given: Any, num_keys: int) -> Tensor | None:
+    """Which columns some row reads, [batch, key], in masks [batch, 1, query, key]; None where there is none."""
+    masks = given.values() if isinstance(given, Mapping) else [given]
+    whole = [mask for mask in masks if isinstance(mask, Tensor) and mask.shape[-1] == num_keys]
+    if not whole:
+        return None
+    return torch.stack([visible(mask)[:, 0].any(-2) for mask in whole]).any(0)
 
 
 def spread(of_prompts: Sequence[T], batch: int) -> list[T]:

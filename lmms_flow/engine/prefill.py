@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .baseline import Branch
 from .columns import Columns, send
-from .dense import DenseStep, adds_to_scores, check_causal, to_additive, visible
+from .dense import DenseStep, adds_to_scores, check_causal, to_additive
 from .layer_call import LayerCall, over_parts
 from .masks import PromptMasks
 from .plan import RowPlan
-from .positions import Positions
+from .positions import Positions, visible
 from .pruned import Block, PrunedLayer
 from .strips import Strips, dense_mask, kernel_of
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import DynamicCache
 
 from ..errors import FlowError, nearest
 from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
@@ -23,6 +24,7 @@ from ..flow.trace_settings import STYLES
 from ..notebook import axes_of, picture
 from ..plots import ZERO, literal, style_of
 from .applied import applied
+from .both_ways import reads_both_ways
 from .decoder import decoder_layers, module_of
 from .dense import HOW, check_how
 from .fork import CantForkError, Fork, ForkWalk
@@ -159,11 +161,11 @@ def sweep(
     centres = check_layers(len(decoder_layers(decoder)), window, style, layers)
     check_prompt(inputs, layout, "a sweep")
     check_how(how)
-    _check_candidates(candidates, model)
+    check_candidates(candidates, model)
     cuts = [as_knockout(each, layout) for each in knockouts]
     forks = _forks(decoder, cuts, layout, [(centre, window, style) for centre in centres], how)
     prove(model)
-    walks = _chunks(forks, _bytes_a_row(model), max_memory)
+    walks = chunks(forks, bytes_a_row(model), max_memory)
     bar = tqdm(walks, desc="sweep", unit="walk", disable=not progress or len(walks) < 2)
     with eagerly():
         logits = [_read(model, decoder, inputs, chunk) for chunk in bar]
@@ -185,7 +187,7 @@ def _forks(
     resolved = [resolve_knockout(cut, layout, num_layers) for cut in cuts]
     check_windows(resolved, layer_windows(decoder))
     layers = [frozenset(window_layers(centre, num_layers, width, style)) for centre, width, style in windows]
-    forks = [Fork(_first_row(cut), cut, each, how) for cut in resolved for each in layers]
+    forks = [Fork(first_row(cut), cut, each, how) for cut in resolved for each in layers]
     if not forks:
         raise FlowError("a sweep needs at least one knockout and one layer")
     return forks
@@ -193,9 +195,9 @@ def _forks(
 
 def _read(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
     """Logits of the baseline and of each fork, [1 + fork, vocabulary]: in one walk, or else one forward each."""
-    if not has_foreign_hooks(model):
+    if not has_foreign_hooks(model) and not reads_both_ways(model):
         try:
-            return _walk(model, decoder, inputs, chunk)
+            return walk_forks(model, decoder, inputs, chunk)
         except CantForkError:
             pass
     rows = [_last_logits(model, inputs)]
@@ -225,10 +227,27 @@ def _in_layers(fork: Fork) -> ResolvedFlow:
     )
 
 
-def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk: list[Fork]) -> Tensor:
-    """Logits of the baseline and of each fork in one walk, [1 + fork, vocabulary]; out of memory: in two halves."""
+def walk_forks(
+    model: nn.Module,
+    decoder: nn.Module,
+    inputs: Mapping[str, Any],
+    chunk: list[Fork],
+    other: DynamicCache | None = None,
+) -> Tensor:
+    """Logits of the baseline and of each fork in one walk, [1 + fork, vocabulary]; out of memory: in two halves.
+
+    Args:
+        model: the whole model.
+        decoder: its decoder.
+        inputs: of the baseline.
+        chunk: the forks.
+        other: the cache of the run whose keys and values restored forks read.
+
+    Raises:
+        CantForkError: rows can't be run apart from the prompt's.
+    """
     try:
-        with ForkWalk(decoder, chunk) as walk:
+        with ForkWalk(decoder, chunk, other) as walk:
             asked = going_on_from(model, walk.cache) | keeping(model, len(chunk) + 1)
             out: Any = model(**inputs, **asked, use_cache=True)
         logits: Tensor = out.logits[0, -len(chunk) - 1 :]
@@ -243,7 +262,7 @@ def _walk(model: nn.Module, decoder: nn.Module, inputs: Mapping[str, Any], chunk
     warnings.warn(
         "a sweep ran out of memory: its forks are run in smaller chunks (max_memory sets them)", stacklevel=3
     )
-    first, second = (_walk(model, decoder, inputs, part) for part in (chunk[:half], chunk[half:]))
+    first, second = (walk_forks(model, decoder, inputs, part, other) for part in (chunk[:half], chunk[half:]))
     return torch.cat([first, second[1:]])
 
 
@@ -260,7 +279,8 @@ def check_layers(num_layers: int, window: int, style: str, layers: Sequence[int]
     return centres
 
 
-def _check_candidates(candidates: Sequence[int], model: nn.Module) -> None:
+def check_candidates(candidates: Sequence[int], model: nn.Module) -> None:
+    """Raises FlowError for a token id that the vocabulary has not."""
     vocabulary = len(model.get_output_embeddings().weight)  # type: ignore[operator]
     for token in candidates:
         if not 0 <= token < vocabulary:
@@ -281,17 +301,24 @@ def resolve_knockout(cut: Knockout, layout: Layout, num_layers: int) -> Resolved
     return Flow("cuts", str(cut), str(cut), rules=(Rule(cut),)).bind(num_layers).resolve(layout)
 
 
-def _first_row(resolved: ResolvedFlow) -> int:
+def first_row(resolved: ResolvedFlow) -> int:
+    """The first row that a knockout changes. Raises FlowError where it changes none of the prompt's."""
     rectangles = next(iter(resolved.rectangles.values()))
+    if not rectangles:  # a rule of generated tokens alone
+        raise FlowError(
+            f"knockout {resolved.bound.flow.text!r} cuts nothing in this prompt: no answer has begun in it (see "
+            "Layout.with_answer)"
+        )
     return min(queries[0].start for _, queries in rectangles)
 
 
-def _bytes_a_row(model: nn.Module) -> int:
+def bytes_a_row(model: nn.Module) -> int:
+    """What the states of one row take."""
     weight = model.get_output_embeddings().weight  # type: ignore[operator]
     return int(weight.shape[-1] * weight.element_size())
 
 
-def _chunks(forks: Sequence[Fork], bytes_a_row: int, max_memory: int) -> list[list[Fork]]:
+def chunks(forks: Sequence[Fork], bytes_a_row: int, max_memory: int) -> list[list[Fork]]:
     """The forks in as few walks as `max_memory` allows; one fork a walk at the least."""
     chunks: list[list[Fork]] = []
     held = 0

@@ -47,7 +47,7 @@ def check_windows(resolved: Sequence[ResolvedFlow], windows: Sequence[int | None
     if not any(windows):
         return
     for flow in resolved:
-        if flow.bound.flow.kind == "sham":
+        if flow.bound.flow.kind == "sham" or flow.cuts_generated:
             continue
         kept, total = kept_edges_in(flow, windows)
         if kept == total:

@@ -6,7 +6,7 @@ import math
 import re
 
 from ..errors import FlowError, nearest
-from .controls import BLIND, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME, control_of
+from .controls import BLIND, FRAME_ORDERS, MIRRORED, NONE, RANDOM, SHAM, SINGLE_FRAME, control_of
 from .knockout import NAMED, Knockout, Rule, parse_layers, parse_rules
 from .pathway import Pathway
 from .presets import (
@@ -100,6 +100,10 @@ def _rules(term: str, text: str) -> tuple[Rule, ...]:
         raise FlowError(
             f"flow {text!r}: it is no flow but full attention of one frame: run the task that ends in _{word}, or "
             "num_frames=1 in --model_args"
+        )
+    if word in {order.name for order in FRAME_ORDERS}:
+        raise FlowError(
+            f"flow {text!r}: it is no flow but an order of frames: write flow=none and frame_order={word}"
         )
     if ":" not in word and word not in NAMED:
         raise FlowError(f"flow {text!r}: {word!r} is no rule, preset or control{unknown_word(word)}")

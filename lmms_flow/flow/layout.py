@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -16,11 +15,11 @@ BASE_GROUPS = ("system", "video", "gap", "question", "tail", "last")
 QUESTION_PARTS = ("stem", "options", "true_option", "false_options")
 TEXT = "text"  # everything after the video
 TEXT_GROUPS = ("gap", "question", "tail", "last")
-GROUPS = (*BASE_GROUPS, *QUESTION_PARTS, TEXT)
+ANSWER = "answer"  # what was generated so far, in front of the last token: a part of `tail`
+GIVEN = (*BASE_GROUPS, *QUESTION_PARTS, ANSWER)  # to a layout
+GROUPS = (*GIVEN, TEXT)
 FIRST_FRAME, LAST_FRAME = "frame.first", "frame.last"
 _FRAME = re.compile(r"frame\.(0|-?[1-9][0-9]{0,5})")
-
-TOO_NEAR = 0.75  # a group of one's own whose name is as near to one of ours is taken for a slip
 
 Span: TypeAlias = tuple[range, ...]
 
@@ -52,12 +51,16 @@ def check_group(name: str, where: str) -> str:
 
 
 def group_ranks(name: str) -> tuple[int, int]:
-    """The places in the prompt of a group's first and last base group, as far as they are known without a layout."""
+    """The places in the prompt of a group's first and last base group, as far as they are known without a layout.
+
+    Raises LookupError for a group of the user's own: the layout alone knows.
+    """
     if frame_number(name) is not None:
         name = "video"
     if name not in GROUPS:
-        raise LookupError(name)  # a group of the user's own: the layout alone knows
-    groups = TEXT_GROUPS if name == TEXT else ("question" if name in QUESTION_PARTS else name,)
+        raise LookupError(name)
+    within = "question" if name in QUESTION_PARTS else "tail" if name == ANSWER else name
+    groups = TEXT_GROUPS if name == TEXT else (within,)
     return BASE_GROUPS.index(groups[0]), BASE_GROUPS.index(groups[-1])
 
 
@@ -90,10 +93,9 @@ def _as_span(value: Any, name: str) -> Span:
 def _own_span(name: str, value: Any, num_tokens: int) -> Span:
     """The tokens of a group of the user's own. Raises FlowError."""
     close = nearest(name, GROUPS) if isinstance(name, str) else ""
-    if not may_be_named(name) or get_close_matches(name, GROUPS, n=1, cutoff=TOO_NEAR):
+    if not may_be_named(name):
         raise FlowError(
-            f"layout: there is no group {name!r}{close}; a group of your own has small letters, digits and '_', "
-            "and no name that is nearly one of ours"
+            f"layout: there is no group {name!r}{close}; a group of your own has small letters, digits and '_'"
         )
     ranges = as_ranges(value, num_tokens)
     try:
@@ -118,7 +120,7 @@ class Layout:
         num_tokens: of the prompt.
         groups: a range, or several, for each group. `system, video, gap, question, tail, last` cover the prompt in this
             order without overlap; any of them but `last` (the last prompt token) may be empty or left out. `stem`,
-            `options`, `true_option` and `false_options` lie inside `question`.
+            `options`, `true_option` and `false_options` lie inside `question`, `answer` inside `tail`.
         frames: the tokens of each frame; they partition `video`.
 
     A group of one's own is any other name with its tokens, as ranges or as positions: `{"subject": [5, 6]}`. Flows that
@@ -140,13 +142,12 @@ class Layout:
     ) -> None:
         if not isinstance(num_tokens, int) or num_tokens < 1:
             raise FlowError(f"layout: num_tokens must be a number of tokens, not {num_tokens!r}")
-        given = (*BASE_GROUPS, *QUESTION_PARTS)
         if TEXT in groups:
             raise FlowError(f"layout: there is no group {TEXT!r} to be given: it follows from the others")
-        own = {name: _own_span(name, groups[name], num_tokens) for name in groups if name not in given}
+        own = {name: _own_span(name, groups[name], num_tokens) for name in groups if name not in GROUPS}
         spans = {
             name: _as_span(groups.get(name, ()), name)
-            for name in (*BASE_GROUPS, *QUESTION_PARTS)
+            for name in GIVEN
             if name in groups or name in BASE_GROUPS
         } | own
         if any(not isinstance(frame, range) or frame.step != 1 for frame in frames):
@@ -206,6 +207,9 @@ class Layout:
         for name in QUESTION_PARTS:
             if not question.issuperset(i for r in self.groups.get(name, ()) for i in r):
                 raise FlowError(f"layout: group {name!r} must lie inside 'question'")
+        tail = {i for r in self.groups["tail"] for i in r}
+        if not tail.issuperset(i for r in self.groups.get(ANSWER, ()) for i in r):
+            raise FlowError(f"layout: group {ANSWER!r} must lie inside 'tail'")
 
     def _frames_touch(self) -> bool:
         pairs = zip(self.frames, self.frames[1:], strict=False)
@@ -222,12 +226,41 @@ class Layout:
             return merge(part for group in TEXT_GROUPS for part in self.groups[group])
         if name not in self.groups:
             check_group(name, f"group {name!r}")
+            if name == ANSWER:  # a prompt that no answer has begun in
+                return ()
             raise FlowError(f"group {name!r} was not found in this prompt")
         return self.groups[name]
 
     def size(self, name: str) -> int:
         """The number of tokens in a group."""
         return sum(len(r) for r in self.span(name))
+
+    def with_answer(self, generated: int, open_tokens: int = 0) -> Layout:
+        """The layout of this prompt with its answer so far: the last generated token is `last`, the others `answer`.
+
+        What was the prompt's last token is template text then, the end of `tail` in front of the answer.
+
+        Args:
+            generated: tokens of the answer behind the prompt.
+            open_tokens: so many in front of the last one belong to no part that can be cut (the paper's code leaves
+                one open).
+
+        Raises:
+            FlowError: there is no such number of tokens.
+        """
+        if generated < 0 or open_tokens < 0:
+            raise FlowError(f"an answer has 0 or more tokens, not {min(generated, open_tokens)}")
+        if not generated:
+            return self
+        last = self.num_tokens + generated - 1
+        tail = self.groups["tail"][0].start if self.groups["tail"] else self.num_tokens - 1
+        groups = {
+            name: list(span) for name, span in self.groups.items() if name not in ("tail", "last", ANSWER)
+        }
+        begun = self.groups.get(ANSWER, ())[:1]
+        answer = range(begun[0].start if begun else self.num_tokens, max(last - open_tokens, self.num_tokens))
+        groups |= {"tail": [range(tail, last)], ANSWER: [answer], "last": [range(last, last + 1)]}
+        return Layout(last + 1, groups, self.frames)
 
     def group_of(self, token: int) -> str:
         """The base group in which a token lies."""

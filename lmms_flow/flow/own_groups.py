@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_RULES = ("cross_frame", "intra_frame")  # are no groups
 _known: ContextVar[frozenset[str]] = ContextVar("own groups", default=frozenset())
 
 
 def may_be_named(name: object) -> bool:
     """Whether a group of one's own may have this name: small letters, digits and underscores, a letter first."""
-    return isinstance(name, str) and _NAME.fullmatch(name) is not None and name != "cross_frame"
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and name not in _RULES
 
 
 def is_known(name: str) -> bool:

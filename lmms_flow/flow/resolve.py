@@ -14,7 +14,7 @@ from ..errors import FlowError
 from .blocks import Blocks, Rectangles
 from .controls import UNCUT
 from .knockout import Knockout
-from .layout import Layout
+from .layout import ANSWER, Layout, Span, merge
 from .pathway import BoundPathway
 from .random_cut import check_eligible, draw, draw_counts
 from .spec import FlowSpec
@@ -137,7 +137,11 @@ class ResolvedFlow:
             cuts: tuple(rect for cut in sorted(cuts, key=str) for rect in by_knockout[cut])
             for cuts in set(bound.cuts)
         }
-        empty = tuple(str(cut) for cut, rects in by_knockout.items() if not rects)
+        empty = tuple(
+            str(cut)
+            for cut, rects in by_knockout.items()
+            if not rects and not (cut.target == ANSWER and layout.span(cut.source))
+        )
         resolved = cls(bound, layout, rectangles, empty, _draws(bound, layout))
         resolved._check()
         return resolved
@@ -178,10 +182,23 @@ class ResolvedFlow:
         """Whether nothing at all is cut in this layer."""
         return not self.rectangles[self.bound.cuts[layer - 1]] and not (self.draws and self.draws[layer - 1])
 
+    def cut_from_generated(self, layer: int) -> Span:
+        """The prompt tokens that generated tokens don't read in a layer beside those that `last` does not read.
+
+        A generated token belongs to the answer: it takes the cuts of `last` and those whose target is `answer`.
+        """
+        cuts = self.bound.cuts[layer - 1]
+        return merge(r for cut in cuts if cut.target == ANSWER for r in self.layout.span(cut.source))
+
+    @property
+    def cuts_generated(self) -> bool:
+        """Whether a rule cuts generated tokens off from anything, also where it cuts nothing of the prompt."""
+        return any(map(self.cut_from_generated, range(1, self.bound.num_layers + 1)))
+
     def _check(self) -> None:
         flow = self.bound.flow
         kept, total = self.kept_edges()
-        if kept == total and flow.kind not in UNCUT:
+        if kept == total and flow.kind not in UNCUT and not self.cuts_generated:
             why = f" ({', '.join(self.empty)}: a group is empty)" if self.empty else ""
             raise FlowError(f"flow {flow.text!r} cuts nothing in this prompt{why}")
         for cuts, layers in self.bound.distinct():

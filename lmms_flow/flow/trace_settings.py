@@ -21,7 +21,14 @@ MAP, GENERATION_PROBABILITY, LOGIT_LENS, ATTENTION = (
     "attention",
 )
 KINDS = (MAP, GENERATION_PROBABILITY, LOGIT_LENS, ATTENTION)
+WORDS = (
+    "words"  # the flow of single words of a generated answer: a kind that stands alone, and no part of `all`
+)
 STYLES = ("center", "inverse", "from_layer", "to_layer")
+RESTORE = "restore"
+# What a map does to the edges: cut in the scores, cut behind the softmax, given back in the clip played backwards.
+HOW = ("before_softmax", "after_softmax", RESTORE)
+AUTO = "auto"
 
 # The paper's figures of knockouts: 2; 3; 7; 8; and the last, which it plots without code.
 TARGET_SETS: Mapping[str, tuple[str, ...]] = {
@@ -31,6 +38,8 @@ TARGET_SETS: Mapping[str, tuple[str, ...]] = {
     "video_to_true_option": ("video:stem", "stem:true_option", "video:true_option"),
     "video_to_false_options": ("video:stem", "stem:false_options", "video:false_options"),
 }
+# Its figure of generated answers (D); no part of a map of questions, in whose prompts no answer has begun.
+OPEN_ENDED = ("video:question", "video:answer", "video:last", "question:last", "answer:last")
 # What the paper's scripts call them.
 PAPER_NAMES: Mapping[str, str] = {
     "cross-frame": "cross_frame",
@@ -55,13 +64,19 @@ class TraceSettings:
     """The settings of a trace, checked.
 
     Args:
-        kinds: what is read out, of `KINDS`, in their order.
-        knockouts: rules of the one-line language without layers; a target set's name stands for its rules.
+        kinds: what is read out, of `KINDS` in their order, or `WORDS` alone.
+        knockouts: rules of the one-line language without layers; a target set's name stands for its rules. Of words
+            they are the paper's five where none are said.
         window: how many layers a knockout cuts at once; None: the paper's 9, in models of fewer than its shallowest
             28 layers the same share of the depth.
         style: which layers are cut for a layer: `center`, a window around it; `inverse`, all but that window;
             `from_layer`, it and all later ones; `to_layer`, all up to it.
         layers: the layers that windows are centred on, as a range of the language.
+        how: what a map does to the edges, of `HOW`.
+        lens_layers: the layers that a lens reads, as a range of the language; `auto`: as many, evenly spread, as cost
+            a fifth of a prefill.
+        anchors: how many words of an answer are looked at, the first ones.
+        words: which words count, in lower case; none: all of them.
 
     Raises:
         FlowError: one of these means nothing; it names the nearest word that does.
@@ -72,16 +87,29 @@ class TraceSettings:
     window: int | None = None
     style: str = "center"
     layers: str = "all"
+    how: str = HOW[0]
+    lens_layers: str = AUTO
+    anchors: int = 3
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", _kinds(self.kinds))
-        object.__setattr__(self, "knockouts", _knockouts(self.knockouts))
+        own = OPEN_ENDED if WORDS in self.kinds and self.knockouts == tuple(TARGET_SETS) else self.knockouts
+        object.__setattr__(self, "knockouts", _knockouts(own))
         object.__setattr__(self, "window", _window(self.window))
         if self.style not in STYLES:
             raise FlowError(
                 f"there is no style {self.style!r}{nearest(str(self.style), STYLES)} (styles: {', '.join(STYLES)})"
             )
         object.__setattr__(self, "layers", _layers(self.layers))
+        if self.how not in HOW:
+            raise FlowError(
+                f"there is no how {self.how!r}{nearest(str(self.how), HOW)} (how: {', '.join(HOW)})"
+            )
+        object.__setattr__(self, "anchors", _count(self.anchors, "anchors"))
+        object.__setattr__(self, "words", tuple(word.lower() for word in _some_words(self.words)))
+        if self.lens_layers != AUTO:
+            object.__setattr__(self, "lens_layers", _layers(self.lens_layers))
 
     @classmethod
     def from_mapping(cls, values: object) -> TraceSettings:
@@ -101,11 +129,19 @@ class TraceSettings:
         return cls.from_mapping(values)
 
     def to_text(self) -> str:
-        """The settings in JSON, the same for the same meaning. Without a map it says nothing of knockouts."""
+        """The settings in JSON, the same for the same meaning. Without a map it says nothing of knockouts.
+
+        Of how the edges are cut it speaks where it is not the paper's way: what is journalled so far stays valid.
+        """
         values: dict[str, Any] = {"kinds": list(self.kinds)}
-        if MAP in self.kinds:
+        if MAP in self.kinds or WORDS in self.kinds:
             values |= {"knockouts": list(self.knockouts), "window": self.window}
             values |= {"style": self.style, "layers": self.layers}
+            values |= {} if self.how == HOW[0] or WORDS in self.kinds else {"how": self.how}
+        if LOGIT_LENS in self.kinds:
+            values["lens_layers"] = self.lens_layers
+        if WORDS in self.kinds:
+            values |= {"anchors": self.anchors, "words": list(self.words)}
         return json.dumps(values, separators=(",", ":"))
 
     def with_arguments(self, own: object, more: Mapping[str, Any], where: str) -> TraceSettings:
@@ -139,11 +175,20 @@ class TraceSettings:
         """The layers that windows are centred on. Raises FlowError for one that does not exist."""
         return tuple(LayerRange(self.layers).bind(num_layers))
 
+    def lens_layers_in(self, num_layers: int) -> tuple[int, ...] | None:
+        """The layers that a lens reads; None for `auto`. Raises FlowError for one that does not exist."""
+        return None if self.lens_layers == AUTO else tuple(LayerRange(self.lens_layers).bind(num_layers))
+
+    @property
+    def restores(self) -> bool:
+        """Whether a second run is needed, of the clip played backwards."""
+        return MAP in self.kinds and self.how == RESTORE
+
     @property
     def groups(self) -> frozenset[str]:
         """The groups whose tokens must be known before it can run."""
         named: set[str] = set()
-        if MAP in self.kinds:
+        if MAP in self.kinds or WORDS in self.kinds:
             named |= {group for each in self.knockouts for group in as_knockout(each).groups()}
         if LOGIT_LENS in self.kinds:
             named |= {"video"}
@@ -192,10 +237,17 @@ def _words(value: object, what: str) -> list[str]:
 
 def _kinds(value: object) -> tuple[str, ...]:
     words = _words(value, "the kinds of a trace")
+    if words == [WORDS]:
+        return (WORDS,)
     for word in words:
-        if word != "all" and word not in KINDS:
+        if word == WORDS:
             raise FlowError(
-                f"there is no kind of trace {word!r}{nearest(word, KINDS)} (kinds: {', '.join(KINDS)}, or all)"
+                "the kind 'words' stands alone: it asks for a longer answer than the other kinds read"
+            )
+        if word != "all" and word not in KINDS:
+            known = (*KINDS, WORDS)
+            raise FlowError(
+                f"there is no kind of trace {word!r}{nearest(word, known)} (kinds: {', '.join(known)}, or all)"
             )
     return tuple(kind for kind in KINDS if kind in words or "all" in words)
 
@@ -204,6 +256,9 @@ def _knockouts(value: object) -> tuple[str, ...]:
     found: list[str] = []
     for word in _words(value, "the knockouts of a trace"):
         name = PAPER_NAMES.get(word, word)
+        if word in ("open_ended", "vqrl-to-qrl"):
+            found += OPEN_ENDED
+            continue
         found += TARGET_SETS.get(name) or (_rule(word),)
     return tuple(dict.fromkeys(found))
 
@@ -230,6 +285,17 @@ def _window(value: object) -> int | None:
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 6) or int(text) < 1:
         raise FlowError(f"a window is a whole number of layers from 1, or auto, not {value!r}")
     return int(text)
+
+
+def _count(value: object, what: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 6) or int(text) < 1:
+        raise FlowError(f"{what} are a whole number from 1, not {value!r}")
+    return int(text)
+
+
+def _some_words(value: object) -> list[str]:
+    return [] if value in ((), [], None, "") else _words(value, "the words of an answer")
 
 
 def _layers(value: object) -> str:

@@ -1,18 +1,21 @@
 """The arms and traces of a benchmark, as tasks of their own, by one pattern of names.
 
 For a benchmark `tvbench_flow` there are `tvbench_flow_effective`, `tvbench_flow_blind` and so on, for each of its
-sub-tasks `tvbench_flow_blind_action_antonym`, and `tvbench_flow_leaderboard` with all of them beside the baseline. In
-the same way there is `tvbench_flow_map` and one for each other kind of trace, and `tvbench_flow_trace` that reads all
-kinds. They are not files: each is the four lines that a user would write, made when lmms-eval lists its tasks.
+sub-tasks `tvbench_flow_blind_action_antonym`, and `tvbench_flow_leaderboard` with all of them beside the baseline;
+`tvbench_flow_claims` has those that the claims of papers are about. In the same way there is `tvbench_flow_map` and one
+for each other kind of trace, `tvbench_flow_trace` that reads all kinds, and `tvbench_flow_restoration`. They are not
+files: each is the four lines that a user would write, made when lmms-eval lists its tasks.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from lmms_flow.claims.book import claim_arms
 from lmms_flow.flow.controls import (
     BLIND,
     FROZEN,
@@ -24,7 +27,7 @@ from lmms_flow.flow.controls import (
     SHUFFLED,
     SINGLE_FRAME,
 )
-from lmms_flow.flow.trace_settings import KINDS
+from lmms_flow.flow.trace_settings import KINDS, MAP, RESTORE
 
 Index: TypeAlias = dict[str, dict[str, Any]]  # lmms-eval's: name -> type, path of its YAML, members
 MADE = "lmms_flow_config"  # where an entry of the index has its configuration, in the place of a file
@@ -64,7 +67,22 @@ ARMS = (
 )
 
 # What the traces' names end with, and what they read out.
-TRACES: Mapping[str, tuple[str, ...]] = {**{kind: (kind,) for kind in KINDS}, "trace": KINDS}
+TRACES: Mapping[str, Sequence[str] | Mapping[str, str]] = {
+    **{kind: [kind] for kind in KINDS},
+    "trace": list(KINDS),
+    "restoration": {"kinds": MAP, "how": RESTORE},
+}
+
+
+def claim_tasks(prefix: str) -> tuple[ArmTask, ...]:
+    """The arms of a benchmark that the claims of papers are about; one that a leaderboard has keeps its name."""
+    known = {(arm.flow, arm.frame_order or ""): arm for arm in arms_of(prefix) if arm.num_frames is None}
+    return tuple(
+        known.get((arm.flow, arm.frame_order))
+        or ArmTask("cut_" + re.sub(r"\W+", "_", arm.flow), arm.flow, frame_order=arm.frame_order or None)
+        for arm in claim_arms()
+    )
+
 
 # What the arms' names begin with, and the task or group that they are arms of.
 BENCHMARKS = {
@@ -97,19 +115,21 @@ def add_arms(index: Index, read: ReadConfig) -> None:
             _add_group(index, read, name, config["base"], _settings(config))
     for prefix, base in BENCHMARKS.items():
         if base in index:
-            _add_leaderboard(index, read, prefix, base)
-            for name, kinds in TRACES.items():
-                _add_task(index, read, f"{prefix}_{name}", base, {"trace": list(kinds)})
+            _add_board(index, read, prefix, base, "leaderboard", arms_of(prefix))
+            _add_board(index, read, prefix, base, "claims", claim_tasks(prefix))
+            for name, trace in TRACES.items():
+                _add_task(index, read, f"{prefix}_{name}", base, {"trace": copy.deepcopy(trace)})
 
 
-def _add_leaderboard(index: Index, read: ReadConfig, prefix: str, base: str) -> None:
+def _add_board(
+    index: Index, read: ReadConfig, prefix: str, base: str, name: str, arms: Sequence[ArmTask]
+) -> None:
+    """A group of arms beside their baseline."""
     names = [base]
-    for arm in arms_of(prefix):
+    for arm in arms:
         names.append(f"{prefix}_{arm.name}")
         _add_task(index, read, names[-1], base, arm.settings)
-    index.setdefault(
-        f"{prefix}_leaderboard", _entry("group", {"group": f"{prefix}_leaderboard", "task": names})
-    )
+    index.setdefault(f"{prefix}_{name}", _entry("group", {"group": f"{prefix}_{name}", "task": names}))
 
 
 def _add_task(index: Index, read: ReadConfig, name: str, base: str, settings: Mapping[str, Any]) -> None:

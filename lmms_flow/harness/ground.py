@@ -10,6 +10,11 @@ MODELS = {
     "llava_vid_flow": "lmms_flow.model_wrappers.llava_vid.LlavaVidFlow",
     "internvl_flow": "lmms_flow.model_wrappers.internvl.InternvlFlow",
     "videollama3_flow": "lmms_flow.model_wrappers.videollama3.VideoLlama3Flow",
+    "qwen2_5_vl_flow": "lmms_flow.model_wrappers.hf_video.Qwen25VlFlow",
+    "qwen3_vl_flow": "lmms_flow.model_wrappers.hf_video.Qwen3VlFlow",
+    "llava_onevision_flow": "lmms_flow.model_wrappers.hf_video.LlavaOnevisionFlow",
+    "smolvlm_flow": "lmms_flow.model_wrappers.hf_video.SmolVlmFlow",
+    "hf_video_flow": "lmms_flow.model_wrappers.hf_video.HfVideoFlow",
 }
 
 _task_manager: Callable[[], Any] = lambda: None  # noqa: E731  (a weak reference, or this before there is one)

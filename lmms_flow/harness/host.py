@@ -24,6 +24,10 @@ from lmms_flow.errors import RunError
 from lmms_flow.versions import installed_version, what_to_install
 
 TASKS_MODULE = "lmms_eval.tasks"
+MODELS_MODULE, LISTED_MODELS = (
+    "lmms_eval.models",
+    "AVAILABLE_CHAT_TEMPLATE_MODELS",
+)  # what `lmms-eval models` prints
 _TAUGHT = "_lmms_flow_keys_are_known"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -34,9 +34,21 @@ def model_manifests() -> list[Any]:
     """The payload of the entry point ``lmms_eval.models``; also makes our tasks known to the host."""
     with _told():
         make_tasks_known()
+    return manifests_of(MODELS)
+
+
+def manifests_of(models: Mapping[str, str]) -> list[Any]:
+    """What an entry point of the group ``lmms_eval.models`` returns; ``lmms-eval models`` then lists the names too.
+
+    Args:
+        models: the dotted path of each wrapper by its name in lmms-eval.
+    """
     with _told():
         manifest = host.MANIFEST.take()
-        return [manifest(model_id=name, chat_class_path=path) for name, path in MODELS.items()]
+        listed = getattr(sys.modules.get(host.MODELS_MODULE), host.LISTED_MODELS, None)
+        if isinstance(listed, dict):
+            listed.update(models)
+        return [manifest(model_id=name, chat_class_path=path) for name, path in models.items()]
     return []
 
 

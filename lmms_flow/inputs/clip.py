@@ -26,6 +26,7 @@ class Frames:
     its way and the file states its duration. ``reader`` is the library that decoded them, ``notes`` say where the
     paper's loader would have taken others. ``places`` says which of these frames' pixels are shown in the place of
     each, where it is not its own (:class:`lmms_flow.inputs.frame_order.FrameOrder`).
+    ``length`` is how many frames the clip has, taken or not.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -35,6 +36,7 @@ class Frames:
     shown: tuple[float, ...] = ()
     reader: str = ""
     notes: tuple[str, ...] = ()
+    length: int = 0
     places: tuple[int, ...] = ()
 
     @property

@@ -23,7 +23,8 @@ class EncodedPrompt:
 
     `text` has one placeholder for the video; `offsets` say for each token which characters of `text` it is made of (a
     video token: the placeholder's). `video` and `frames` are token ranges. With `keeps_breaks` the line break behind
-    the question's own words and behind each option belongs to them, as the paper has it for VideoLLaMA3.
+    the question's own words and behind each option belongs to them, as the paper has it for VideoLLaMA3. `unit` is how
+    many frames each of `frames` is made of: some processors merge neighbours.
     """
 
     text: str
@@ -32,6 +33,7 @@ class EncodedPrompt:
     video: range
     frames: tuple[range, ...]
     keeps_breaks: bool = False
+    unit: int = 1
 
     def first_token(self, position: int, after: int) -> int:
         """The first token from `after` on that starts at the character `position` or later.

@@ -22,7 +22,7 @@ from lmms_flow.inputs.clock import read_clock, shown_times
 from lmms_flow.inputs.complaints import Complaints
 from lmms_flow.inputs.demux import read_track
 from lmms_flow.inputs.pyav import OtherFramesError
-from lmms_flow.inputs.sampling import frame_indices
+from lmms_flow.inputs.sampling import clip_bounds, frame_indices, timed_bounds
 from lmms_flow.inputs.timeline import Timeline, timeline
 from lmms_flow.inputs.track import Track
 
@@ -86,6 +86,7 @@ def _take(
         _shown(clip, clock, indices, track.path),
         reader,
         _notes(clip, clock, indices, track),
+        _length(clip, clock, track.path),
     )
 
 
@@ -100,6 +101,16 @@ def _indices(clip: Clip, clock: Timeline, file: Path) -> tuple[int, ...]:
     return frame_indices(
         clip.sampling, clip.num_frames, clock.length, clock.fps, start, end, clip.duration, path=file
     )
+
+
+def _length(clip: Clip, clock: Timeline, file: Path) -> int:
+    """How many frames lie between the clip's bounds."""
+    if clip.at or (clip.start is None and clip.end is None):
+        return clock.length
+    start, end = clock.at_rate(clip.start), clock.at_rate(clip.end)
+    bounds = timed_bounds if clip.sampling == "linspace" else clip_bounds
+    first, last = bounds(clock.length, clock.fps, start, end, path=file)
+    return max(last - first, 0) + 1
 
 
 def _read(

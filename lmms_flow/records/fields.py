@@ -22,6 +22,7 @@ class RunFields(TypedDict, total=False):
     frame_order: str
     checkpoint: str
     vision: str
+    frame_size: str
     base: str
     category: str
     pair: str
@@ -38,6 +39,7 @@ class PromptFields(TypedDict, total=False):
     edges_total: int | None
     groups_rule: str
     frames: tuple[int, ...]
+    unit: str
     reader: str
     flops: int | None
     flops_full: int | None

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from lmms_flow.errors import RecordError, one_line
 
-FORMAT = 3  # raise it whenever a field is added, renamed or dropped, or means something else
+FORMAT = 4  # raise it whenever a field is added, renamed or dropped, or means something else
 REMEDY = "delete the file and run again"
 
 # What a task says of a sample whose record was damaged between the model and the scoring.
@@ -45,6 +45,8 @@ class SampleRecord:
         int, ...
     ] = ()  # indices into the decoded video, in the order in which the model was shown them
     num_frames: int = 0  # asked for; 0 where no video was
+    unit: str = ""  # of cross_frame: "frame", or how many frames the processor merged into one
+    frame_size: str = ""  # the processor's limits for a frame's pixels
     frame_order: str = ""  # "reversed", "frozen", "shuffled:seed1"; empty: as the video was filmed
     reader: str = ""  # the library that decoded the video, with its version
     options: Mapping[str, float] = field(default_factory=dict)  # letter -> probability of being the answer

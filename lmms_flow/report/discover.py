@@ -20,6 +20,7 @@ import yaml
 from ..errors import FlowError, ReportError, nearest
 from ..flow import Flow
 from ..flow.pathway import KINDS, NOWHERE, written
+from ..flow.trace_settings import HOW
 from ..trace.bins import EFFECTIVE, LayerBins
 from ..trace.curves import Among, FlowMap, Of
 from .maps import read_maps
@@ -108,6 +109,8 @@ def discover(flow_map: FlowMap, rule: Rule) -> Discovery:
         raise FlowError(
             f"the threshold is a fall in per cent, below 0 and not below -100, not {rule.below:g}"
         )
+    if flow_map.how != HOW[0]:
+        raise FlowError(f"the rule needs cuts before the softmax, and this map's are made {flow_map.how}")
     if flow_map.style != "center":
         raise FlowError(f"the rule needs windows around each layer, and this map's style is {flow_map.style}")
     for task in rule.tasks:
@@ -125,7 +128,11 @@ def discover(flow_map: FlowMap, rule: Rule) -> Discovery:
 def _one(maps: Sequence[FlowMap], folders: Folders, checkpoint: str | None) -> FlowMap:
     """The map with a pathway's kinds in it, of the checkpoint where one is named."""
     where = ", ".join(map(str, folders))
-    usable = [each for each in maps if each.style == "center" and set(KINDS) <= set(each.knockouts)]
+    usable = [
+        each
+        for each in maps
+        if (each.style, each.how) == ("center", HOW[0]) and set(KINDS) <= set(each.knockouts)
+    ]
     if not usable:
         raise ReportError(
             f"no flow map with {', '.join(KINDS)} in windows around each layer in {where}: run a benchmark's map "

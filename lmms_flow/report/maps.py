@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ReportError
+from ..flow.trace_settings import HOW
 from ..records.arrays import Arrays
 from ..records.record import SampleRecord
 from ..trace.curves import FlowMap, MapSample
@@ -64,6 +65,7 @@ def _asked(one: Traced, about: Mapping[str, Any]) -> FlowMap:
             centres=tuple(map(int, about["centres"])),
             window=int(about["window"]),
             style=str(about["style"]),
+            how=str(about.get("how", HOW[0])),
             num_layers=int(about["num_layers"]),
             samples=(),
         )
@@ -91,7 +93,7 @@ def _sample(one: Traced, arrays: Arrays) -> MapSample:
             options=values["map.options"].astype(np.float64),
             prediction=values["map.prediction"].astype(np.int64),
             true_tokens=letter_tokens.get(true, ()),
-            right=None if true is None else _is_right(record, str(about["answer"]), about, true),
+            right=None if true is None else is_right(record, str(about["answer"]), about, true),
         )
         _check(made, len(about["knockouts"]), len(about["centres"]))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -99,7 +101,7 @@ def _sample(one: Traced, arrays: Arrays) -> MapSample:
     return made
 
 
-def _is_right(record: SampleRecord, answer: str, about: Mapping[str, Any], true: str) -> bool:
+def is_right(record: SampleRecord, answer: str, about: Mapping[str, Any], true: str) -> bool:
     """Whether the first token is the right letter; in the paper's protocol the baseline's may be of either case."""
     same = answer.upper() == true and record.protocol == "paper"
     return same or int(about["answer_token"]) in about["letter_tokens"][true]

@@ -38,13 +38,20 @@ def read_arms(folders: Folders, records: Folders = ()) -> list[Arm]:
     return read_runs(folders, records).arms
 
 
-def read_runs(folders: Folders, records: Folders = ()) -> Reading:
+def read_runs(folders: Folders, records: Folders = (), *, unscored: bool = False) -> Reading:
     """Reads lmms-eval's output folders (`--log_samples --output_path DIR`).
 
     Of two runs of the same arm and task the later one counts; a trace, whose answer is full attention's, counts where
-    no arm of its own was run. `records` are the folders in which the records of stock
-    tasks are looked up; where it is empty, those of the runs' own arguments are. Raises ReportError where there is
-    nothing to read, where records can't be told apart, or with file and line where a log is damaged.
+    no arm of its own was run.
+
+    Args:
+        folders: lmms-eval's.
+        records: the folders in which the records of stock tasks are looked up; where it is empty, those of the runs'
+            own arguments are.
+        unscored: whether no log need be scored: free answers are neither right nor wrong.
+
+    Raises:
+        ReportError: there is nothing to read, records can't be told apart, or, with file and line, a log is damaged.
     """
     arms: dict[tuple[Key, int], Arm] = {}
     notes: list[str] = []
@@ -67,7 +74,7 @@ def read_runs(folders: Folders, records: Folders = ()) -> Reading:
         notes += _limited(run)
     for run, rows in traced:  # the latest first
         _add_run(arms, run, rows, only_new=True)
-    if not arms:
+    if not arms and not (unscored and runs):
         where = ", ".join(str(folder) for folder in folders)
         raise ReportError(
             f"no sample logs that can be compared in {where}: run lmms-eval with --log_samples --output_path DIR"

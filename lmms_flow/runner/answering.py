@@ -21,6 +21,7 @@ from lmms_flow.engine import (
     ledger,
     one_vision_pass,
 )
+from lmms_flow.engine.both_ways import edges_of, reads_both_ways
 from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.errors import (
     SAMPLE_FAILURES,
@@ -236,8 +237,8 @@ class Answerer:
             beams = len(out.logits[0]) // len(batch)
             probabilities = out.logits[0][::beams].float().softmax(-1).cpu()
             seconds = time.perf_counter() - start - (vision.passes.seconds - encoded_before)
-            arrays = self._trace(batch[0], inputs)
-        written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+            written = out.sequences[: len(batch), inputs["input_ids"].shape[1] :]
+            arrays = self._trace(batch[0], inputs, written[0].tolist())
         answers = self.chat.tokenizer.batch_decode(written, skip_special_tokens=True)
         outcomes = [
             Outcome.ok(
@@ -254,11 +255,27 @@ class Answerer:
         ]
         return outcomes if arrays is None else [replace(outcomes[0], arrays=arrays)]
 
-    def _trace(self, one: Asked, inputs: Mapping[str, Tensor]) -> Arrays | None:
+    def _trace(self, one: Asked, inputs: Mapping[str, Tensor], answer: Sequence[int]) -> Arrays | None:
         """What a trace reads out of the same inputs; such a question runs in a batch of its own."""
         if one.trace is None or one.groups is None:
             return None
-        return Tracer(self.loaded, one.trace, inputs, one.groups).read()
+        corrupt = self._backwards(one.question) if one.trace.restores else None
+        return Tracer(self.loaded, one.trace, inputs, one.groups, corrupt, answer).read()
+
+    def _backwards(self, question: Prepared) -> dict[str, Tensor]:
+        """The inputs of the same prompt about the clip played backwards. Raises SampleError where it means nothing."""
+        frames = question.frames
+        if frames is None:
+            raise SampleError("restoration plays the clip backwards, and this question has no video")
+        if len(frames.indices) < 2:
+            raise SampleError("restoration plays the clip backwards, and one frame has no order")
+        prompt, tensors = self.chat.prompt(question.prompt.text, FrameOrder("reversed").apply(frames))
+        if prompt.input_ids != question.prompt.input_ids:
+            raise SampleError(
+                f"played backwards, the clip has other tokens ({len(prompt.input_ids)} in the prompt, not "
+                f"{len(question.prompt.input_ids)}): its edges can't be told from those of the clip"
+            )
+        return self.loaded.on_device(self.chat.batch([prompt], [tensors]))
 
     def _record(
         self, baseline: Baseline, inputs: Mapping[str, Tensor], generation: Mapping[str, Any]
@@ -302,6 +319,8 @@ class Answerer:
         windows = layer_windows(find_decoder(self.model)) or (None,) * one.arm.bound.num_layers
         full = sum(edges_in_window(num_tokens, window) for window in windows)
         kept, total = kept_edges_in(one.resolved, windows) if one.resolved else (full, full)
+        if reads_both_ways(self.model):  # its own masks say what there is
+            ((kept, total),) = edges_of(self.model, self._inputs([one.question]), [one.resolved])
         empty = one.resolved.empty if one.resolved else ()
         layout = num_tokens if one.resolved is None or one.groups is None else one.groups.layout
         try:
@@ -314,6 +333,7 @@ class Answerer:
             cost = None
         return {
             "frames": frames.displayed if frames else (),
+            "unit": _unit(one.question.prompt) if frames else "",
             "reader": frames.reader if frames else "",
             "edges_kept": kept,
             "edges_total": total,
@@ -365,6 +385,10 @@ def _seeded(batch: Sequence[Asked], gen_kwargs: Mapping[str, Any], seed: int) ->
     with torch.random.fork_rng():
         torch.manual_seed(int(digest([asked, seed] if seed != DEFAULT_SEED else asked)[:12], 16))
         yield
+
+
+def _unit(prompt: EncodedPrompt) -> str:
+    return "frame" if prompt.unit == 1 else f"{prompt.unit} frames"
 
 
 def _turn(one: Asked) -> tuple[Any, ...]:

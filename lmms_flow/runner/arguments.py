@@ -30,7 +30,13 @@ class ModelArguments:
     dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     device: str = ""  # cuda, cuda:1, cpu; empty: the GPU if there is one
     device_map: str = ""  # as transformers takes it, for a model on several GPUs
+    load_in_4bit: bool = False  # by bitsandbytes
+    load_in_8bit: bool = False  # the same
+    peft: str = ""  # repository id or folder of an adapter, on top of pretrained
     num_frames: int = 8  # of each video, where the task does not say
+    max_frames: int = 0  # at most, whatever the task says; 0: as many
+    min_pixels: int = 0  # of a frame, where the processor goes by a number of pixels; 0: as it is set
+    max_pixels: int = 0  # the same
     frame_order: str = ""  # of each video: reversed, frozen or shuffled:seed1; empty: as it was filmed
     batch_size: int = 1  # of questions
     reader: str = ANY_READER  # what decodes videos: "auto", "decord", "pyav" or "torchcodec"
@@ -42,13 +48,16 @@ class ModelArguments:
     trace_window: str = ""  # how many layers they cut at once
     trace_style: str = ""  # center, inverse, from_layer or to_layer
     trace_layers: str = ""  # on which their windows are centred
+    trace_how: str = ""  # before_softmax, after_softmax or restore
+    trace_lens_layers: str = ""  # that a lens reads
     dry_run: bool = False  # say what the run would cost, and end
     released_vision: bool = False  # VideoLLaMA3's vision tower runs as the paper's scripts ran it
 
     @property
     def trace(self) -> dict[str, str]:
         """The settings of traces that are given."""
-        named = {name: getattr(self, f"{TRACE}{name}") for name in ("knockouts", "window", "style", "layers")}
+        names = ("knockouts", "window", "style", "layers", "how", "lens_layers")
+        named = {name: getattr(self, f"{TRACE}{name}") for name in names}
         return {name: value for name, value in named.items() if value}
 
 
@@ -160,7 +169,7 @@ def _typed(name: str, value: Any, kind: type) -> Any:
             return text.lower() == "true"
         raise RunError(f"--model_args {name}={value}: write True or False")
     if kind is int:
-        if not (text.isascii() and text.isdigit() and len(text) < 9) or int(text) < 1:
+        if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) < 1:
             raise RunError(f"--model_args {name}={value}: write a whole number from 1")
         return int(text)
     return text

@@ -16,12 +16,16 @@ from lmms_flow.harness.host_cache import cache_in_use
 from lmms_flow.harness.host_flags import Flags
 from lmms_flow.harness.sample import QuestionId, Sample, question_of, traced
 from lmms_flow.inputs.frame_order import FrameOrder
+from lmms_flow.inputs.native_chat import pixel_limits
 from lmms_flow.records.fields import RunFields
 from lmms_flow.records.key import file_identity, package_versions, sample_key
 from lmms_flow.versions import installed_version
 
 from .generation import generation_key
 from .loaded import LoadedModel
+
+# Arguments that a key knows where they are given.
+_WHERE_SET = ("device_map", "load_in_4bit", "load_in_8bit", "peft", "max_frames", "min_pixels", "max_pixels")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Asking:
                 own, self.loaded.args.trace, f"task {task}"
             )
             settings.centres(self.loaded.flows.own.bound.num_layers)
+            settings.lens_layers_in(self.loaded.flows.own.bound.num_layers)
         except FlowError as error:
             raise RunError(str(error) if task in str(error) else f"task {task}: {error}") from None
         return settings
@@ -124,6 +129,7 @@ class Asking:
             "device": self.loaded.device.type,
             "batch_size": args.batch_size,
             **({"vision": "released"} if args.released_vision else {}),
+            **{name: getattr(args, name) for name in _WHERE_SET if getattr(args, name)},
             **package_versions(),
         }
 
@@ -158,6 +164,7 @@ class Asking:
             "num_frames": num_frames,
             "frame_order": _order_of(metadata, args.frame_order),
             "vision": "released" if args.released_vision else "",
+            "frame_size": pixel_limits(loaded.chat),
             "num_layers": loaded.flows.own.bound.num_layers,
             "runtime": self._runtime_in_words,
         }

@@ -26,7 +26,7 @@ from lmms_flow.records.key import clip_digest, digest, file_identity
 from .arguments import ModelArguments
 from .flows import Flows
 
-_ALL_GROUPS = Flow.load("video:question")  # what a prompt must show before its groups are given out
+ALL_GROUPS = Flow.load("video:question")  # what a prompt must show before its groups are given out
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +161,7 @@ class LoadedModel:
             raise SampleError(
                 f"answer={answer} names none of the {len(options)} options: their places count from 0"
             )
-        form = FORMS[self.form]
-        asked = question_text(form, question, options)
-        content = [{"type": "video", "url": str(video)}, {"type": "text", "text": asked}]
-        messages = [{"role": "user", "content": content}]
-        if options and form.answer:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": form.answer}]})
+        messages = self.messages(video, question, options)
         doc: dict[str, Any] = {"question": question, "candidates": list(options)}
         if answer is not None:
             doc["answer_letter"] = LETTERS[answer]
@@ -178,10 +173,27 @@ class LoadedModel:
         if order:
             frames = FrameOrder.parse(order).apply(frames, clip_digest(video))
         encoded, tensors = self.chat.prompt(self.chat.render(messages), frames)
-        groups = find_groups(encoded, asked, doc, _ALL_GROUPS)
+        asked = str(messages[0]["content"][-1]["text"])
+        groups = find_groups(encoded, asked, doc, ALL_GROUPS)
         inputs = self.on_device(self.chat.batch([encoded], [tensors]))
         words = tuple(map(str, self.tokenizer.convert_ids_to_tokens(list(encoded.input_ids))))
         return Prompt(inputs, groups.layout, groups.letters, frames, encoded.text, groups.rule, words)
+
+    def messages(self, video: str, question: str, options: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """A question as a task hands it over, put as the paper puts it to this model.
+
+        Args:
+            video: the file.
+            question: its words.
+            options: the words of each option.
+        """
+        form = FORMS[self.form]
+        asked = question_text(form, question, options)
+        content = [{"type": "video", "url": str(video)}, {"type": "text", "text": asked}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if options and form.answer:
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": form.answer}]})
+        return messages
 
     def on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inputs on the model's device, pixels in its dtype."""
@@ -206,9 +218,10 @@ class LoadedModel:
             raise SampleError(
                 f"the task gives its video as {type(video.get('url')).__name__}, not as a file's path"
             )
+        count = int(video.get("num_frames") or self.args.num_frames)
         return Clip(
             video["url"],
-            int(video.get("num_frames") or self.args.num_frames),
+            min(count, self.args.max_frames or count),
             video.get("start_time"),
             video.get("end_time"),
             video.get("sampling") or self.sampling,

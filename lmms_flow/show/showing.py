@@ -147,6 +147,7 @@ def show(one: Shown, png: Path | None) -> None:
     print_tables(console, [TextTable("", tuple(map(TextColumn, heads, zip(*lines, strict=True))))])
     share = f"{kept:,} of {total:,} ({100 * kept / total:.1f} %)"
     say(console, f"edges kept: {share}, of one head, over all layers")
+    say(console, f"the unit of cross_frame is a frame: {len(one.subject.layout.frames)} of them here")
     for rule in one.resolved.empty:
         say(console, f"{rule} cuts nothing in this prompt: a group is empty")
     routes = one.routes()

@@ -47,9 +47,12 @@ class VideoAttention(ReadOut):
             raise FlowError("attention to the video needs the frames' tokens, and the layout has no frames")
         self._frames = [len(frame) for frame in layout.frames]
         self._video = layout.groups["video"][0]
-        self._prompt = {name: _tokens(layout, name) for name in self._chosen(layout)}
-        self._rows = torch.unique(torch.cat([*self._prompt.values(), torch.zeros(0, dtype=torch.long)]))
-        names = [*self._prompt, *([GENERATED] if self.generated else [])]
+        prompt = {name: _tokens(layout, name) for name in self._chosen(layout)}
+        self._rows = torch.unique(torch.cat([*prompt.values(), torch.zeros(0, dtype=torch.long)]))
+        # target -> where its rows stand among `_rows`, on the host and copied to each device once
+        self._places = {name: torch.searchsorted(self._rows, rows) for name, rows in prompt.items()}
+        self._sent: dict[torch.device, dict[str, Tensor]] = {}
+        names = [*prompt, *([GENERATED] if self.generated else [])]
         depth = len(decoder_layers(find_decoder(model)))
         # target -> layer -> what each call gave, [row, frame] and [row, video token]
         self._by_frame: dict[str, list[list[Tensor]]] = {name: [[] for _ in range(depth)] for name in names}
@@ -75,11 +78,15 @@ class VideoAttention(ReadOut):
         """
         if first:
             if self.generated:
-                self._keep(GENERATED, layer, self._to_video(weights, torch.arange(weights.num_rows), first))
+                video = self._to_video(weights, torch.arange(weights.num_rows), first)
+                self._by_frame[GENERATED][layer - 1].append(self._to_frames(video))
+                self._by_token[GENERATED][layer - 1].append(video)
         elif len(self._rows):
             video = self._to_video(weights, self._rows, first)
-            for name, rows in self._prompt.items():
-                self._keep(name, layer, video[send(torch.searchsorted(self._rows, rows), video.device)])
+            frames = self._to_frames(video)
+            for name, places in self._places_on(video.device).items():
+                self._by_frame[name][layer - 1].append(frames[places])
+                self._by_token[name][layer - 1].append(video[places].mean(0, keepdim=True))
 
     def _to_video(self, weights: Weights, rows: Tensor, first: int) -> Tensor:
         """The weights of rows on the video's tokens, [row, video token]."""
@@ -88,10 +95,17 @@ class VideoAttention(ReadOut):
         video = pooled(weights, rows, self._heads)[:, start:stop]
         return nn.functional.pad(video, (len(self._video) - video.shape[1], 0))
 
-    def _keep(self, name: str, layer: int, video: Tensor) -> None:
-        frames = torch.stack([part.sum(-1) for part in torch.split(video, self._frames, -1)], -1)
-        self._by_frame[name][layer - 1].append(frames)
-        self._by_token[name][layer - 1].append(video if name == GENERATED else video.mean(0, keepdim=True))
+    def _to_frames(self, video: Tensor) -> Tensor:
+        """Sums over each frame's tokens of [row, video token]: [row, frame]."""
+        if len(set(self._frames)) == 1:  # the paper's case, in one step: a GPU waits for the many small ones
+            frames: Tensor = video.unflatten(-1, (len(self._frames), -1))
+            return frames.sum(-1)
+        return torch.stack([part.sum(-1) for part in torch.split(video, self._frames, -1)], -1)
+
+    def _places_on(self, device: torch.device) -> dict[str, Tensor]:
+        if device not in self._sent:
+            self._sent[device] = {name: send(places, device) for name, places in self._places.items()}
+        return self._sent[device]
 
     def tensors(self) -> dict[str, Tensor]:
         """`attention.<target>` [layer, query row, frame] and `attention.<target>.tokens` [layer, video token]."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FlowError, nearest
-from ..flow.trace_settings import SHALLOWEST, scaled_to_depth
+from ..flow.trace_settings import HOW, SHALLOWEST, scaled_to_depth
 from .bins import PAPER_BIN, LayerBins
 
 Array: TypeAlias = NDArray[np.float64]
@@ -106,6 +106,7 @@ class FlowMap:
         style: which layers are cut for a layer (`TraceSettings.style`).
         num_layers: of the model.
         samples: one a question.
+        how: where a cut edge loses its weight (`TraceSettings.how`).
     """
 
     checkpoint: str
@@ -118,6 +119,7 @@ class FlowMap:
     style: str
     num_layers: int
     samples: tuple[MapSample, ...]
+    how: str = HOW[0]
 
     @property
     def asked(self) -> tuple[object, ...]:

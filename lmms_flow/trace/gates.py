@@ -53,6 +53,15 @@ class GateGradients:
     read_out: str
     steps: int
 
+    @property
+    def relative_change(self) -> Tensor:
+        """What the effects make of the answer's probability, in per cent as a sweep tells it, [knockout, layer].
+
+        Between -100 and what a probability of 1 would be: an effect that is taken to be linear knows no such bounds.
+        """
+        share = self.effects.expm1() if self.read_out == "log_probability" else self.effects / self.baseline
+        return 100 * share.clamp(-1, (1 - self.baseline) / self.baseline)
+
 
 def gate_gradients(
     model: Any,

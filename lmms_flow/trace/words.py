@@ -108,6 +108,7 @@ def word_frequencies(
     bins: Bins = "exact",
     width: int = PAPER_BIN,
     at_least: int = PAPER_HITS,
+    layers: Sequence[int] | None = None,
 ) -> WordFrequencies:
     """How each word's hits are spread over bins of layers, words with fewer than `at_least` hits left out.
 
@@ -117,15 +118,19 @@ def word_frequencies(
         bins: "exact", or "paper" for the released code's, which overlap by a layer.
         width: layers in a bin.
         at_least: hits of a word over all layers.
+        layers: that the lens read, the last one of the model with them; all by default. Bins with more of them weigh
+            more.
 
     Raises:
         FlowError: the counts are not of these words, or there are no such bins.
     """
     if len(counts) != len(words):
         raise FlowError(f"counts of {len(counts)} words were given with {len(words)} names")
-    ranges = layer_bins(counts.shape[1], width, bins)
+    read = _read_layers(counts.shape[1], layers)
+    ranges = layer_bins(max(read), width, bins)
     often = [place for place, row in enumerate(counts) if int(row.sum()) >= max(1, at_least)]
-    summed = torch.stack([counts[often, span.start - 1 : span.stop - 1].sum(-1) for span in ranges], -1)
+    entries = [[place for place, layer in enumerate(read) if layer in span] for span in ranges]
+    summed = torch.stack([counts[often][:, each].sum(-1) for each in entries], -1)
     shares = summed.double() / summed.sum(-1, keepdim=True)
     mean = shares.mean(0) if often else torch.zeros(len(ranges), dtype=torch.double)
     return WordFrequencies(tuple(words[place] for place in often), ranges, shares, mean)
@@ -140,24 +145,28 @@ def words_on_frame(
     *,
     shape: tuple[int, int] | None = None,
     before: int = 0,
+    layers: Sequence[int] | None = None,
 ) -> list[list[str]]:
     """The most probable word of each patch of a frame, row by row (paper, Fig 5).
 
     Args:
         tokenizer: of the model.
-        tokens: `logit_lens.tokens`, [layer, video token, k], of all layers.
+        tokens: `logit_lens.tokens`, [layer, video token, k].
         layout: of the prompt.
         frame: from 0, as in `frame.0`.
         layer: from 1.
         shape: rows and columns of the frame's patches; a square by default.
         before: tokens of the frame that stand in front of its patches (a time stamp, a separator).
+        layers: that the lens read; all by default.
 
     Raises:
         FlowError: there is no such frame or layer, or its tokens are no such grid.
     """
     (span,) = layout.span(f"frame.{frame}")
-    if not 1 <= layer <= len(tokens):
-        raise FlowError(f"layer {layer} does not exist, the lens has layers 1-{len(tokens)}")
+    read = _read_layers(len(tokens), layers)
+    if layer not in read:
+        has = f"1-{len(tokens)}" if layers is None else ", ".join(map(str, read))
+        raise FlowError(f"layer {layer} does not exist, the lens has layers {has}")
     patches = len(span) - before
     side = isqrt(max(0, patches))
     rows, columns = (side, side) if shape is None else shape
@@ -167,9 +176,16 @@ def words_on_frame(
             "say its shape=(rows, columns), and how many tokens stand before it"
         )
     start = span.start - layout.groups["video"][0].start + before
-    top = tokens[layer - 1, start : start + rows * columns, 0].tolist()
+    top = tokens[read.index(layer), start : start + rows * columns, 0].tolist()
     words = [tokenizer.decode([token]).strip() for token in top]
     return [words[row * columns : (row + 1) * columns] for row in range(rows)]
+
+
+def _read_layers(count: int, layers: Sequence[int] | None) -> list[int]:
+    read = list(range(1, count + 1)) if layers is None else list(layers)
+    if len(read) != count:
+        raise FlowError(f"the lens read {count} layers, and {len(read)} are named")
+    return read
 
 
 def frame_names(layout: Layout, num_frames: int) -> tuple[str, ...]:

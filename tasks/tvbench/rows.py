@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lmms_flow.tasks.questions import Question, dataset
@@ -25,18 +26,20 @@ CLIPPED = ("action_localization", "action_sequence")
 
 
 def process_docs(rows: Any) -> Any:
-    """FunAILab/TVBench, one configuration a sub-task; clips anywhere below `$HF_HOME/tvbench`, as lmms-eval looks.
-
-    Two sub-tasks may have clips of one name, so the sub-task's own folder comes first.
-    """
+    """FunAILab/TVBench, one configuration a sub-task; clips anywhere below `$HF_HOME/tvbench`."""
     folder, sub_task = clips_folder("tvbench"), str(rows.config_name)
-    sub_folders = (sub_task, "", *(name for name in TVBENCH if name != sub_task))
+    places = folders_of(folder, sub_task)
 
     def read(numbered: tuple[int, Mapping[str, Any]]) -> Question:
         index, row = numbered
-        places = (folder / base / sub for sub in sub_folders for base in ("video", "videos", "data", ""))
         bounds = (row.get("start"), row.get("end")) if sub_task in CLIPPED else (None, None)
         video = existing(place / row["video"] for place in places)
         return of_sub_task(row, sub_task, index, video, *bounds)
 
     return dataset(enumerate(rows), read)
+
+
+def folders_of(folder: Path, sub_task: str) -> list[Path]:
+    """Where a clip may lie, as lmms-eval looks; the sub-task's own folder first: two may have clips of one name."""
+    sub_folders = (sub_task, "", *(name for name in TVBENCH if name != sub_task))
+    return [folder / base / sub for sub in sub_folders for base in ("video", "videos", "data", "")]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from matplotlib.figure import Figure
 
 from ...errors import FlowError
 from ...plots import other_style
-from ...trace.curves import Curve, FlowMap, on_common_questions
+from ...trace.curves import Curve, on_common_questions
 from .curve_figures import below, draw_curve, finish, lowest
 from .map_section import Drawn
 from .parts import Block, short_checkpoint
@@ -24,16 +23,19 @@ def beside_their_bases(drawn: Sequence[Drawn], seed: int) -> Iterator[Block]:
     alike: dict[tuple[object, ...], list[Drawn]] = {}
     for one in drawn:
         if RULE in one.map.knockouts:
-            alike.setdefault(_asked_alike(one.map), []).append(one)
+            asked = (
+                one.map.benchmark,
+                one.map.protocol,
+                one.map.frames,
+                one.map.style,
+                one.map.window,
+                one.map.how,
+            )
+            alike.setdefault(asked, []).append(one)
     for maps in alike.values():
         latest = {one.map.checkpoint: one for one in maps}
         if len(latest) > 1:
             yield _block(list(latest.values())[:MOST], seed)
-
-
-def _asked_alike(of: FlowMap) -> tuple[object, ...]:
-    """What the maps of a figure have in common: everything but the model and which other edges were cut."""
-    return replace(of, checkpoint="", num_layers=0, knockouts=(), centres=(), samples=()).asked
 
 
 def _block(maps: Sequence[Drawn], seed: int) -> Block:
@@ -52,7 +54,7 @@ def _block(maps: Sequence[Drawn], seed: int) -> Block:
         f"{' and '.join(names)} on the {asked} questions of {benchmark} that all of them were asked; each curve is the "
         f"mean over what its checkpoint answers right ({', '.join(str(curve.questions) for curve in curves)})."
     )
-    name = slug("bases", benchmark, maps[0].map.style, maps[0].map.window)
+    name = slug("bases", benchmark, maps[0].map.style, maps[0].map.window, maps[0].map.how)
     return Block(text=text, pictures=(_picture(name, benchmark, names, curves),))
 
 

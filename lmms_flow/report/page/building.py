@@ -38,6 +38,8 @@ from .parts import Section
 from .pictures import page_style, slug
 from .ran import commands, ran_section
 from .readout_section import readout_sections
+from .restoration_section import restoration_section
+from .word_section import word_section
 
 Folders = Sequence[str | Path]
 
@@ -74,7 +76,8 @@ def report(folders: Folders, output: Path, options: Options) -> Report:
     """
     if output.suffix.lower() != ".html":
         raise ReportError(f"--output {output}: write a name that ends in .html")
-    made = make(read_runs(folders, options.records), read_traces(folders, options.records), options)
+    traced = read_traces(folders, options.records)
+    made = make(read_runs(folders, options.records, unscored=bool(traced)), traced, options)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(html(made, folders), encoding="utf-8")
     beside = output.with_suffix("")
@@ -125,6 +128,12 @@ def _sections(
     maps = map_section(drawn, more, of_traces)
     if maps:
         yield maps
+    restorations = restoration_section(traced, options.seed, of_traces)
+    if restorations:
+        yield restorations
+    words = word_section(traced, options.seed, of_traces)
+    if words:
+        yield words
     drawers = {"attention": frames_with_attention, "lens": frames_with_words} if options.with_frames else {}
     for section in readout_sections(gather(traced), drawn, of_traces, options.seed):
         drawer = drawers.get(section.name)
@@ -133,7 +142,8 @@ def _sections(
     failures = failure_section(boards, drawn, of_arms)
     if failures:
         yield failures
-    yield ledger_section(boards, of_arms)
+    if boards:
+        yield ledger_section(boards, of_arms)
 
 
 # The page

@@ -26,7 +26,7 @@ class Gathered:
     benchmark: str
     clips: dict[str, list[str]] = field(default_factory=dict)
     probabilities: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)  # each [layer]
-    words: list[Counter[str]] = field(default_factory=list)  # of each layer
+    words: dict[int, Counter[str]] = field(default_factory=dict)  # of each layer that was read
     attention: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)  # each [layer, frame]
     merged: int = 1  # frames of the video that are one in the prompt, as in pairs
 
@@ -75,12 +75,12 @@ class Gathered:
             return
         names = about.get("words")
         words = names if isinstance(names, Mapping) else {}
-        while len(self.words) < len(tokens):
-            self.words.append(Counter())
-        for layer, of_layer in enumerate(tokens[..., 0]):
+        layers = about.get("lens_layers") or range(1, len(tokens) + 1)
+        for layer, of_layer in zip(layers, tokens[..., 0], strict=True):  # type: ignore[call-overload]
             ids, counts = np.unique(of_layer, return_counts=True)
+            counter = self.words.setdefault(layer, Counter())
             for token, count in zip(ids.tolist(), counts.tolist(), strict=True):
-                self.words[layer][word_of(words.get(str(token)), token)] += count
+                counter[word_of(words.get(str(token)), token)] += count
 
 
 def word_of(text: object, token: int) -> str:

@@ -56,6 +56,8 @@ class Drawn:
         )
         if one.style in SIDES:
             window = "all layers up to it" if one.style == "to_layer" else "it and all later layers"
+        if one.how == "after_softmax":
+            window += ", weights zeroed after the softmax"
         return f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {window}"
 
     def ranges(self) -> dict[str, LayerBins]:

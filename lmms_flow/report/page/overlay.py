@@ -26,7 +26,7 @@ TRIED = 20  # questions that are looked at for one that can be drawn
 TARGETS = ("question", "options", "last")
 LENS_BINS = 3  # of the layers that words are drawn of
 LENS_PIXELS = 96  # of a frame with words, which must stay readable
-PALE = 0.35  # of the frame behind its words
+BLACK = "#000000"  # on a pale frame, in a dark page too
 
 
 def frames_with_attention(traced: Sequence[Traced]) -> Block | None:
@@ -79,33 +79,33 @@ def frames_with_words(traced: Sequence[Traced]) -> Block | None:
         if frames is None or not isinstance(words, Mapping):
             continue
         top = arrays.values["logit_lens.tokens"][..., 0]
-        layers = list(arrays.about.get("lens_layers") or range(1, len(top) + 1))  # those that were read
         name = slug("words", one.record.base or one.record.task, one.record.doc_id)
         text = (
             f"Question {one.record.id} of {one.record.base or one.record.task}: the word nearest to each token, drawn "
             "where it lies, the commonest one of the layers of a bin."
         )
-        return Block(text=text, pictures=tuple(_word_pictures(frames, top, layers, words, name)))
+        read = list(arrays.about.get("lens_layers") or range(1, len(top) + 1))
+        return Block(text=text, pictures=tuple(_word_pictures(frames, top, read, words, name)))
     return None
 
 
 def _word_pictures(
     frames: Seen, top: Any, read: Sequence[int], words: Mapping[str, str], name: str
 ) -> Iterator[Picture]:
-    """`top` is [layer that was read, video token], the likeliest token's id."""
+    """`top` is [layer, video token], the likeliest token's id; `read` says which layers those are."""
     bins = LayerBins.of([0.0] * len(top), bin_in(len(top)))
     numbers = np.unique(np.linspace(0, len(bins.means) - 1, LENS_BINS).round().astype(int)).tolist()
     shown = _spread(len(frames.pixels), 4 if frames.side <= 6 else 2)
     for number in numbers:
-        places = [layer - 1 for layer in bins.layers(number)]
+        places = [place - 1 for place in bins.layers(number)]
+        layers = [read[place] for place in places]
         said = [_commonest(top[places, token], words) for token in range(top.shape[1])]
         grids = {frame: frames.grid(np.array(said, dtype=object), frame) for frame in shown}
-        first, last = read[places[0]], read[places[-1]]
-        title = f"layers {first}-{last}" if last > first else f"layer {first}"
+        title = f"layers {layers[0]}-{layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
         most = ", ".join(f"{word} {count} times" for word, count in Counter(said).most_common(5))
         alt = f"Words nearest to the video's tokens in {title}, drawn on {len(shown)} frames; of all tokens: {most}."
         figure = _word_figure(frames, grids, title)
-        yield Picture(f"{name}-{first}", f"{title.capitalize()}: words on frames.", alt, figure)
+        yield Picture(f"{name}-{layers[0]}", f"{title.capitalize()}: words on frames.", alt, figure)
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -121,7 +121,7 @@ def _commonest(tokens: Any, words: Mapping[str, str]) -> str:
 
 
 def _word_figure(frames: Seen, grids: Mapping[int, Any], title: str) -> Figure:
-    """Frames behind their words, two in a row, with a word in each cell."""
+    """Pale frames, two in a row, with a word in each cell."""
     rows = -(-len(grids) // 2)
     figure = Figure(figsize=(PANEL[0], 0.35 + 1.95 * rows), layout="constrained")
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
@@ -130,12 +130,13 @@ def _word_figure(frames: Seen, grids: Mapping[int, Any], title: str) -> Figure:
         small = Image.fromarray(np.ascontiguousarray(frames.pixels[number])).resize(
             (LENS_PIXELS, LENS_PIXELS)
         )
-        # Pale on a white page and dim on a dark one, whose ink the words have.
-        box = (0, frames.side, frames.side, 0)
-        axes.imshow(np.asarray(small), alpha=PALE, extent=box, interpolation="none")
+        pale = 255 - (255 - np.asarray(small, dtype=np.float64)) * 0.35
+        axes.imshow(pale.astype(np.uint8), extent=(0, frames.side, frames.side, 0), interpolation="none")
         for (row, column), word in np.ndenumerate(grid):
             size = min(7.0, 72 * cell / (0.65 * max(2, len(word))))
-            axes.text(column + 0.5, row + 0.5, literal(word), ha="center", va="center", fontsize=size)
+            axes.text(
+                column + 0.5, row + 0.5, literal(word), ha="center", va="center", fontsize=size, color=BLACK
+            )
         axes.set_title(f"frame {number + 1}", fontsize="small", loc="left")
     for axes in panels:
         axes.set_axis_off()

@@ -69,7 +69,7 @@ def commands(runs: Sequence[Run], *, traces: bool | None = None) -> tuple[str, .
 
 def _has_traces(run: Run) -> bool:
     tasks = map(task_of, run.logs)
-    kinds = r"_flow_(map|trace|generation_probability|logit_lens|attention)(_|$)"
+    kinds = r"_flow_(map|trace|restoration|words|generation_probability|logit_lens|attention)(_|$)"
     return any(re.search(kinds, task) for task in tasks)
 
 

@@ -93,22 +93,27 @@ def _curve(one: Gathered, name: str, label: str, seed: int) -> Curve | None:
 def _lens(one: Gathered) -> Block | None:
     if not one.words:
         return None
-    totals = np.array([max(1, sum(counter.values())) for counter in one.words])
+    layers = sorted(one.words)
+    counters = [one.words[layer] for layer in layers]
+    totals = np.array([max(1, sum(counter.values())) for counter in counters])
     strength: Counter[str] = Counter()
-    for counter, total in zip(one.words, totals, strict=True):
+    for counter, total in zip(counters, totals, strict=True):
         for word, count in counter.items():
             strength[word] = max(strength[word], round(1e6 * count / total))
     words = sorted(
-        (word for word, _ in strength.most_common(WORDS)), key=lambda word: _middle(one.words, word)
+        (word for word, _ in strength.most_common(WORDS)), key=lambda word: _middle(counters, word)
     )
-    shares = np.array([[counter[word] for counter in one.words] for word in words]) / totals
+    shares = np.array([[counter[word] for counter in counters] for word in words]) / totals
     figure = Figure(figsize=(PANEL[0], 1.1 + 0.2 * len(words)), layout="constrained")
     axes = figure.subplots()
     heat(figure, axes, 100 * shares, "video tokens (%)")
     axes.set_yticks(range(len(words)), [literal(word) for word in words], fontsize=7.5)
     axes.set_xlabel("layer")
+    if layers != list(range(1, len(layers) + 1)):  # some layers alone were read: each column by its own
+        step = max(1, -(-len(layers) // 14))
+        axes.set_xticks(range(1, len(layers) + 1, step), [str(layer) for layer in layers[::step]])
     strongest = zip(words, shares.argmax(axis=1).tolist(), strict=True)
-    told = "; ".join(f"{word} most in layer {layer + 1}" for word, layer in strongest)
+    told = "; ".join(f"{word} most in layer {layers[place]}" for word, place in strongest)
     caption = (
         f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: the {len(words)} commonest words by layer."
     )
@@ -117,6 +122,6 @@ def _lens(one: Gathered) -> Block | None:
 
 
 def _middle(counters: Sequence[Counter[str]], word: str) -> float:
-    """The layer around which a word is spoken."""
+    """The place around which a word is spoken."""
     counts = np.array([counter[word] for counter in counters], dtype=float)
     return float((counts * np.arange(len(counts))).sum() / max(1.0, counts.sum()))

@@ -1,0 +1,1 @@
+"""What papers say about where the answer flows, as predictions that any run can be held against."""
