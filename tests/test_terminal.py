@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,33 @@ def test_json_of_show_and_of_the_tasks(capsys: pytest.CaptureFixture[str]) -> No
     listed = json.loads(capsys.readouterr().out)
     assert {"name": "flowbench_flow_leaderboard", "group": True} in listed["tasks"]
     assert Path(listed["folder"]).is_dir()
+
+
+ROOT = Path(__file__).parents[1]
+RUN_HERE = ("compare", "flows", "show", "tasks")  # of the README's commands, those that need no model
+
+
+def readme_commands() -> list[list[str]]:
+    """The commands of the README that this test can run, each once; what stands for a user's own word is left out."""
+    found = re.findall(
+        r"(?:^ {4}|`)lmms-flow ([a-z]+[^`\n#]*)", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    split = [shlex.split(text) for text in dict.fromkeys(each.strip() for each in found)]
+    whole = [words for words in split if len(words) > 1 or words[0] in ("flows", "tasks")]  # not a bare name
+    return [words for words in whole if words[0] in RUN_HERE and not any(word.isupper() for word in words)]
+
+
+def test_the_readme_has_such_commands() -> None:
+    assert {words[0] for words in readme_commands()} >= {"compare", "flows", "tasks"}
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_the_readmes_commands_fit_80_columns(
+    words: list[str], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(out.parent)
+    status, text = in_terminal(lambda: main(words), 80)
+    assert status == 0, text
+    assert text.strip()
+    tables = [line for line in text.splitlines() if not line.startswith("/")]  # a path is never broken
+    assert widest("\n".join(tables)) <= 80
