@@ -146,8 +146,8 @@ def _text_around(case: Case, visual: set[int]) -> None:
     around = []
     for span in case.asked.prompt.frames:
         places = [place for place in span if place in visual]
-        before, behind = range(span.start, places[0]), range(places[-1] + 1, span.stop)
-        around.append([_words(tokens([ids[place] for place in part])) for part in (before, behind)])
+        outside = range(span.start, places[0]), range(places[-1] + 1, span.stop)
+        around.append([_words(tokens([ids[place] for place in part])) for part in outside])
     closing = around[-1][1]
     for number, ((_, behind), (before, _)) in enumerate(pairwise(around)):
         require(

@@ -250,7 +250,9 @@ def _last(case: Case, flow: str, *asked_and_engine: Asked | str) -> Tensor:
     asked = [one for one in asked_and_engine if isinstance(one, Asked)]
     engine = next((one for one in asked_and_engine if isinstance(one, str)), "dense")
     with torch.no_grad(), _under(case, flow, asked, engine):
-        logits = case.model(**case.inputs(*asked), **keeping(case.model, 1)).logits[:, -1].float().cpu()
+        logits: Tensor = (
+            case.model(**case.inputs(*asked), **keeping(case.model, 1)).logits[:, -1].float().cpu()
+        )
     return logits[0] if len(asked) == 1 else logits
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import transformers as t
@@ -511,7 +512,7 @@ NATIVE: dict[str, Native] = {
     ),
     "internvl": Native(_internvl, _internvl_processor, (*MARKS, "<video>"), NATIVE_TEMPLATE, _INTERN_NAMES),
     "internvl3_5": Native(
-        lambda *args: _internvl(*args, text="Qwen3"),
+        partial(_internvl, text="Qwen3"),
         _internvl_processor,
         (*MARKS, "<video>"),
         NATIVE_TEMPLATE,
