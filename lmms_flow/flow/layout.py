@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -20,6 +21,8 @@ GIVEN = (*BASE_GROUPS, *QUESTION_PARTS, ANSWER)  # to a layout
 GROUPS = (*GIVEN, TEXT)
 FIRST_FRAME, LAST_FRAME = "frame.first", "frame.last"
 _FRAME = re.compile(r"frame\.(0|-?[1-9][0-9]{0,5})")
+
+TOO_NEAR = 0.75  # a group of one's own whose name is as near to one of ours is taken for a slip
 
 Span: TypeAlias = tuple[range, ...]
 
@@ -93,9 +96,10 @@ def _as_span(value: Any, name: str) -> Span:
 def _own_span(name: str, value: Any, num_tokens: int) -> Span:
     """The tokens of a group of the user's own. Raises FlowError."""
     close = nearest(name, GROUPS) if isinstance(name, str) else ""
-    if not may_be_named(name):
+    if not may_be_named(name) or get_close_matches(name, GROUPS, n=1, cutoff=TOO_NEAR):
         raise FlowError(
-            f"layout: there is no group {name!r}{close}; a group of your own has small letters, digits and '_'"
+            f"layout: there is no group {name!r}{close}; a group of your own has small letters, digits and '_', "
+            "and no name that is nearly one of ours"
         )
     ranges = as_ranges(value, num_tokens)
     try:
