@@ -26,7 +26,7 @@ TRIED = 20  # questions that are looked at for one that can be drawn
 TARGETS = ("question", "options", "last")
 LENS_BINS = 3  # of the layers that words are drawn of
 LENS_PIXELS = 96  # of a frame with words, which must stay readable
-BLACK = "#000000"  # on a pale frame, in a dark page too
+PALE = 0.35  # of the frame behind its words
 
 
 def frames_with_attention(traced: Sequence[Traced]) -> Block | None:
@@ -121,7 +121,7 @@ def _commonest(tokens: Any, words: Mapping[str, str]) -> str:
 
 
 def _word_figure(frames: Seen, grids: Mapping[int, Any], title: str) -> Figure:
-    """Pale frames, two in a row, with a word in each cell."""
+    """Frames behind their words, two in a row, with a word in each cell."""
     rows = -(-len(grids) // 2)
     figure = Figure(figsize=(PANEL[0], 0.35 + 1.95 * rows), layout="constrained")
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
@@ -130,13 +130,12 @@ def _word_figure(frames: Seen, grids: Mapping[int, Any], title: str) -> Figure:
         small = Image.fromarray(np.ascontiguousarray(frames.pixels[number])).resize(
             (LENS_PIXELS, LENS_PIXELS)
         )
-        pale = 255 - (255 - np.asarray(small, dtype=np.float64)) * 0.35
-        axes.imshow(pale.astype(np.uint8), extent=(0, frames.side, frames.side, 0), interpolation="none")
+        # Pale on a white page and dim on a dark one, whose ink the words have.
+        box = (0, frames.side, frames.side, 0)
+        axes.imshow(np.asarray(small), alpha=PALE, extent=box, interpolation="none")
         for (row, column), word in np.ndenumerate(grid):
             size = min(7.0, 72 * cell / (0.65 * max(2, len(word))))
-            axes.text(
-                column + 0.5, row + 0.5, literal(word), ha="center", va="center", fontsize=size, color=BLACK
-            )
+            axes.text(column + 0.5, row + 0.5, literal(word), ha="center", va="center", fontsize=size)
         axes.set_title(f"frame {number + 1}", fontsize="small", loc="left")
     for axes in panels:
         axes.set_axis_off()
