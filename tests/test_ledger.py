@@ -80,6 +80,7 @@ def collect(held: Any, found: dict[int, int], seen: set[int]) -> None:
         own = dict(vars(held))
         if isinstance(held, DenseStep):
             own["given"] = [mask for _, mask in held.given.values()]
+            del own["_later"]
         collect(own, found, seen)
     elif isinstance(held, torch.Tensor):
         if held.dim() > 1 and min(held.shape[-2:]) > 1:
