@@ -219,6 +219,8 @@ class VideoChat:
             `input_ids` and `attention_mask` [batch, token], padded on the left as all tensors with a value a token
             are, and every other tensor one sample after another along its first axis.
         """
+        if len(prompts) > 1:
+            _check_batch(tensors)
         width = max(len(prompt.input_ids) for prompt in prompts)
         rows = [torch.tensor([prompt.input_ids]) for prompt in prompts]
         inputs = {
@@ -239,6 +241,27 @@ class VideoChat:
         """What fills a shorter row; no token ever reads it."""
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         return int(pad if pad is not None else end if end is not None else 0)
+
+
+# Whole numbers beside a prompt that say the same of a sample wherever it stands in a batch.
+_OF_A_SAMPLE = frozenset(
+    {"image_grid_thw", "video_grid_thw", "video_grids", "image_sizes", "second_per_grid_ts", "pixel_attention_mask",
+     "num_frames", "video_merge_sizes", "video_compression_mask"}
+)  # fmt: skip
+
+
+def _check_batch(tensors: Sequence[Mapping[str, Tensor]]) -> None:
+    """Whole numbers may be places among all patches of a batch: one after another they would mean other patches.
+
+    Raises SampleError for such a tensor that is not known here; one number a token is padded like the tokens.
+    """
+    for one in tensors:
+        for name, tensor in one.items():
+            counts = not tensor.is_floating_point() and tensor.dtype not in (torch.uint8, torch.bool)
+            if counts and name not in _OF_A_SAMPLE and not name.endswith("token_type_ids"):
+                raise SampleError(
+                    f"what {name!r} of this model's processor means in a batch is not known: write batch_size=1"
+                )
 
 
 def _check_merged(tensors: Mapping[str, Tensor], found: int) -> None:

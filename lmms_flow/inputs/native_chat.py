@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import ProcessorMixin, processing_utils
 
 from lmms_flow.errors import CheckpointError
 from lmms_flow.inputs.chat import Messages, VideoChat
 from lmms_flow.inputs.frames_chat import FramesChat
+from lmms_flow.inputs.groups import EncodedPrompt
 from lmms_flow.inputs.processor_chat import ProcessorChat
 
 _OMNI: Any = getattr(processing_utils, "OmniModalProcessorMixin", ())  # from 5.24 on
@@ -34,7 +37,25 @@ class Molmo2Chat(ProcessorChat):
         text = super().render(messages)
         return text if text.startswith(begin) else begin + text
 
+    def batch(
+        self, prompts: Sequence[EncodedPrompt], tensors: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Several prompts as one call's inputs; which patches a token pools is counted through the whole batch."""
+        pooled, moved, before = [], [], 0
+        for one in tensors:
+            rest = dict(one)
+            places = rest.pop(POOLING, None)
+            moved.append(rest)
+            if places is not None:
+                pooled.append(
+                    torch.where(places < 0, places, places + before)
+                )  # a negative one pools nothing
+                before += one["pixel_values_videos"].shape[:2].numel()
+        inputs = super().batch(prompts, moved)
+        return inputs | ({POOLING: torch.cat(pooled)} if pooled else {})
 
+
+POOLING = "video_token_pooling"  # [token, patch of the token], places among the patches of all frames
 OWN: Mapping[str, type[ProcessorChat]] = {  # model type -> the chat of a family with something of its own
     "llava_onevision": OneVisionChat,
     "molmo2": Molmo2Chat,

@@ -79,7 +79,8 @@ def kept(flow: str, layout: Layout, length: int) -> Tensor:
     masks = torch.empty(NUM_LAYERS, length, length, dtype=torch.bool)
     for _, layers in resolved.bound.distinct():
         alike = [layer - 1 for layer in layers]
-        masks[alike] = expand(keep_mask(resolved, layers[0]), places, places) & causal
+        prompt = keep_mask(resolved, layers[0])
+        masks[alike] = expand(torch.cat([prompt, prompt[-1:]]), places, places) & causal
     return masks
 
 
