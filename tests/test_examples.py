@@ -48,9 +48,12 @@ def test_the_notebooks_are_three() -> None:
     assert names == {"first_knockout", "curve_of_one_clip", "model_of_your_own"}
 
 
-def test_the_example_of_a_run_from_a_file_names_arguments_that_lmms_eval_has() -> None:
+def test_the_example_of_a_run_from_a_file_names_arguments_that_lmms_eval_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from lmms_flow.harness import host
 
+    monkeypatch.setattr("sys.argv", ["lmms-eval"])  # which it reads
     known = {action.dest for action in host.PARSE_ARGS.take()()[0]._actions}
     given = yaml.safe_load((EXAMPLES / "leaderboard.yaml").read_text(encoding="utf-8"))
     assert given.keys() <= known
