@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,5 +142,5 @@ def last_line(text: str) -> str:
 
 def cells(printed: str, arm: str) -> list[Sequence[str]]:
     """The cells of the rows of an arm, table after table."""
-    lines = [line.strip("│") for line in printed.splitlines() if line.startswith(f"│ {arm}")]
-    return [[cell.strip() for cell in line.split("│")] for line in lines]
+    lines = [line.strip() for line in printed.splitlines() if line.startswith(f"{arm}  ")]
+    return [re.split(r"\s{2,}", line) for line in lines]
