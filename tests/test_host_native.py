@@ -49,7 +49,10 @@ def test_benchmark_leaderboard_and_map(model: str, hub: Hub, tmp_path: Path) -> 
     records = read_journal(tmp_path / "records")
     answered = [record for record in records if record.status == "ok"]
     assert {record.status for record in records} <= {"ok", "skipped"}  # arms whose pathway nobody knows
-    assert all(record.unit == unit and record.checkpoint == repository for record in answered)
+    assert all(record.checkpoint == repository for record in answered)
+    assert all(
+        record.unit == unit for record in answered if record.num_frames > 1
+    )  # a single frame merges with none
     assert any(record.flow == "none" for record in answered)
     assert any(record.flow not in ("", "none") for record in answered)
     assert any(record.arrays for record in answered), "the map kept its arrays"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
-from lmms_flow.errors import SampleError
+from lmms_flow.errors import SampleError, SkippedSampleError
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.groups import EncodedPrompt
 from lmms_flow.inputs.spans import Replaced, expand, unit_spans, visual_runs
@@ -147,6 +147,11 @@ class ProcessorChat(VideoChat):
                 text=[text], add_special_tokens=self.adds_special_tokens(text), return_tensors="pt", **video
             )
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
+            merged = getattr(getattr(self.processor, "video_processor", None), "temporal_patch_size", 1)
+            if frames is not None and isinstance(merged, int) and len(frames.indices) < merged:
+                raise SkippedSampleError(
+                    f"this model merges {merged} frames into one, and {len(frames.indices)} was asked for"
+                ) from error
             raise SampleError(
                 f"{type(self.processor).__name__} refuses the video ({_line(error)})"
             ) from error
