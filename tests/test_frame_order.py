@@ -169,6 +169,17 @@ def test_a_model_of_its_own_order_answers_as_the_arm_does(tmp_path: Path) -> Non
     assert [r.options for r in as_model] == [r.options for r in as_arm]
 
 
+def test_an_answer_of_another_order_is_not_taken_from_the_records(tmp_path: Path) -> None:
+    """One task, one folder of records, three orders: each is answered anew."""
+    found = {
+        order: run(["flowbench_moving_direction"], tmp_path, limit=1, frame_order=order)[1][0]
+        for order in ("", "reversed", "frozen", "")
+    }
+    assert [record.frame_order for record in found.values()] == ["", "reversed", "frozen"]
+    assert len({record.answer for record in (found[""], found["reversed"])}) == 2
+    assert len({str(record.options) for record in found.values()}) == 3
+
+
 def test_one_frame_has_no_order(tmp_path: Path) -> None:
     tasks = [f"flowbench_flow_{name}_object_count" for name in ARM_NAMES]
     _, records = run(tasks, tmp_path, limit=1, num_frames=1, on_error="record")

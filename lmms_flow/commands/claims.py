@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ReportError
-from .language import RAW, Commands
+from .language import RAW, Commands, add_records
 from .machines import add_json, print_json
 
 if TYPE_CHECKING:
@@ -41,14 +41,7 @@ def add(commands: Commands) -> None:
     claims.add_argument(
         "--output", type=Path, metavar="FILE.csv", help="write the verdicts with all numbers into this file"
     )
-    claims.add_argument(
-        "--records",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="where the records of stock tasks are, where the runs' --model_args don't lead there; may be repeated",
-    )
+    add_records(claims)
     claims.add_argument(
         "--wide", action="store_true", help="print all columns, as into a pipe, however wide they are"
     )

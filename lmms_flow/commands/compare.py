@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .language import RAW, Commands
+from .language import RAW, Commands, add_records
 from .machines import add_json, print_json
 
 COMPARE = """\
@@ -46,14 +46,7 @@ def add(commands: Commands) -> None:
     compare.add_argument(
         "--figure", type=Path, metavar="FILE", help="draw accuracies with intervals (.png, .svg, .pdf)"
     )
-    compare.add_argument(
-        "--records",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="where the records of stock tasks are, where the runs' --model_args don't lead there; may be repeated",
-    )
+    add_records(compare)
     compare.add_argument(
         "--margin",
         type=float,

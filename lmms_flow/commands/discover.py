@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .language import RAW, Commands
+from .language import RAW, Commands, add_records
 
 DISCOVER = """\
 Applies the paper's rule to a flow map that ran (a task such as flowbench_flow_map, with --log_samples --output_path
@@ -65,14 +65,7 @@ def _add_rule(discover: argparse.ArgumentParser) -> None:
         help="questions of this task alone; may be repeated",
     )
     discover.add_argument("--checkpoint", help="whose map, where there are several")
-    discover.add_argument(
-        "--records",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="as for compare; may be repeated",
-    )
+    add_records(discover)
 
 
 def _add_search(discover: argparse.ArgumentParser) -> None:

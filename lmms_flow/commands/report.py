@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .language import RAW, Commands
+from .language import RAW, Commands, add_records
 
 REPORT = """\
 Reads what lmms-eval wrote (--log_samples --output_path DIR), arms and traces alike, and writes one page that needs
@@ -36,14 +36,7 @@ def add(commands: Commands) -> None:
     report.add_argument(
         "--output", type=Path, metavar="FILE", help="the page (report.html in the first folder)"
     )
-    report.add_argument(
-        "--records",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="where the runs' records are, where their --model_args don't lead there; may be repeated",
-    )
+    add_records(report)
     report.add_argument(
         "--question",
         action="append",
