@@ -269,6 +269,16 @@ def test_the_records_of_runs_become_maps(tmp_path: Path) -> None:
     assert replace(plain, samples=()).asked == plain.asked
 
 
+def test_a_clip_in_another_order_is_no_part_of_its_map(tmp_path: Path) -> None:
+    for doc_id in range(3):
+        write(tmp_path, doc_id)
+        write(tmp_path, doc_id, frame_order="reversed")
+    found = {one.checkpoint: len(one.samples) for one in read_maps(tmp_path)}
+    assert len(found) == 2
+    assert set(found.values()) == {3}
+    assert sum(name.endswith(" (frames reversed)") for name in found) == 1
+
+
 @pytest.mark.parametrize("missing", ["knockouts", "letter_tokens", "answer", "true_letter", "style"])
 def test_arrays_that_do_not_say_what_they_are_are_refused(tmp_path: Path, missing: str) -> None:
     write(tmp_path, 0, {missing: None} if missing in ("knockouts", "letter_tokens") else {})

@@ -25,6 +25,7 @@ from lmms_flow.report.agreement import check_agreement
 from lmms_flow.report.arms import Arm, ScoredSample, arm_names, baseline_of
 from lmms_flow.report.board import Settings, make_boards
 from lmms_flow.report.board_tables import temporal
+from lmms_flow.report.samples import frame_of
 from lmms_flow.runner.frame_mixing import embedded, mixes_frames
 
 OURS = "llava_vid_flow"
@@ -297,6 +298,19 @@ def test_temporal_share_pairs_and_turned_clips() -> None:
     assert shuffled[0][0] == pytest.approx(accuracy[0] - accuracy[2])
     assert shuffled[0][1] <= shuffled[0][0] <= shuffled[0][2]
     assert shuffled[2][0] == 0.25
+
+
+def test_columns_tell_arms_of_other_orders_apart() -> None:
+    """In a CSV and in a notebook's table their flow is `none` as full attention's is."""
+    arms = [arm("", "ABAB"), arm("reversed", "BABA"), arm("frozen", "AAAA")]
+    boards = make_boards(arms, Settings(resamples=100))
+    (board,) = boards
+    assert [entry.label[6] for entry in board.entries] == [entry.arm.frame_order for entry in board.entries]
+    frame = frame_of(boards)
+    assert frame.groupby(["flow", "frame_order"]).size().to_dict() == {
+        ("none", order): 4 for order in ("", "frozen", "reversed")
+    }
+    assert [entry.arm.is_of_the_whole_clip for entry in board.entries].count(True) == 1
 
 
 def test_orders_are_controls_by_name() -> None:

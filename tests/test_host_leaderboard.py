@@ -57,9 +57,15 @@ def compared(board: Board, env: Environment) -> subprocess.CompletedProcess[str]
 
 
 def table(board: Board, name: str = "table") -> dict[str, dict[str, str]]:
-    """The rows of a table by flow; the single-frame arm's flow is `none` as well."""
-    rows = csv.DictReader((board.folder / f"{name}.csv").open())
-    return {("single_frame" if row["frames"] == "1" else row["flow"]): row for row in rows}
+    """The rows of a table by flow; those of other frames, whose flow is `none` as well, by what is shown."""
+    rows = list(csv.DictReader((board.folder / f"{name}.csv").open()))
+    found = {arm_of(row["flow"], row["frames"], row["frame_order"]): row for row in rows}
+    assert len(found) == len(rows), "columns tell all arms apart"
+    return found
+
+
+def arm_of(flow: str, frames: str | int, frame_order: str) -> str:
+    return "single_frame" if str(frames) == "1" else frame_order or flow
 
 
 # In one go
@@ -67,7 +73,7 @@ def table(board: Board, name: str = "table") -> dict[str, dict[str, str]]:
 
 def test_the_table_has_every_arm(compared: subprocess.CompletedProcess[str], board: Board) -> None:
     rows = table(board)
-    assert set(rows) == {"none", "single_frame", *(arm.flow for arm in ARMS)}
+    assert set(rows) == {"none", *(arm_of(a.flow, a.num_frames or 8, a.frame_order or "") for a in ARMS)}
     assert len(rows) == soak.ARMS
     for row in rows.values():
         assert (row["n"], row["errors"], row["skipped"]) == (str(QUESTIONS), "0", "0")
@@ -83,7 +89,8 @@ def test_the_table_counts_what_the_sample_logs_say(
     right: Counter[str] = Counter()
     for log in board.folder.glob("out/**/*_samples_*.jsonl"):
         for sample in map(json.loads, log.read_text().splitlines()):
-            arm = "single_frame" if sample["record"]["num_frames"] == 1 else sample["record"]["flow"]
+            shown = (sample["record"][name] for name in ("flow", "num_frames", "frame_order"))
+            arm = arm_of(*shown)
             right[arm] += sample["filtered_resps"][0] == sample["target"]
     assert {arm: round(float(row["accuracy"]) * QUESTIONS) for arm, row in table(board).items()} == right
     assert right["none"] > right["cross_frame@first_half"] > right["blind"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import FlowError, ReportError, nearest
 from ..trace.curves import RESAMPLES, Curve, mean_by_clip
 from .arms import benchmark_of
-from .joining import arm_key
+from .joining import model_of
 from .traces import Folders, Traced, read_traces
 
 PROBABILITY = "words.probability"
@@ -117,7 +117,7 @@ def _read(one: Traced) -> tuple[WordMap, AnswerWords]:
     arrays, record = one.arrays(), one.record
     about, values = arrays.about, arrays.values
     asked = WordMap(
-        arm_key(record)[0],
+        model_of(record),
         benchmark_of(record.base),
         tuple(map(str, about["knockouts"])),
         tuple(map(int, about["centres"])),

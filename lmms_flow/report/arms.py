@@ -91,6 +91,11 @@ class Arm:
         return self.flow == NONE.name
 
     @property
+    def is_of_the_whole_clip(self) -> bool:
+        """Whether it saw the frames as they were filmed, and more than one: what edges cost is told by such arms."""
+        return self.frames != 1 and not self.frame_order
+
+    @property
     def is_sham(self) -> bool:
         """Whether it is the control that cuts nothing and runs through the masked kernels."""
         return self.flow == SHAM.name

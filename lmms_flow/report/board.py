@@ -42,7 +42,7 @@ class Entry:
 
     @property
     def label(self) -> tuple[str, ...]:
-        """The name, and what it stands for: checkpoint, flow, digest, engine, frames, protocol."""
+        """The name, and what it stands for: checkpoint, flow, digest, engine, frames, their order, protocol."""
         arm = self.arm
         return (
             self.name,
@@ -51,6 +51,7 @@ class Entry:
             arm.digest,
             arm.engine,
             str(arm.frames or ""),
+            arm.frame_order,
             arm.protocol,
         )
 

@@ -29,7 +29,7 @@ Row = tuple[Any, ...]
 ARM = Column(
     "arm",
     lambda label: str(label[0]),
-    ("arm", "model", "flow", "flow_digest", "engine", "frames", "protocol"),
+    ("arm", "model", "flow", "flow_digest", "engine", "frames", "frame_order", "protocol"),
     right=False,
 )
 MODEL = Column(MODEL_HEAD, right=False)  # in a CSV the arm says it

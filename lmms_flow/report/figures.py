@@ -88,7 +88,7 @@ def tradeoff_figure(board: Board) -> Figure | None:
     entries = [
         entry
         for entry in board.entries
-        if entry.accuracy.total and not math.isnan(entry.arm.share_kept) and entry.arm.frames != 1
+        if entry.accuracy.total and not math.isnan(entry.arm.share_kept) and entry.arm.is_of_the_whole_clip
     ]
     if len(entries) < 2:
         return None

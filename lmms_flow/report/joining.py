@@ -32,6 +32,15 @@ def arm_key(record: SampleRecord) -> Key:
     return checkpoint, digest, record.engine, record.protocol, record.frame_order
 
 
+def model_of(record: SampleRecord) -> str:
+    """Whose read-outs a record is of: the checkpoint's name, with the order of its frames where it is another one.
+
+    What a model makes of clips in another order never belongs into one mean with what it makes of them as filmed.
+    """
+    order = f" (frames {record.frame_order})" if record.frame_order else ""
+    return arm_key(record)[0] + order
+
+
 def frames_of(record: SampleRecord) -> int:
     """How many frames were asked for; 0 where that is not known, as for a video that could not be opened."""
     return record.num_frames or len(record.frames)

@@ -20,7 +20,7 @@ from ..records.arrays import Arrays
 from ..records.record import SampleRecord
 from ..trace.curves import FlowMap, MapSample
 from .arms import benchmark_of
-from .joining import arm_key, frames_of
+from .joining import frames_of, model_of
 from .traces import Folders, Traced, read_traces
 
 PROBABILITY = "map.probability"
@@ -57,7 +57,7 @@ def _asked(one: Traced, about: Mapping[str, Any]) -> FlowMap:
     record = one.record
     try:
         return FlowMap(
-            checkpoint=arm_key(record)[0],
+            checkpoint=model_of(record),
             benchmark=benchmark_of(record.base),
             protocol=record.protocol,
             frames=frames_of(record),

@@ -19,7 +19,7 @@ from ..errors import FlowError, ReportError, nearest
 from ..records.arrays import Arrays
 from ..trace.curves import RESAMPLES, Among, Curve, mean_by_clip
 from .arms import benchmark_of
-from .joining import arm_key, frames_of
+from .joining import frames_of, model_of
 from .maps import is_right
 from .traces import Folders, Traced, read_traces
 
@@ -140,7 +140,7 @@ def _first(item: tuple[Any, object]) -> Any:
 def _asked(one: Traced, about: Mapping[str, Any]) -> Restoration:
     """What the questions have in common; no question yet."""
     return Restoration(
-        checkpoint=arm_key(one.record)[0],
+        checkpoint=model_of(one.record),
         benchmark=benchmark_of(one.record.base),
         protocol=one.record.protocol,
         frames=frames_of(one.record),

@@ -72,6 +72,7 @@ def _rows(board: Board, entry: Entry) -> Iterator[dict[str, Any]]:
             "flow_digest": arm.digest,
             "engine": arm.engine,
             "frames": arm.frames,
+            "frame_order": arm.frame_order,
             "protocol": arm.protocol,
             **_answer(sample),
             "baseline_answer": None if before is None else before.answer,

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from lmms_flow.harness.arms import ARMS as LEADERBOARD_ARMS
 from lmms_flow.records.journal import read_journal
 from tests.support.host import Environment, host_env, run_cli, start_cli, wait_until
 from tests.support.hub import serve
 
-ARMS = 12
+ARMS = 1 + len(LEADERBOARD_ARMS)  # full attention beside them
 FAMILIES = 5
 LIMIT = 4  # documents of each family
 SAMPLES = ARMS * FAMILIES * LIMIT

@@ -62,7 +62,11 @@ def pictures(board: Board) -> Iterator[Picture]:
         panels: list[str | None] = [None, *(part.subtasks if len(part.subtasks) > 1 else ())]
         for subtask in panels if entries else ():
             yield _accuracy(board, entries, subtask)
-        drawn = [entry for entry in entries if not math.isnan(entry.arm.share_kept) and entry.arm.frames != 1]
+        drawn = [
+            entry
+            for entry in entries
+            if not math.isnan(entry.arm.share_kept) and entry.arm.is_of_the_whole_clip
+        ]
         if len(drawn) > 1:
             yield _tradeoff(board, drawn)
 

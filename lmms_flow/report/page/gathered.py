@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import ReportError
 from ..arms import benchmark_of
-from ..joining import arm_key
+from ..joining import model_of
 from ..table import one_line
 from ..traces import Traced
 
@@ -96,6 +96,6 @@ def gather(traced: Sequence[Traced]) -> list[Gathered]:
     """The read-outs of all traced questions, by checkpoint and benchmark."""
     found: dict[tuple[str, str], Gathered] = {}
     for one in traced:
-        key = arm_key(one.record)[0], benchmark_of(one.record.base or one.record.task)
+        key = model_of(one.record), benchmark_of(one.record.base or one.record.task)
         found.setdefault(key, Gathered(*key)).add(one)
     return [found[key] for key in sorted(found)]
