@@ -118,8 +118,15 @@ def test_token_rows_beside_the_ids_are_padded_with_them() -> None:
     prompts = [EncodedPrompt("", ids, (), range(0), ()) for ids in ((1, 2, 3), (4, 5))]
     kinds = [torch.tensor([[1, 1, 2]]), torch.tensor([[1, 2]])]
     pixels = [torch.zeros(1, 4), torch.ones(1, 4)]
-    batch = chat.batch(prompts, [{"kinds": k, "pixels": p} for k, p in zip(kinds, pixels, strict=True)])
+    batch = chat.batch(
+        prompts, [{"token_type_ids": k, "pixels": p} for k, p in zip(kinds, pixels, strict=True)]
+    )
     assert batch["input_ids"].tolist() == [[1, 2, 3], [7, 4, 5]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
-    assert batch["kinds"].tolist() == [[1, 1, 2], [0, 1, 2]]
+    assert batch["token_type_ids"].tolist() == [[1, 1, 2], [0, 1, 2]]
     assert batch["pixels"].shape == (2, 4)
+    with pytest.raises(
+        SampleError, match="what 'places' .* means in a batch is not known: write batch_size=1, or"
+    ):
+        chat.batch(prompts, [{"places": k} for k in kinds])  # places among patches, for all that is known
+    assert chat.batch(prompts[:1], [{"places": kinds[0]}])["places"].tolist() == [[1, 1, 2]]

@@ -260,7 +260,8 @@ def _check_batch(tensors: Sequence[Mapping[str, Tensor]]) -> None:
             counts = not tensor.is_floating_point() and tensor.dtype not in (torch.uint8, torch.bool)
             if counts and name not in _OF_A_SAMPLE and not name.endswith("token_type_ids"):
                 raise SampleError(
-                    f"what {name!r} of this model's processor means in a batch is not known: write batch_size=1"
+                    f"what {name!r} of this model's processor means in a batch is not known: write batch_size=1, or "
+                    "override VideoChat.batch (docs/adding-a-model.md)"
                 )
 
 
