@@ -10,7 +10,8 @@ from functools import cached_property
 from ..errors import ReportError
 from .agreement import check_agreement
 from .arms import Arm, ScoredSample, arm_names, baseline_of, sham_of
-from .statistics import RESAMPLES, Accuracy, Mean, Paired, accuracy, macro, paired
+from .pairing import Paired, paired
+from .statistics import RESAMPLES, Accuracy, Mean, accuracy, macro_by_video
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Entry:
     @cached_property
     def macro(self) -> Mean:
         """The mean over sub-tasks, each counting the same."""
-        return macro(self.by_subtask.values(), self.settings.seed, self.settings.resamples)
+        return macro_by_video(self.arm, self.settings.seed, self.settings.resamples)
 
     @cached_property
     def test(self) -> Paired | None:

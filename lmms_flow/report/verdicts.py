@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ..claims.book import Claim, ClaimArm, claims
-from .arms import Arm, ScoredSample
+from .arms import Arm
 from .board import Board
 from .clusters import Clustered
+from .pairing import both_answered
 from .table import Column, Table, change_with_interval, percent
 
 Verdict: TypeAlias = Literal["holds", "fails", "not enough questions", "not run"]
@@ -75,20 +76,11 @@ def _of(wanted: ClaimArm, arms: Iterable[Arm], frames: int | None) -> Arm | None
     return max(found, key=lambda arm: (len(arm.answered()), arm.frames), default=None)
 
 
-def cluster_of(sample: ScoredSample) -> tuple[str, ...]:
-    """What a question shares with others that are no samples independent of it: its clip's file, else itself."""
-    return (sample.clip,) if sample.clip else (sample.task, str(sample.doc_id))
-
-
 def difference(arm: Arm, other: Arm) -> Clustered:
-    """Right under one arm less right under the other, on the questions that both answered."""
-    values, clusters = [], []
-    for sample in arm.answered():
-        beside = other.samples.get((sample.task, sample.doc_id))
-        if beside is not None and beside.correct is not None:
-            values.append(float(bool(sample.correct)) - float(beside.correct))
-            clusters.append(cluster_of(sample))
-    return Clustered.of(values, clusters)
+    """Right under one arm less right under the other, on the questions that both answered, by video."""
+    both = both_answered(arm, other)
+    values = [float(bool(sample.correct)) - float(bool(beside.correct)) for sample, beside in both]
+    return Clustered.of(values, [sample.cluster for sample, _ in both])
 
 
 def verdict(claim: Claim, change: Clustered) -> Verdict:
