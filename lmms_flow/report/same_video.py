@@ -38,22 +38,31 @@ class Marks:
         return self.clip or f"question {self.task} {self.doc_id}"
 
 
+def joined(groups: Sequence[Sequence[Hashable]]) -> list[int]:
+    """The number of each group's cluster: groups are one that share something, or that others join."""
+    number: dict[Hashable, int] = {}
+    edges = [
+        (number.setdefault(group[0], len(number)), number.setdefault(mark, len(number)))
+        for group in groups
+        for mark in group
+    ]
+    if not edges:
+        return []
+    rows, columns = zip(*edges, strict=True)
+    graph = coo_array(([True] * len(edges), (rows, columns)), shape=(len(number), len(number)))
+    _, component = connected_components(graph, directed=False)
+    return [int(component[number[group[0]]]) for group in groups]
+
+
 def videos_of(questions: Sequence[Marks]) -> list[str]:
     """The name of the video that each question is about, equal where they are about one."""
     if not any(question.video_key for question in questions):
         return [question.alone for question in questions]
-    number: dict[Hashable, int] = {}
-    edges = [
-        (number.setdefault(question.shared[0], len(number)), number.setdefault(mark, len(number)))
-        for question in questions
-        for mark in question.shared
-    ]
-    rows, columns = zip(*edges, strict=True)
-    graph = coo_array(([True] * len(edges), (rows, columns)), shape=(len(number), len(number)))
-    _, component = connected_components(graph, directed=False)
     names: dict[int, str] = {}
+    clusters = joined([question.shared for question in questions])
     return [
-        names.setdefault(int(component[number[question.shared[0]]]), question.alone) for question in questions
+        names.setdefault(cluster, question.alone)
+        for cluster, question in zip(clusters, questions, strict=True)
     ]
 
 
