@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,15 @@ from statsmodels.stats.sandwich_covariance import cov_cluster
 
 from benchmarks.coverage_of_boards import board as made_board
 from lmms_flow.harness.sample import video_key_of
+from lmms_flow.records.arrays import Arrays
+from lmms_flow.records.record import SampleRecord
+from lmms_flow.report.answer_words import words_in
 from lmms_flow.report.arms import Arm, ScoredSample
 from lmms_flow.report.board import Board, Settings, make_boards
 from lmms_flow.report.board_tables import all_tables
 from lmms_flow.report.clusters import Clustered
 from lmms_flow.report.equivalence import equivalence
+from lmms_flow.report.page.gathered import gather
 from lmms_flow.report.pairing import Paired, paired, paired_answers
 from lmms_flow.report.resampling import drawn_by_cluster
 from lmms_flow.report.runs import read_arms
@@ -29,7 +34,8 @@ from lmms_flow.report.sign_flips import sign_flips
 from lmms_flow.report.simultaneous import Change, simultaneous
 from lmms_flow.report.statistics import Accuracy, accuracy, macro_by_video, share
 from lmms_flow.report.temporal import both_right, both_right_change
-from tests.support.lmms_logs import write_log
+from lmms_flow.report.traces import Traced
+from tests.support.lmms_logs import record, write_log
 
 
 def arm(flow: str, right: Sequence[bool | None], a_video: int = 1, *, tasks: int = 1) -> Arm:
@@ -212,6 +218,18 @@ def test_equivalence_divides_the_counts_by_the_design_effect() -> None:
     assert equivalence(1, 0, 3, 0.02, 8.0) == 1.0
 
 
+def test_the_size_of_the_clustered_equivalence_test_is_held() -> None:
+    """At the margin itself, with questions of a video that are lost together, it says "equivalent" once in twenty."""
+    draws, said = np.random.default_rng(6), 0
+    for _ in range(200):
+        sizes = draws.integers(1, 9, 40)
+        lost = [int(size) if draws.random() < 0.15 else 0 for size in sizes]
+        videos = tuple((gone, 0, int(size)) for gone, size in zip(lost, sizes, strict=True))
+        common = int(sizes.sum())
+        said += Paired(common, common, sum(lost), 0, videos).equivalence(0.15) < 0.05
+    assert said / 200 < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+
+
 def test_whole_videos_are_drawn() -> None:
     """The draws' mean and variance are those of sums of k rows drawn with replacement."""
     rows = np.array([[0, 1], [2, 3], [2, 3], [5, 8], [1, 1]])
@@ -264,7 +282,7 @@ def test_simultaneous_p_values_lie_between_one_test_and_holm() -> None:
 
 
 def test_coverage_on_a_few_boards_of_the_benchmark() -> None:
-    """benchmarks/coverage_of_boards.py has the table, of 2,000 boards of each kind."""
+    """benchmarks/coverage_of_boards.py has the table, of 500 boards of each kind."""
     draws = np.random.default_rng(4)
     made = [made_board(draws, 60, 0.65) for _ in range(60)]
     held = {name: sum(one[name] for one in made) / 60 for name in made[0]}
@@ -326,3 +344,58 @@ def test_pairs_of_answers_in_clusters() -> None:
     assert (found.common, found.right, found.lost, found.won) == (4, 2, 1, 1)
     assert paired_answers([]) == Paired(0, 0, 0, 0)
     assert Clustered.of([], []).num_clusters == 0
+
+
+# Read-outs
+
+
+@dataclass(frozen=True)
+class Made(Traced):
+    """A traced sample whose arrays lie in memory."""
+
+    def arrays(self) -> Arrays:
+        about = {
+            "knockouts": ["video:answer"],
+            "centres": [1, 2],
+            "window": 1,
+            "style": "center",
+            "num_layers": 2,
+            "anchors": [[0, "left"]],
+            "letters": ["A", "B"],
+            "true_letter": "A",
+        }
+        values = {
+            "words.probability": np.full((1, 1, 2), 0.25, dtype=np.float32),
+            "words.baseline": np.full(1, 0.5, dtype=np.float32),
+            "generation_probability.head": np.full((2, 2), 0.5, dtype=np.float32),
+        }
+        return Arrays(values, about)
+
+
+def traced(doc_id: int, **fields: Any) -> Traced:
+    shapes = {"words.probability": (1, 1, 2), "generation_probability.head": (2, 2)}
+    made = record(
+        doc_id, True, "none", base="b_x", arrays="x", shapes=shapes, clip=f"{doc_id // 2}", **fields
+    )
+    return Made(SampleRecord.from_dict(made), Path())
+
+
+def test_read_outs_of_other_frames_and_protocols_stay_apart() -> None:
+    """What was asked of 8 frames has no mean with what was asked of 16, of words no more than of maps."""
+    asked = [traced(n) for n in range(4)] + [traced(n, num_frames=16) for n in range(2)]
+    asked += [traced(n, protocol="stock") for n in range(3)]
+    words, gathered = words_in(asked), gather(asked)
+    assert sorted((one.frames, one.protocol, len(one.samples)) for one in words) == [
+        (8, "paper", 4),
+        (8, "stock", 3),
+        (16, "paper", 2),
+    ]
+    assert sorted((one.frames, one.protocol, len(one.clips["head true"])) for one in gathered) == [
+        (8, "paper", 4),
+        (8, "stock", 3),
+        (16, "paper", 2),
+    ]
+    assert len({one.title for one in gathered}) == 3
+    (curve,) = (one.curve("video:answer", 1) for one in words if (one.frames, one.protocol) == (8, "paper"))
+    assert (curve.questions, curve.clips) == (4, 2)
+    assert curve.mean.tolist() == [-50.0, -50.0]
