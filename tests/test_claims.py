@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from lmms_flow.flow import Flow
 from lmms_flow.harness import plugin
 from lmms_flow.harness.arms import BENCHMARKS, claim_tasks
 from lmms_flow.inputs.frame_order import FrameOrder
+from lmms_flow.report import verdicts
 from lmms_flow.report.arms import Arm, ScoredSample
 from lmms_flow.report.board import Board, Settings, make_boards
 from lmms_flow.report.clusters import Clustered
+from lmms_flow.report.page.building import environment
+from lmms_flow.report.page.claims_section import claims_section
 from lmms_flow.report.verdicts import difference, trials, verdict, verdict_table
 from tests.support.lmms_logs import write_log
 
@@ -176,3 +180,42 @@ def test_the_command_lists_and_judges(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_file_of_verdicts_needs_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["claims", "--output", "x.csv"]) == 2
     assert "name the folder of a run" in capsys.readouterr().err
+
+
+def test_the_page_says_each_claim_its_source_and_its_verdict() -> None:
+    right, half = [True] * 400, [n % 2 == 0 for n in range(400)]
+    board = board_of(arm("none", right), arm("cross_frame", right), arm("video:text", half, clips=100))
+    section = claims_section([board], ["lmms-flow eval"])
+    assert section is not None
+    (block,) = section.blocks
+    assert block.table is not None
+    rows = {row[0]: row for row in block.table.texts()}
+    by_name = {claim.name: claim for claim in claims()}
+    assert set(rows) == {
+        "language-reads-video",
+        "across-frames-little",
+        "across-frames-hardly",
+        "across-frames",
+    }
+    for name, row in rows.items():
+        assert row[1] == by_name[name].says
+        assert by_name[name].source in row[2]
+        assert row[4] == by_name[name].predicted
+        assert float(row[7]) > 0  # from where a change would have shown
+    assert rows["across-frames"][5] == "fails"
+    assert rows["language-reads-video"][5] == "holds"
+    assert rows["language-reads-video"][-2:] == ["400", "100"]
+    assert f"not run: {len(claims()) - 4}" in block.text
+    assert claims_section([board_of(arm("none", right))], []) is None
+
+
+def test_the_page_escapes_what_a_claim_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = replace(claim(), says="<script>alert(1)</script>", paper="<b>Paper</b>", where="a & b")
+    monkeypatch.setattr(verdicts, "claims", lambda: (hostile,))
+    section = claims_section([board_of(arm("none", [True] * 9), arm("blind", [False] * 9))], [])
+    assert section is not None
+    template = environment().from_string("{% import 'parts.html.j2' as parts %}{{ parts.block(block) }}")
+    page = template.render(block=section.blocks[0])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;b&gt;Paper&lt;/b&gt;" in page
+    assert "<script>" not in page

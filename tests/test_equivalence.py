@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import multinomial
 
 from lmms_flow.report.equivalence import equivalence, score
-from lmms_flow.report.statistics import Paired
+from lmms_flow.report.pairing import Paired
 
 
 def likelihood_score(worse: int, better: int, common: int, margin: float) -> float:

@@ -24,8 +24,8 @@ from lmms_flow.records.record import SampleRecord
 from lmms_flow.report.agreement import check_agreement
 from lmms_flow.report.arms import Arm, ScoredSample, arm_names, baseline_of
 from lmms_flow.report.board import Settings, make_boards
-from lmms_flow.report.board_tables import temporal
 from lmms_flow.report.samples import frame_of
+from lmms_flow.report.tables_of_tests import temporal
 from lmms_flow.runner.frame_mixing import embedded, mixes_frames
 
 OURS = "llava_vid_flow"
@@ -287,17 +287,19 @@ def test_temporal_share_pairs_and_turned_clips() -> None:
     rows = {row[0][0]: row[1:] for row in temporal(board).rows}
     full, backwards, shuffled = (rows[name] for name in arm_names(arms))
     assert full[0] is None  # the temporal share
-    assert full[1] == 4  # pairs
-    assert full[2][0] == 0.75  # both right
-    assert full[3] is None  # nothing turns in the order in which it was filmed
+    assert full[2] == 4  # pairs
+    assert full[3][0] == 0.75  # both right
+    assert full[-1] is None  # nothing turns in the order in which it was filmed
     assert backwards[0] is None
-    assert backwards[2][0] == 0.0
+    assert backwards[3][0] == 0.0
+    assert backwards[4][0] == -0.75  # of the pairs, against full attention
     # Of the six clips that full attention tells from their pair's other, the last pair's first stays.
-    assert backwards[3][0] == pytest.approx(5 / 6)
+    assert backwards[-1][0] == pytest.approx(5 / 6)
     accuracy = [sum(bool(s.correct) for s in one.samples.values()) / 8 for one in arms]
     assert shuffled[0][0] == pytest.approx(accuracy[0] - accuracy[2])
     assert shuffled[0][1] <= shuffled[0][0] <= shuffled[0][2]
-    assert shuffled[2][0] == 0.25
+    assert shuffled[1] > 0  # the share that would have shown
+    assert shuffled[3][0] == 0.25
 
 
 def test_columns_tell_arms_of_other_orders_apart() -> None:

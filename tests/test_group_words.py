@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 import pytest
@@ -97,9 +98,10 @@ def naive(layout: Layout, text: str, layer: int) -> np.ndarray:
 
 @pytest.mark.parametrize("text", WRITTEN)
 def test_masks_and_counts_equal_a_naive_builder_on_random_layouts(text: str) -> None:
-    compared = 0
-    for seed in range(1000):
-        layout = random_layout(seed)
+    compared, seeds = 0, count()
+    while compared < 1000:
+        layout = random_layout(seed := next(seeds))
+        assert seed < 3000
         try:
             masks = keep_masks(Flow.load(text), layout, LAYERS).numpy()
         except FlowError:
@@ -111,8 +113,6 @@ def test_masks_and_counts_equal_a_naive_builder_on_random_layouts(text: str) -> 
             kept += int(want.sum())
         assert Flow.load(text).kept_edges(layout, LAYERS)[0] == kept, seed
         compared += 1
-    print(f"{text}: {compared} of 1,000 layouts")
-    assert compared > 500
 
 
 def test_every_cut_of_a_claim_is_among_them() -> None:

@@ -13,8 +13,9 @@ from lmms_flow.cli import main
 from lmms_flow.errors import ReportError
 from lmms_flow.records.record import FORMAT, UNREADABLE
 from lmms_flow.report.arms import arm_names, baseline_of, benchmark_of, sham_of
+from lmms_flow.report.pairing import paired
 from lmms_flow.report.runs import read_arms, read_runs
-from lmms_flow.report.statistics import accuracy, paired
+from lmms_flow.report.statistics import accuracy
 from tests.support.lmms_logs import record, write_log
 
 MADE = record(1, True, "none")

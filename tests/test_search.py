@@ -20,11 +20,11 @@ from lmms_flow.report.areas import areas
 from lmms_flow.report.arms import Arm, ScoredSample
 from lmms_flow.report.discover import Rule, discover, write_flow
 from lmms_flow.report.kept import EDGES, Kept, at_random, narrow
+from lmms_flow.report.pairing import Paired
 from lmms_flow.report.search_arms import Arms
 from lmms_flow.report.search_page import searched_file, tables_of, write_figure
 from lmms_flow.report.search_runs import search_from
 from lmms_flow.report.searching import FEW, SOME, Score, by_rule, search, suggested
-from lmms_flow.report.statistics import Paired
 from lmms_flow.trace.curves import FlowMap, MapSample
 
 LAYERS, QUESTIONS = 12, 300

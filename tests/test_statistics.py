@@ -10,8 +10,9 @@ import pytest
 from scipy.stats import bootstrap
 from statsmodels.stats.multitest import multipletests
 
+from lmms_flow.report.pairing import Paired, paired
 from lmms_flow.report.runs import read_arms
-from lmms_flow.report.statistics import Accuracy, Paired, accuracy, holm, macro, paired
+from lmms_flow.report.statistics import Accuracy, accuracy, holm, macro
 from tests.support.lmms_logs import write_log
 
 

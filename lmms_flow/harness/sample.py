@@ -55,6 +55,17 @@ def id_of(doc: Any, doc_id: int) -> str:
     return str(doc_id if own in (None, "") else own)
 
 
+# The key of a video in documents of lmms-eval's tasks. A file's name is none: files in two folders may share it.
+VIDEO_KEYS = ("video_id", "videoID", "VideoID", "video_name", "video_idx", "video_uid", "youtube_id")
+
+
+def video_key_of(doc: Any) -> str:
+    """The document's own key for its video; empty where it has none."""
+    values = (doc.get(name) for name in VIDEO_KEYS) if isinstance(doc, Mapping) else ()
+    known = (value for value in values if isinstance(value, str | int) and not isinstance(value, bool))
+    return next((text for value in known if (text := str(value).strip())), "")
+
+
 QuestionId: TypeAlias = tuple[str, str, int]  # base task, split, document
 
 

@@ -26,6 +26,7 @@ class RunFields(TypedDict, total=False):
     base: str
     category: str
     pair: str
+    video_key: str
     protocol: str
     trace: str
     num_layers: int | None

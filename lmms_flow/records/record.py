@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from lmms_flow.errors import RecordError, one_line
 
-FORMAT = 4  # raise it whenever a field is added, renamed or dropped, or means something else
+FORMAT = 5  # raise it whenever a field is added, renamed or dropped, or means something else
 REMEDY = "delete the file and run again"
 
 # What a task says of a sample whose record was damaged between the model and the scoring.
@@ -64,6 +64,7 @@ class SampleRecord:
     data_digest: str = ""  # of the document and the identity of its video
     notes: tuple[str, ...] = ()  # such as: a knockout's group is empty in this prompt
     clip: str = ""  # of the video's file: questions about one clip are no independent samples
+    video_key: str = ""  # what the document itself calls its video: files with one key are parts of one video
     video: str = ""  # where that file was; its frames are read again to show them
     num_layers: int | None = None  # of the decoder
     runtime: str = ""  # numbers and device, attention, versions: one line

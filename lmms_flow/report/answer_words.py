@@ -8,7 +8,7 @@ for each in read_words("out"):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import FlowError, ReportError, nearest
 from ..trace.curves import RESAMPLES, Curve, mean_by_clip
 from .arms import benchmark_of
-from .joining import model_of
+from .joining import frames_of, model_of
 from .traces import Folders, Traced, read_traces
 
 PROBABILITY = "words.probability"
@@ -40,11 +40,19 @@ class WordMap:
 
     checkpoint: str
     benchmark: str
+    protocol: str
+    frames: int
     knockouts: tuple[str, ...]
     centres: tuple[int, ...]
     window: int
     style: str
+    num_layers: int
     samples: tuple[AnswerWords, ...]
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """All but the samples: what tells words apart."""
+        return tuple(getattr(self, item.name) for item in fields(self) if item.name != "samples")
 
     @property
     def most_words(self) -> int:
@@ -102,8 +110,7 @@ def words_in(traced: Sequence[Traced]) -> list[WordMap]:
                 f"{one.folder / one.record.arrays}: not the words of task {one.record.task}, document "
                 f"{one.record.doc_id} ({type(error).__name__}: {error}); delete it and run again"
             ) from None
-        key = (asked.checkpoint, asked.benchmark, asked.knockouts, asked.centres, asked.window, asked.style)
-        found.setdefault(key, (asked, []))[1].append(sample)
+        found.setdefault(asked.asked, (asked, []))[1].append(sample)
     return [
         replace(asked, samples=tuple(samples)) for _, (asked, samples) in sorted(found.items(), key=_first)
     ]
@@ -117,13 +124,16 @@ def _read(one: Traced) -> tuple[WordMap, AnswerWords]:
     arrays, record = one.arrays(), one.record
     about, values = arrays.about, arrays.values
     asked = WordMap(
-        model_of(record),
-        benchmark_of(record.base),
-        tuple(map(str, about["knockouts"])),
-        tuple(map(int, about["centres"])),
-        int(about["window"]),
-        str(about["style"]),
-        (),
+        checkpoint=model_of(record),
+        benchmark=benchmark_of(record.base),
+        protocol=record.protocol,
+        frames=frames_of(record),
+        knockouts=tuple(map(str, about["knockouts"])),
+        centres=tuple(map(int, about["centres"])),
+        window=int(about["window"]),
+        style=str(about["style"]),
+        num_layers=int(about["num_layers"]),
+        samples=(),
     )
     words = tuple(str(word) for _, word in about["anchors"])
     after = values[PROBABILITY].astype(np.float64)
@@ -131,4 +141,4 @@ def _read(one: Traced) -> tuple[WordMap, AnswerWords]:
     if after.shape != (len(words), len(asked.knockouts), len(asked.centres)):
         raise ValueError(f"its probabilities have the shape {after.shape}")
     place = f"question {record.task} {record.doc_id}"
-    return asked, AnswerWords(place, record.clip, words, (after - before) / before * 100)
+    return asked, AnswerWords(place, one.cluster, words, (after - before) / before * 100)

@@ -45,6 +45,13 @@ class ScoredSample:
     video: str = ""  # where its file was when the question was answered
     clip: str = ""  # that file by what is in it
     pair: str = ""  # id of the document about the clip that is its pair; empty where it has none
+    video_key: str = ""  # what the document itself calls its video
+    video_of: str = ""  # the video that it is about, by both (`same_video.py`)
+
+    @property
+    def cluster(self) -> str:
+        """Equal for questions about one video, which are no independent samples; else the question's own."""
+        return self.video_of or self.clip or f"question {self.task} {self.doc_id}"
 
     @property
     def subtask(self) -> str:

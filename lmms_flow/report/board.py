@@ -10,7 +10,9 @@ from functools import cached_property
 from ..errors import ReportError
 from .agreement import check_agreement
 from .arms import Arm, ScoredSample, arm_names, baseline_of, sham_of
-from .statistics import RESAMPLES, Accuracy, Mean, Paired, accuracy, macro, paired
+from .pairing import Paired, paired
+from .simultaneous import Change, Simultaneous, simultaneous
+from .statistics import RESAMPLES, Accuracy, Mean, accuracy, holm, macro_by_video
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Entry:
     @cached_property
     def macro(self) -> Mean:
         """The mean over sub-tasks, each counting the same."""
-        return macro(self.by_subtask.values(), self.settings.seed, self.settings.resamples)
+        return macro_by_video(self.arm, self.settings.seed, self.settings.resamples)
 
     @cached_property
     def test(self) -> Paired | None:
@@ -89,6 +91,14 @@ class Entry:
     def flips(self) -> list[Flip]:
         """The questions whose answer is not the baseline's, in order."""
         return [] if self.baseline is None else list(_flips(self.arm, self.baseline.arm))
+
+
+@dataclass(frozen=True)
+class Together:
+    """What is said of an arm as one of many: max-T's interval and p value, and p adjusted by Holm's method."""
+
+    at_once: Simultaneous
+    holm: float
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,29 @@ class Board:
             parts.setdefault(frozenset(entry.arm.samples), []).append(entry)
         ordered = sorted(parts.items(), key=lambda part: -len(part[0]))
         return [replace(self, entries=tuple(entries)) for _, entries in ordered]
+
+    @cached_property
+    def shares_videos(self) -> bool:
+        """Whether some questions are about one and the same video."""
+        return any(entry.accuracy.videos is not None for entry in self.entries)
+
+    @cached_property
+    def families(self) -> list[list[Entry]]:
+        """The arms that have a baseline, those of a checkpoint together: what is said of all of them at once."""
+        tested = [entry for entry in self.entries if entry.test is not None]
+        return [[one for one in tested if one.arm.checkpoint == name] for name in self.checkpoints]
+
+    @cached_property
+    def together(self) -> dict[tuple[str, ...], Together]:
+        """What holds of each arm that has a baseline together with all others of its checkpoint, by its label."""
+        found = {}
+        for family in self.families:
+            changes = [Change.of(one.arm, one.baseline.arm) for one in family if one.baseline]
+            at_once = simultaneous(changes, self.settings.seed)
+            adjusted = holm([one.test.p_value for one in family if one.test])
+            for entry, joint, p in zip(family, at_once, adjusted, strict=True):
+                found[entry.label] = Together(joint, p)
+        return found
 
     @cached_property
     def subtasks(self) -> list[str]:

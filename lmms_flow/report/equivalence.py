@@ -20,7 +20,7 @@ _DEVIATIONS = 9.0  # of the number of flips, around its mean; what lies outside 
 _ROUNDING = 1e-9  # scores that differ by less are the same
 
 
-def equivalence(lost: int, won: int, common: int, margin: float) -> float:
+def equivalence(lost: int, won: int, common: int, margin: float, design: float = 1.0) -> float:
     """The p value of two one-sided tests that |won - lost| is at least `margin` of the questions.
 
     By symmetry both have the same distribution, so that the greater p value is that of the lower score.
@@ -30,13 +30,19 @@ def equivalence(lost: int, won: int, common: int, margin: float) -> float:
         won: questions that the arm alone answers right.
         common: questions that both answered.
         margin: the least difference that counts, as a share above 0 and below 1.
+        design: the design effect of questions that come in clusters. All counts are divided by it, so that they are
+            those of as many independent questions as say as much (Rao and Scott 1992, Biometrics 48).
 
     Returns:
         The p value; nan of no question.
     """
     if not common:
         return math.nan
-    return _one_sided(max(lost, won), min(lost, won), common, margin)
+    effective = int(common / design)
+    if not effective:
+        return 1.0
+    worse = min(max(lost, won) / design, effective)
+    return _one_sided(worse, min(lost, won) / design, effective, margin)
 
 
 def score(worse: np.ndarray, better: np.ndarray, common: int, margin: float) -> np.ndarray:
@@ -61,7 +67,7 @@ def score(worse: np.ndarray, better: np.ndarray, common: int, margin: float) -> 
 
 
 @lru_cache(maxsize=4096)
-def _one_sided(worse: int, better: int, common: int, margin: float) -> float:
+def _one_sided(worse: float, better: float, common: int, margin: float) -> float:
     seen = float(score(np.array([float(worse)]), np.array([float(better)]), common, margin)[0])
     most = _most_worse(seen, common, margin)
 

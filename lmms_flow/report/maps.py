@@ -83,7 +83,7 @@ def _sample(one: Traced, arrays: Arrays) -> MapSample:
             doc_id=record.doc_id,
             task=record.base,
             category=record.category,
-            clip=record.clip,
+            clip=one.cluster,
             letters=tuple(about["letters"]),
             true_letter=true,
             answer=str(about["answer"]),

@@ -161,7 +161,7 @@ def _sample(one: Traced, arrays: Arrays, grid: tuple[int, int]) -> RestoredSampl
         raise ValueError(f"its probabilities have the shape {probability.shape}")
     return RestoredSample(
         place=f"question {one.record.task} {one.record.doc_id}",
-        clip=one.record.clip,
+        clip=one.cluster,
         clean=float(values["restoration.clean"][0]),
         corrupt=float(values["restoration.corrupt"][0]),
         probability=probability,

@@ -147,6 +147,7 @@ def _row(line: Mapping[str, Any], record: SampleRecord, correct: bool | None, ki
         video=record.video,
         clip=record.clip,
         pair=record.pair,
+        video_key=_text(record.video_key),
     )
     return Row(
         sample,

@@ -16,6 +16,7 @@ from .arms import Arm, order_of
 from .joining import Journal, Key, by_document, join, journal_folder
 from .logs import Run, find_runs, read_lines, task_of
 from .rows import Row, own_rows, stock_rows
+from .same_video import with_videos
 from .scores import find_metric
 
 __all__ = ["Reading", "ReportError", "read_arms", "read_runs"]
@@ -79,7 +80,7 @@ def read_runs(folders: Folders, records: Folders = (), *, unscored: bool = False
         raise ReportError(
             f"no sample logs that can be compared in {where}: run lmms-eval with --log_samples --output_path DIR"
         )
-    return Reading(sorted(arms.values(), key=order_of), list(dict.fromkeys(notes)), runs)
+    return Reading(with_videos(sorted(arms.values(), key=order_of)), list(dict.fromkeys(notes)), runs)
 
 
 def _limited(run: Run) -> list[str]:

@@ -66,6 +66,7 @@ def _rows(board: Board, entry: Entry) -> Iterator[dict[str, Any]]:
             "subtask": board.short[sample.subtask],
             "doc_id": sample.doc_id,
             "id": sample.id,
+            "video": sample.cluster,
             "checkpoint": arm.checkpoint,
             "arm": entry.name,
             "flow": arm.flow,

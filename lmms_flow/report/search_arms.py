@@ -24,9 +24,9 @@ from ..trace.curves import FlowMap
 from .arms import Arm
 from .kept import Kept
 from .logs import Run, find_runs
+from .pairing import paired
 from .runs import read_runs
 from .searching import Score
-from .statistics import paired
 
 # A process of its own: it needs what this room may not import.
 EVAL = (sys.executable, "-m", "lmms_flow.harness.eval_worker")

@@ -18,7 +18,7 @@ from ..flow.pathway import KINDS
 from ..trace.bins import EFFECTIVE
 from ..trace.curves import FlowMap
 from .kept import Kept
-from .statistics import Paired
+from .pairing import Paired
 
 THRESHOLDS = (-0.5, -1.0, -2.0, -5.0, -10.0, -20.0, -40.0)  # per cent, at which ranges are read off a curve
 ARMS = 16  # pathways of a round

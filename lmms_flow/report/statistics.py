@@ -1,36 +1,45 @@
-"""Accuracies with intervals, and paired differences on the questions that two arms share.
+"""Accuracies with intervals, means over sub-tasks, and Holm's adjustment.
 
-The tests are statsmodels', but for that of equivalence (`equivalence.py`). Intervals of means and differences are
-bootstrap percentiles over questions. To draw n questions with replacement and to count the right ones is one draw from
-a binomial distribution (a multinomial one for pairs of answers), so the counts are drawn themselves: the same
-distribution, and no question is touched.
+Questions about one video are no independent samples: they are one cluster of every interval (docs/leaderboard.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from statsmodels.stats.contingency_tables import mcnemar
+from scipy.stats import norm
+from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from .arms import Arm
-from .equivalence import equivalence
+from .clusters import Clustered
+from .resampling import TAIL, Interval, drawn_by_cluster, percentiles
 
-Interval = tuple[float, float]
 RESAMPLES = 20_000
 NOTHING = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of right answers with its standard error and Wilson's 95 % interval."""
+    """A share of right answers with its standard error and Wilson's 95 % interval.
+
+    `videos` are how many clusters the questions come in; None: each is about a video of its own. `design` is the design
+    effect: by how much the share varies more than that of independent questions.
+    """
 
     right: int
     total: int
+    videos: int | None = None
+    design: float = 1.0
+
+    @property
+    def num_clusters(self) -> int:
+        """How many videos the questions are about."""
+        return self.total if self.videos is None else self.videos
 
     @property
     def value(self) -> float:
@@ -39,16 +48,33 @@ class Accuracy:
 
     @property
     def error(self) -> float:
-        """The standard error of the share."""
-        return math.sqrt(self.value * (1 - self.value) / self.total) if self.total else math.nan
+        """The standard error of the share, cluster-robust where questions share videos."""
+        if not self.total or self.videos == 1:
+            return math.nan
+        return math.sqrt(self.value * (1 - self.value) * self.design / self.total)
 
     @property
     def interval(self) -> Interval:
-        """Wilson's interval of the share, at 95 %."""
+        """Wilson's interval of the share, at 95 %; of clustered questions on their effective number.
+
+        That is the number divided by the design effect, and less for few clusters, as Student's t is wider than the
+        normal distribution (Korn and Graubard 1998). One video says nothing.
+        """
         if not self.total:
             return NOTHING
-        low, high = proportion_confint(self.right, self.total, method="wilson")
+        if self.videos is None:
+            low, high = proportion_confint(self.right, self.total, method="wilson")
+            return float(low), float(high)
+        if self.videos < 2:
+            return 0.0, 1.0
+        effective = self.total / (max(1.0, self.design) * wider_for_few(self.videos, TAIL))
+        low, high = proportion_confint(self.value * effective, effective, method="wilson")
         return float(low), float(high)
+
+
+def wider_for_few(clusters: int, tail: float) -> float:
+    """By how much Student's t is wider than the normal distribution, squared."""
+    return float((student.isf(tail, clusters - 1) / norm.isf(tail)) ** 2)
 
 
 @dataclass(frozen=True)
@@ -59,75 +85,57 @@ class Mean:
     interval: Interval
 
 
-@dataclass(frozen=True)
-class Paired:
-    """An arm against its baseline on the questions that both answered."""
-
-    common: int
-    right: int  # of the baseline, among them
-    lost: int  # right in the baseline, wrong here
-    won: int  # the other way round
-
-    @property
-    def difference(self) -> float:
-        """The change of the share: what was won less what was lost, of the common questions."""
-        return (self.won - self.lost) / self.common if self.common else math.nan
-
-    @property
-    def p_value(self) -> float:
-        """McNemar's exact test that as many are lost as are won; 1 where no question flipped."""
-        if not self.lost + self.won:
-            return 1.0
-        return float(mcnemar([[0, self.lost], [self.won, 0]], exact=True).pvalue)
-
-    @property
-    def among_right(self) -> Accuracy:
-        """The accuracy on the questions that the baseline answered right; the paper's Table 2 is this minus 100 %."""
-        return Accuracy(self.right - self.lost, self.right)
-
-    def interval(self, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-        """Of the difference: the 95 % percentile bootstrap over the common questions."""
-        if not self.common:
-            return NOTHING
-        shares = [self.won / self.common, self.lost / self.common, 0.0]
-        shares[2] = max(0.0, 1 - shares[0] - shares[1])
-        drawn = np.random.default_rng(seed).multinomial(self.common, shares, size=resamples)
-        return _percentiles((drawn[:, 0] - drawn[:, 1]) / self.common)
-
-    def equivalence(self, margin: float) -> float:
-        """The p value of two one-sided tests that the difference lies outside of -margin to +margin (TOST, exact)."""
-        return equivalence(self.lost, self.won, self.common, margin)
+def share(right: Sequence[bool], videos: Sequence[Hashable]) -> Accuracy:
+    """A share of right answers, each with the video that it is about."""
+    total, found = len(right), Clustered.of([float(one) for one in right], videos)
+    if found.num_clusters == total:
+        return Accuracy(sum(right), total)
+    alone = found.values.var() / total
+    if alone and found.num_clusters > 1:
+        design = found.error**2 / alone
+    else:  # none differs, and nothing says how alike those about one video are: as if they were the same
+        design = float((np.bincount(found.groups) ** 2).sum() / total)
+    return Accuracy(sum(right), total, found.num_clusters, design)
 
 
 def accuracy(arm: Arm, subtask: str | None = None) -> Accuracy:
     """The accuracy over the answered questions; errors are left out, not counted as wrong."""
     answered = arm.answered(subtask)
-    return Accuracy(sum(bool(sample.correct) for sample in answered), len(answered))
+    return share([bool(sample.correct) for sample in answered], [sample.cluster for sample in answered])
 
 
 def macro(parts: Iterable[Accuracy], seed: int = 0, resamples: int = RESAMPLES) -> Mean:
-    """The mean of the sub-tasks' accuracies, each weighing the same; its bootstrap draws within each sub-task."""
+    """The mean of the sub-tasks' accuracies, each weighing the same; its bootstrap draws within each sub-task.
+
+    For questions that share no video; see :func:`macro_by_video`.
+    """
     scored = [part for part in parts if part.total]
     if not scored:
         return Mean(math.nan, NOTHING)
     totals = np.array([part.total for part in scored])
     shares = np.array([part.value for part in scored])
     drawn = np.random.default_rng(seed).binomial(totals, shares, size=(resamples, len(scored)))
-    return Mean(float(shares.mean()), _percentiles((drawn / totals).mean(axis=1)))
+    return Mean(float(shares.mean()), percentiles((drawn / totals).mean(axis=1)))
 
 
-def paired(arm: Arm, baseline: Arm, subtask: str | None = None) -> Paired:
-    """The questions of one sub-task, or of all, that both arms answered."""
-    common = right = lost = won = 0
-    for sample in arm.answered(subtask):
-        other = baseline.samples.get((sample.task, sample.doc_id))
-        if other is None or other.correct is None:
-            continue
-        common += 1
-        right += other.correct
-        lost += other.correct and not sample.correct
-        won += bool(sample.correct) and not other.correct
-    return Paired(common, right, lost, won)
+def macro_by_video(arm: Arm, seed: int = 0, resamples: int = RESAMPLES) -> Mean:
+    """The same of any arm: whole videos are drawn, which may have questions in several sub-tasks."""
+    answered, subtasks = arm.answered(), arm.subtasks
+    videos = {name: place for place, name in enumerate(dict.fromkeys(one.cluster for one in answered))}
+    if len(videos) == len(answered):
+        return macro((accuracy(arm, subtask) for subtask in subtasks), seed, resamples)
+    counts = np.zeros((len(videos), 2, len(subtasks)), dtype=np.int64)  # right and asked of each sub-task
+    for sample in answered:
+        cell = counts[videos[sample.cluster], :, subtasks.index(sample.subtask)]
+        cell += (int(bool(sample.correct)), 1)
+    right, asked = counts.sum(axis=0)
+    value = float((right / np.where(asked, asked, np.nan))[asked > 0].mean())
+    if len(videos) < 2:
+        return Mean(value, (0.0, 1.0))
+    drawn = drawn_by_cluster(counts.reshape(len(videos), -1), resamples, seed).reshape(resamples, 2, -1)
+    shares = drawn[:, 0] / np.where(drawn[:, 1], drawn[:, 1], np.nan)  # a draw may lack a sub-task
+    means = np.nanmean(shares[:, asked > 0], axis=1)
+    return Mean(value, percentiles(means, len(videos)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -139,8 +147,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         for place, p in zip(tested, corrected, strict=True):
             adjusted[place] = float(p)
     return adjusted
-
-
-def _percentiles(values: np.ndarray) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)

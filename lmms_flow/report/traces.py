@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RecordError, ReportError
@@ -12,6 +12,7 @@ from ..records.journal import read_lines as read_journal_lines
 from ..records.record import SampleRecord, logged_record, logs_records
 from .joining import arm_key, frames_of, journal_folder
 from .logs import find_runs, read_lines
+from .same_video import Marks, videos_of
 
 Folders = Sequence[str | Path]
 
@@ -22,6 +23,12 @@ class Traced:
 
     record: SampleRecord
     folder: Path
+    video_of: str = ""  # the video that it is about (`same_video.py`)
+
+    @property
+    def cluster(self) -> str:
+        """Equal for questions about one video, which are no independent samples; else the question's own."""
+        return self.video_of or self.record.clip or f"question {self.record.base} {self.record.doc_id}"
 
     def arrays(self) -> Arrays:
         """What was read out. Raises ReportError with the file where it is gone or damaged."""
@@ -56,7 +63,15 @@ def read_traces(folders: str | Path | Folders, records: Folders = ()) -> list[Tr
                 found[one.asked] = one
         except RecordError as error:
             raise ReportError(str(error)) from None
-    return sorted(found.values(), key=lambda one: (one.record.base, one.record.trace, one.record.doc_id))
+    return _with_videos(
+        sorted(found.values(), key=lambda one: (one.record.base, one.record.trace, one.record.doc_id))
+    )
+
+
+def _with_videos(traced: Sequence[Traced]) -> list[Traced]:
+    records = [one.record for one in traced]
+    marks = [Marks(each.base or each.task, each.doc_id, each.clip, each.video_key) for each in records]
+    return [replace(one, video_of=name) for one, name in zip(traced, videos_of(marks), strict=True)]
 
 
 def _in_folder(folder: Path, records: Folders) -> Iterator[Traced]:

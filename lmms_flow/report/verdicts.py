@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ..claims.book import Claim, ClaimArm, claims
-from .arms import Arm, ScoredSample
+from .arms import Arm
 from .board import Board
 from .clusters import Clustered
+from .pairing import both_answered
 from .table import Column, Table, change_with_interval, percent
 
 Verdict: TypeAlias = Literal["holds", "fails", "not enough questions", "not run"]
+NOT_RUN: Verdict = "not run"
+NOTES = (
+    "found: accuracy of the arm less that of full attention, or of the arm that the prediction names; errors are "
+    "cluster-robust by video",
+    "shows from: the smallest change, in points, that this run would have found with a chance of 80 %",
+    "a verdict is about this model on these questions; the papers' models and data are others",
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def _trial(claim: Claim, checkpoint: str, arms: list[Arm]) -> Trial:
         if found is None or not found.answered():
             why = found.skipped_because if found else ""
             return Trial(
-                claim, checkpoint, "not run", reason=f"no answers under {named}" + (f": {why}" if why else "")
+                claim, checkpoint, NOT_RUN, reason=f"no answers under {named}" + (f": {why}" if why else "")
             )
     assert arm is not None
     assert other is not None
@@ -75,20 +83,11 @@ def _of(wanted: ClaimArm, arms: Iterable[Arm], frames: int | None) -> Arm | None
     return max(found, key=lambda arm: (len(arm.answered()), arm.frames), default=None)
 
 
-def cluster_of(sample: ScoredSample) -> tuple[str, ...]:
-    """What a question shares with others that are no samples independent of it: its clip's file, else itself."""
-    return (sample.clip,) if sample.clip else (sample.task, str(sample.doc_id))
-
-
 def difference(arm: Arm, other: Arm) -> Clustered:
-    """Right under one arm less right under the other, on the questions that both answered."""
-    values, clusters = [], []
-    for sample in arm.answered():
-        beside = other.samples.get((sample.task, sample.doc_id))
-        if beside is not None and beside.correct is not None:
-            values.append(float(bool(sample.correct)) - float(beside.correct))
-            clusters.append(cluster_of(sample))
-    return Clustered.of(values, clusters)
+    """Right under one arm less right under the other, on the questions that both answered, by video."""
+    both = both_answered(arm, other)
+    values = [float(bool(sample.correct)) - float(bool(beside.correct)) for sample, beside in both]
+    return Clustered.of(values, [sample.cluster for sample, _ in both])
 
 
 def verdict(claim: Claim, change: Clustered) -> Verdict:
@@ -115,16 +114,10 @@ def verdict_table(board: Board) -> Table:
         Column("verdict", raw=("verdict",), right=False),
         Column("shows from", percent, ("detectable",), rank=3),
         Column("n", raw=("n",), rank=5),
-        Column("clips", raw=("clips",), rank=6),
+        Column("videos", raw=("videos",), rank=6),
     )
     rows = tuple(tuple(_cells(trial, len(board.checkpoints) > 1)) for trial in trials(board))
-    notes = (
-        "found: accuracy of the arm less that of full attention, or of the arm that the prediction names; errors are "
-        "cluster-robust by clip",
-        "shows from: the smallest change, in points, that this run would have found with a chance of 80 %",
-        "a verdict is about this model on these questions; the papers' models and data are others",
-    )
-    return Table("claims", f"{board.benchmark}: claims on trial", columns, rows, notes, board.benchmark)
+    return Table("claims", f"{board.benchmark}: claims on trial", columns, rows, NOTES, board.benchmark)
 
 
 def _cells(trial: Trial, with_model: bool) -> Iterator[object]:

@@ -14,7 +14,7 @@ from lmms_flow.flow.trace_settings import TraceSettings
 from lmms_flow.harness import host
 from lmms_flow.harness.host_cache import cache_in_use
 from lmms_flow.harness.host_flags import Flags
-from lmms_flow.harness.sample import QuestionId, Sample, question_of, traced
+from lmms_flow.harness.sample import QuestionId, Sample, question_of, traced, video_key_of
 from lmms_flow.inputs.frame_order import FrameOrder
 from lmms_flow.inputs.native_chat import pixel_limits
 from lmms_flow.records.fields import RunFields
@@ -148,7 +148,9 @@ class Asking:
         """What every record of a request says."""
         loaded, args = self.loaded, self.loaded.args
         num_frames, category, pair = int(metadata.get("num_frames") or args.num_frames), "", ""
+        video_key = ""
         if sample is not None:
+            video_key = video_key_of(sample.doc)
             if sample.is_ours:
                 category, pair = (str(sample.doc.get(name) or "") for name in ("family", "pair"))
             with suppress(SampleError):
@@ -160,6 +162,7 @@ class Asking:
             "base": str(metadata.get("base") or task),
             "category": category,
             "pair": pair,
+            "video_key": video_key,
             "protocol": str(metadata.get("protocol") or "stock"),
             "num_frames": num_frames,
             "frame_order": _order_of(metadata, args.frame_order),

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from lmms_flow.report.arms import Arm
+from lmms_flow.report.pairing import paired
 from lmms_flow.report.runs import read_arms
-from lmms_flow.report.statistics import accuracy, paired
+from lmms_flow.report.statistics import accuracy
 from scripts.flow_tiny.edges import AFTER_IT, BEFORE_IT, DIRECT, OUTSIDE, THE_WAY
 from scripts.flowbench.questions import FAMILIES
 

@@ -13,7 +13,7 @@ from ...trace.curves import Curve
 from .curve_figures import below, draw_curve, finish, heat, lowest
 from .gathered import TARGETS, Gathered
 from .map_section import Drawn
-from .parts import Block, short_checkpoint
+from .parts import Block
 from .pictures import PANEL, Picture, slug
 
 # The knockouts of the edges that a target's attention runs along.
@@ -37,9 +37,10 @@ def attention_block(one: Gathered, drawn: Sequence[Drawn]) -> Block | None:
 
 
 def _knockouts(one: Gathered, target: str, drawn: Sequence[Drawn]) -> list[Curve]:
-    """The curves of the same edges in the first map of this checkpoint and benchmark that has them."""
+    """The curves of the same edges in the first map that has them, of questions that were asked alike."""
+    asked = (one.checkpoint, one.benchmark, one.protocol, one.frames)
     for each in drawn:
-        if (each.map.checkpoint, each.map.benchmark) == (one.checkpoint, one.benchmark):
+        if (each.map.checkpoint, each.map.benchmark, each.map.protocol, each.map.frames) == asked:
             found = [each.curves[rule] for rule in SAME_EDGES[target] if rule in each.curves]
             if found:
                 return found
@@ -69,9 +70,7 @@ def _attention_picture(
     grid[0].set_title(f"{target} to video", loc="left")
     layer = int(mean.sum(axis=1).argmax())
     told = f"most in layer {layer + 1}, to frame {_frame(int(mean[layer].argmax()), one.merged)}"
-    caption = (
-        f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {target} to video, {len(rows)} questions."
-    )
+    caption = f"{one.title}: {target} to video, {len(rows)} questions."
     if knockouts:
         for curve in knockouts:
             draw_curve(grid[1], curve, style_of(curve.knockout), curve.knockout)
@@ -82,5 +81,5 @@ def _attention_picture(
         told += f"; under the knockout {'; '.join(map(lowest, knockouts))}"
     else:
         grid[0].set_xlabel("layer")
-    name = slug(one.benchmark, short_checkpoint(one.checkpoint), "attention", target)
+    name = slug(one.title, "attention", target)
     return Picture(name, caption, f"Attention of {target} to each frame by layer: {told}.", figure)

@@ -25,6 +25,7 @@ from ..traces import Traced, read_traces
 from .beside_bases import beside_their_bases
 from .board_section import board_sections, ledger_section
 from .cards import Card, Deck, deal
+from .claims_section import claims_section
 from .failures import failure_section
 from .files import write_figures, write_tables
 from .findings import findings
@@ -124,6 +125,9 @@ def _sections(
     of_arms, of_traces = commands(reading.runs, traces=False), commands(reading.runs, traces=True)
     yield ran_section(reading.runs, boards)
     yield from board_sections(tables, of_arms)
+    verdicts = claims_section(boards, of_arms)
+    if verdicts:
+        yield verdicts
     more = (*halves(drawn, options.seed), *beside_their_bases(drawn, options.seed))
     maps = map_section(drawn, more, of_traces)
     if maps:

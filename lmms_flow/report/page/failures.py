@@ -16,7 +16,7 @@ from ...plots import other_style
 from ...trace.curves import Curve, FlowMap, mean_by_clip
 from ..arms import ScoredSample
 from ..board import Board, Entry
-from ..statistics import Accuracy
+from ..statistics import Accuracy, share
 from ..table import Column, Table, with_interval
 from .curve_figures import MINUS, below, draw_curve, finish, lowest, share_figure, signed
 from .map_section import Drawn
@@ -34,11 +34,13 @@ LEAD = (
 class Repair:
     """An arm on the questions that its baseline answers wrong.
 
-    `falls` and `rises` count those whose wrong answer became less and more probable (cases 1 and 2), `change` is the
-    mean change of its probability in points; the three are of the questions whose probabilities are known.
+    `share` is that of the repaired ones. `falls` and `rises` count those whose wrong answer became less and more
+    probable (cases 1 and 2), `change` is the mean change of its probability in points; the three are of the questions
+    whose probabilities are known.
     """
 
     entry: Entry
+    share: Accuracy
     wrong: int
     repaired: int
     otherwise: int  # wrong in another way
@@ -46,11 +48,6 @@ class Repair:
     falls: int
     rises: int
     change: float
-
-    @property
-    def share(self) -> Accuracy:
-        """The share that is repaired."""
-        return Accuracy(self.repaired, self.wrong)
 
 
 def repairs(board: Board) -> list[Repair]:
@@ -69,6 +66,7 @@ def _repair(entry: Entry) -> Repair:
     changes = [change for before, after in pairs if (change := _change(before, after)) is not None]
     return Repair(
         entry,
+        share([bool(after.correct) for _, after in pairs], [after.cluster for _, after in pairs]),
         wrong=len(pairs),
         repaired=sum(bool(after.correct) for _, after in pairs),
         otherwise=sum(flip.kind == "other" for flip in entry.flips),

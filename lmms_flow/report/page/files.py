@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 CURVE = (
     "benchmark",
     "checkpoint",
+    "protocol",
+    "frames",
     "style",
     "window",
+    "how",
     "among",
     "knockout",
     "layer",
@@ -33,6 +36,7 @@ CURVE = (
     "low",
     "high",
     "questions",
+    "clips",
 )
 
 
@@ -82,10 +86,12 @@ def _write_curves(drawn: Sequence[Drawn], file: Path) -> list[Path]:
 
 
 def _curve_rows(one: Drawn) -> Iterator[tuple[object, ...]]:
-    about = (one.map.benchmark, one.map.checkpoint, one.map.style, one.map.window, one.among)
+    asked = one.map
+    about = (asked.benchmark, asked.checkpoint, asked.protocol, asked.frames)
+    about += (asked.style, asked.window, asked.how, one.among)
     for curve in one.curves.values():
         for layer, mean, low, high in zip(curve.layers, curve.mean, curve.low, curve.high, strict=True):
-            yield (*about, curve.knockout, layer, mean, low, high, curve.questions)
+            yield (*about, curve.knockout, layer, mean, low, high, curve.questions, curve.clips)
 
 
 def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:

@@ -97,9 +97,12 @@ def _flow(board: Board, drawn: Sequence[Drawn]) -> str:
     assert worst.test is not None
     p = worst.test.p_value
     said = "is more than chance explains" if p < 0.05 else "may be chance"
+    how = "p by sign flips over videos" if board.shares_videos else "McNemar's p"
+    seen = worst.test.detectable
+    least = f"; a change from {percent(seen)} points on would have shown" if p >= 0.05 and seen < 1 else ""
     return (
         f"Of the {len(tested)} cuts {worst.name} costs most, {_points(worst.test.difference)} on {worst.test.common} "
-        f"questions, which {said} (McNemar's p = {p:.2g})."
+        f"questions, which {said} ({how} = {p:.2g}{least})."
     )
 
 

@@ -11,33 +11,40 @@ from numpy.typing import NDArray
 
 from ...errors import ReportError
 from ..arms import benchmark_of
-from ..joining import model_of
+from ..joining import frames_of, model_of
 from ..table import one_line
 from ..traces import Traced
+from .parts import asked_of
 
 TARGETS = ("question", "options", "last")
 
 
 @dataclass
 class Gathered:
-    """What the read-outs of questions that were asked alike add up to; one a checkpoint and benchmark."""
+    """What the read-outs of questions that were asked alike add up to."""
 
     checkpoint: str
     benchmark: str
+    protocol: str
+    frames: int  # asked for, of each video
     clips: dict[str, list[str]] = field(default_factory=dict)
     probabilities: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)  # each [layer]
     words: dict[int, Counter[str]] = field(default_factory=dict)  # of each layer that was read
     attention: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)  # each [layer, frame]
     merged: int = 1  # frames of the video that are one in the prompt, as in pairs
 
+    @property
+    def title(self) -> str:
+        """Whose they are, and of how many frames."""
+        return asked_of(self.benchmark, self.checkpoint, self.frames, self.protocol)
+
     def add(self, one: Traced) -> None:
         """Reads the arrays of one question. Raises ReportError where they are not what they should be."""
         if not any(name.startswith(("generation_", "logit_", "attention.")) for name in one.record.shapes):
             return
         arrays = one.arrays()
-        clip = one.record.clip or f"question {one.record.task} {one.record.doc_id}"
         try:
-            self._probability(arrays.values, arrays.about, clip)
+            self._probability(arrays.values, arrays.about, one.cluster)
             self._lens(arrays.values, arrays.about)
             in_prompt = len(arrays.about.get("frames") or ()) or 1
             self.merged = max(self.merged, len(one.record.frames) // in_prompt)
@@ -93,9 +100,11 @@ def word_of(text: object, token: int) -> str:
 
 
 def gather(traced: Sequence[Traced]) -> list[Gathered]:
-    """The read-outs of all traced questions, by checkpoint and benchmark."""
-    found: dict[tuple[str, str], Gathered] = {}
+    """The read-outs of all traced questions, by checkpoint, benchmark, protocol and number of frames."""
+    found: dict[tuple[str, str, str, int], Gathered] = {}
     for one in traced:
-        key = model_of(one.record), benchmark_of(one.record.base or one.record.task)
+        record = one.record
+        benchmark = benchmark_of(record.base or record.task)
+        key = model_of(record), benchmark, record.protocol, frames_of(record)
         found.setdefault(key, Gathered(*key)).add(one)
     return [found[key] for key in sorted(found)]

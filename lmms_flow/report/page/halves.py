@@ -13,7 +13,7 @@ from ...trace.curves import FlowMap
 from ..table import Column, Table, change_with_interval
 from .curve_figures import curve_figure, lowest
 from .map_section import SIDES, Drawn, target_sets
-from .parts import Block, short_checkpoint
+from .parts import Block, asked_of
 from .pictures import Picture, slug
 
 NOTE = (
@@ -74,7 +74,8 @@ def _table(maps: Sequence[Drawn], seed: int) -> Table:
             parts = [one.map, *(one.map.part(task) for task in tasks if len(tasks) > 1)]
             cells = (_change(part, rule, centre, seed) for part in parts)
             rows.append((rule, f"{layers[0]}-{layers[-1]}", *cells))
-    title = f"{first.benchmark}, {short_checkpoint(first.checkpoint)}: accuracy with half of the layers cut"
+    whose = asked_of(first.benchmark, first.checkpoint, first.frames, first.protocol)
+    title = f"{whose}: accuracy with half of the layers cut"
     return Table("halves", title, tuple(columns), tuple(rows), (), first.benchmark)
 
 

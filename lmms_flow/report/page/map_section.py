@@ -12,7 +12,7 @@ from ...trace.bins import LayerBins
 from ...trace.curves import Curve, FlowMap
 from ..table import Column, Table
 from .curve_figures import MINUS, curve_figure, lowest, pathway_figure, signed
-from .parts import Block, Section, short_checkpoint
+from .parts import Block, Section, asked_of
 from .pictures import Picture, slug
 
 PATHWAY = ("cross_frame", "video:question", "question:last")
@@ -58,7 +58,7 @@ class Drawn:
             window = "all layers up to it" if one.style == "to_layer" else "it and all later layers"
         if one.how == "after_softmax":
             window += ", weights zeroed after the softmax"
-        return f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {window}"
+        return f"{asked_of(one.benchmark, one.checkpoint, one.frames, one.protocol)}: {window}"
 
     def ranges(self) -> dict[str, LayerBins]:
         """The bins of the pathway's kinds of edges, where every layer was a centre of a window."""

@@ -53,3 +53,14 @@ def joined(words: Sequence[str]) -> str:
 def short_checkpoint(name: str) -> str:
     """The last part of a repository id or folder."""
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name
+
+
+def asked_of(benchmark: str, checkpoint: str, frames: int, protocol: str = "") -> str:
+    """Whose read-outs something shows: benchmark and model, and what else was asked for of each question."""
+    parts = (
+        benchmark,
+        short_checkpoint(checkpoint),
+        f"{frames} frame{'s' * (frames != 1)}" if frames else "",
+        f"{protocol} protocol" if protocol else "",
+    )
+    return ", ".join(filter(None, parts))

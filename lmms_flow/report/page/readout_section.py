@@ -14,7 +14,7 @@ from .attention_figures import attention_block
 from .curve_figures import below, draw_curve, finish, heat
 from .gathered import Gathered
 from .map_section import Drawn
-from .parts import Block, Section, short_checkpoint
+from .parts import Block, Section
 from .pictures import PANEL, Picture, slug
 
 WORDS = 14  # rows of the lens
@@ -75,8 +75,8 @@ def _probability(one: Gathered, seed: int) -> Block | None:
         below(figure, len(kept))
         told = "; ".join(f"{curve.knockout} ends at {curve.mean[-1]:.1f} %" for curve, _ in kept)
         number = kept[0][0].questions
-        caption = f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: states {how}, {number} questions."
-        name = slug(one.benchmark, short_checkpoint(one.checkpoint), "probability", kind)
+        caption = f"{one.title}: states {how}, {number} questions."
+        name = slug(one.title, "probability", kind)
         pictures.append(Picture(name, caption, f"Probability by layer, states {how}: {told}.", figure))
     return Block(pictures=tuple(pictures)) if pictures else None
 
@@ -114,10 +114,8 @@ def _lens(one: Gathered) -> Block | None:
         axes.set_xticks(range(1, len(layers) + 1, step), [str(layer) for layer in layers[::step]])
     strongest = zip(words, shares.argmax(axis=1).tolist(), strict=True)
     told = "; ".join(f"{word} most in layer {layers[place]}" for word, place in strongest)
-    caption = (
-        f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: the {len(words)} commonest words by layer."
-    )
-    name = slug(one.benchmark, short_checkpoint(one.checkpoint), "lens")
+    caption = f"{one.title}: the {len(words)} commonest words by layer."
+    name = slug(one.title, "lens")
     return Block(pictures=(Picture(name, caption, f"Words of the video by layer: {told}.", figure),))
 
 

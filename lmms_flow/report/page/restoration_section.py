@@ -12,7 +12,7 @@ from ..restorations import Restoration, restorations_of
 from ..traces import Traced
 from .curve_figures import curve_figure
 from .map_section import target_sets
-from .parts import Block, Section, short_checkpoint
+from .parts import Block, Section, asked_of, short_checkpoint
 from .pictures import Picture, slug
 
 LEAD = (
@@ -34,8 +34,9 @@ def _block(one: Restoration, place: int, seed: int) -> Block:
     curves = {rule: one.curve(rule, among=among, seed=seed) for rule in one.knockouts}
     first, lost = next(iter(curves.values())), one.lost(among)
     said = "that full attention answers right" if among == "right" else "(full attention answers none right)"
+    whose = asked_of(one.benchmark, one.checkpoint, one.frames, one.protocol)
     text = (
-        f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {one.style}, windows of {one.window} layers. "
+        f"{whose}: {one.style}, windows of {one.window} layers. "
         f"{first.questions} questions {said}, on {first.clips} clips. Played backwards, the answer loses {lost:.1f} "
         "points."
     )

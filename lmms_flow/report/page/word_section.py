@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ..answer_words import WordMap, words_in
 from ..traces import Traced
 from .curve_figures import curve_figure, lowest
-from .parts import Block, Section, short_checkpoint
+from .parts import Block, Section, asked_of, short_checkpoint
 from .pictures import Picture, slug
 
 LEAD = (
@@ -26,8 +26,9 @@ def word_section(traced: Sequence[Traced], seed: int, commands: Sequence[str]) -
 
 def _block(one: WordMap, place: int, seed: int) -> Block:
     kept = [sample for sample in one.samples if len(sample.words) == one.most_words]
+    whose = asked_of(one.benchmark, one.checkpoint, one.frames, one.protocol)
     text = (
-        f"{one.benchmark}, {short_checkpoint(one.checkpoint)}: {one.style}, windows of {one.window} layers; "
+        f"{whose}: {one.style}, windows of {one.window} layers; "
         f"{len(kept)} of {len(one.samples)} answers have {one.most_words} such words."
     )
     return Block(text=text, pictures=tuple(_pictures(one, place, seed)))
