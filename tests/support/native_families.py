@@ -46,10 +46,11 @@ def _qwen_template(default_system: bool) -> str:
     return (
         "{% for message in messages %}"
         + (system if default_system else "")
-        + "<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
+        + "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+        "{% for content in message['content'] %}"
         "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
         "{% elif content['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
-        "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
 
@@ -330,9 +331,11 @@ def _molmo2(layers: int, ids: Ids, vocabulary: int) -> Any:
 # Processors
 
 
-def _qwen_processor(kind: str, pixels: str, videos: str, size: dict[str, int] = AREA) -> Any:
+def _qwen_processor(
+    kind: str, pixels: str, videos: str, size: dict[str, int] = AREA, patch: int = PATCH
+) -> Any:
     def processor(tokenizer: Any) -> Any:
-        sizes = {"patch_size": PATCH, "size": dict(size)}
+        sizes = {"patch_size": patch, "size": dict(size)}
         return getattr(t, f"{kind}Processor")(
             image_processor=getattr(t, pixels)(**sizes),
             tokenizer=tokenizer,
@@ -439,7 +442,12 @@ _INTERN_NAMES = {
 _SMOL_TOKENS = ("<fake_token_around_image>", "<global-img>", "<image>", "<video>", "<end_of_utterance>")
 _PERCEPTION_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|image|>", "<|video|>")
 _QWEN2_VIDEO = ("Qwen2VLImageProcessor", "Qwen2VLVideoProcessor")
-_DEEPSTACK = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1], "depth": 3}
+_QWEN3_PATCH = 16
+_DEEPSTACK = {
+    "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1], "depth": 3, "patch_size": _QWEN3_PATCH,
+}  # fmt: skip
+_QWEN3_PIXELS = ("Qwen2VLImageProcessor", "Qwen3VLVideoProcessor")
+_QWEN3_AREA = {"shortest_edge": 2 * 2 * 32 * 32, "longest_edge": 12 * 32 * 32}
 _QWEN2_VISION = {
     "depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": PATCH,
     "temporal_patch_size": 2, "spatial_merge_size": 2,
@@ -532,7 +540,7 @@ NATIVE: dict[str, Native] = {
     ),
     "qwen3_vl": Native(
         _qwen("Qwen3VL", _qwen_vision(**_DEEPSTACK), head_dim=16, rope={"mrope_interleaved": True}),
-        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        _qwen_processor("Qwen3VL", *_QWEN3_PIXELS, _QWEN3_AREA, _QWEN3_PATCH),
         QWEN_MARKS,
         _qwen_template(default_system=False),
     ),
@@ -546,7 +554,7 @@ NATIVE: dict[str, Native] = {
             num_experts_per_tok=2,
             moe_intermediate_size=32,
         ),
-        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        _qwen_processor("Qwen3VL", *_QWEN3_PIXELS, _QWEN3_AREA, _QWEN3_PATCH),
         QWEN_MARKS,
         _qwen_template(default_system=False),
     ),
@@ -629,7 +637,7 @@ NATIVE: dict[str, Native] = {
             head_dim=16,
             rope={"mrope_interleaved": True},
         ),
-        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        _qwen_processor("Qwen3VL", *_QWEN3_PIXELS, _QWEN3_AREA, _QWEN3_PATCH),
         QWEN_MARKS,
         _qwen_template(default_system=False),
     ),
@@ -663,7 +671,7 @@ REFUSED = {
     "qwen3_5": Native(
         _qwen(
             "Qwen3_5",
-            _qwen_vision(num_position_embeddings=16),
+            _qwen_vision(num_position_embeddings=16, patch_size=_QWEN3_PATCH),
             head_dim=16,
             rope={"mrope_interleaved": True},
             linear_key_head_dim=16,
@@ -671,7 +679,7 @@ REFUSED = {
             linear_num_key_heads=2,
             linear_num_value_heads=4,
         ),
-        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        _qwen_processor("Qwen3VL", *_QWEN3_PIXELS, _QWEN3_AREA, _QWEN3_PATCH),
         QWEN_MARKS,
         _qwen_template(default_system=False),
     ),
