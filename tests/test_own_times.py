@@ -18,7 +18,7 @@ from lmms_flow.inputs.video import frames_at
 from lmms_flow.model_wrappers.hf_video import HfVideoFlow
 from tests.support.clips import write_clip
 from tests.support.native import write
-from tests.support.native_families import NATIVE
+from tests.support.native_families import NATIVE, NEEDS
 
 # How each family writes a time into its prompt; Qwen2.5-VL writes none, its positions know the seconds.
 WRITTEN = {
@@ -28,7 +28,6 @@ WRITTEN = {
     "glm4v": r"<\|end_of_image\|>(\d+)",
     "video_llama_3": r"Time (\d+\.\d)s:",
 }
-NEEDS = {"smolvlm": "num2words"}
 CLIPS = {"nine seconds and a half": (285, 30), "slow": (21, 3)}  # frames, and frames a second
 
 
