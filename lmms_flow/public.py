@@ -72,7 +72,7 @@ def _wrapper_of(checkpoint: str, revision: str) -> Any:
 
 
 def _loaded(model: Any, processor: Any) -> LoadedModel:
-    from .engine import decoder_layers, find_decoder
+    from .engine import check_layers, decoder_layers
     from .flow import Flow
     from .inputs.native_chat import chat_for
     from .runner.arguments import ModelArguments
@@ -81,6 +81,6 @@ def _loaded(model: Any, processor: Any) -> LoadedModel:
 
     parameter = next(model.parameters())
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-    flows = Flows(Flow.load("none"), name, len(decoder_layers(find_decoder(model))))
+    flows = Flows(Flow.load("none"), name, len(decoder_layers(check_layers(model))))
     arguments = ModelArguments(pretrained=name, records="none")
     return LoadedModel(name, chat_for(model, processor), arguments, flows, parameter.device, parameter.dtype)

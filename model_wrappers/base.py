@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from loguru import logger
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
-from lmms_flow.engine import Check, decoder_layers, find_decoder, require_self_check
+from lmms_flow.engine import Check, check_layers, decoder_layers, require_self_check
 from lmms_flow.errors import (
     SAMPLE_FAILURES,
     CheckpointError,
@@ -102,7 +102,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             self.chat = self._load_with_adapter(self.checkpoint)
             self.model = self.chat.model.eval()
             self._limit_threads()
-            num_layers = len(decoder_layers(find_decoder(self.model)))
+            num_layers = len(decoder_layers(check_layers(self.model)))
             flows = Flows(self.flow, self.checkpoint, num_layers)
             self.loaded = LoadedModel(
                 self.checkpoint,
@@ -368,8 +368,15 @@ class FlowModel(_HostModel):  # type: ignore[misc]
             raise RunError(
                 f"{name} needs the package bitsandbytes, which is not installed: pip install bitsandbytes"
             )
-        told = {"bnb_4bit_compute_dtype": self.dtype} if args.load_in_4bit else {}
-        return {"quantization_config": BitsAndBytesConfig(**{name: True}, **told)}
+        if args.load_in_4bit:
+            return {
+                "quantization_config": BitsAndBytesConfig(
+                    load_in_4bit=True, bnb_4bit_compute_dtype=self.dtype
+                )
+            }
+        # Outliers are not kept apart, as they are by default: which columns have one depends on all tokens of a call,
+        # and what a flow cuts off would be seen in the rounding.
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)}
 
 
 def _first_line(error: Exception) -> str:

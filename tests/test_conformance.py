@@ -16,9 +16,7 @@ from lmms_flow.model_wrappers.hf_video import HfVideoFlow
 from lmms_flow.testing import Finding, assert_conforms, conformance
 from tests.support.clips import write_clip
 from tests.support.native import write
-from tests.support.native_families import NATIVE
-
-NEEDS = {"smolvlm": "num2words", "perception_lm": "timm"}  # packages of a family's processor or vision tower
+from tests.support.native_families import NATIVE, NEEDS
 
 
 @pytest.fixture(scope="module")

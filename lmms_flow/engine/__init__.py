@@ -25,6 +25,7 @@ from .decoder import decoder_layers, find_decoder
 from .intervene import ENGINES, intervene
 from .ledger import Ledger, ledger
 from .masks import keep_masks
+from .mechanisms import check_layers
 from .plan import RowPlan
 from .restoring import RestorationResult, restore
 from .selfcheck import Check, require_self_check, self_check
@@ -42,6 +43,7 @@ __all__ = [
     "SweepResult",
     "UnsupportedModelError",
     "VisionPasses",
+    "check_layers",
     "counting_vision",
     "decoder_layers",
     "find_decoder",

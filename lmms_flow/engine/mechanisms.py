@@ -20,13 +20,24 @@ from .survey import in_words, mixes, other_mechanisms, ranges
 # decoder -> the modules of which nothing was found, and what else was looked at
 _seen: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
 _CHOOSERS = re.compile(r"indexer|top_?k|keep_window|compress")
+_VISUAL_TOKENS_ALONE = (
+    None,
+    False,
+    "vision",
+)  # of use_bidirectional_attention: their masks are made above the decoder
 _MIXING_MODULES = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
 
 
 def check_mechanisms(model: nn.Module) -> nn.Module:
     """The model's decoder. Raises UnsupportedModelError, by name, for what moves information past a mask."""
-    decoder = find_decoder(model)
+    find_decoder(model)
     check_attention(model)
+    return check_layers(model)
+
+
+def check_layers(model: nn.Module) -> nn.Module:
+    """The same, whatever runs its attention: what the layers are shows as soon as a model is loaded."""
+    decoder = find_decoder(model)
     config: Any = getattr(decoder, "config", None)
     parts = (
         *((id(part), type(part), getattr(part, "is_causal", None)) for part in decoder.modules()),
@@ -41,7 +52,7 @@ def check_mechanisms(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} is an encoder with a decoder: its decoder reads the prompt through "
             "cross-attention, which no flow cuts"
         )
-    if getattr(config, "use_bidirectional_attention", None):
+    if getattr(config, "use_bidirectional_attention", None) not in _VISUAL_TOKENS_ALONE:
         raise UnsupportedModelError(
             f"{type(model).__name__} reads later tokens too (use_bidirectional_attention): flows are cut from "
             "causal attention"

@@ -246,7 +246,7 @@ class VideoChat:
 # Whole numbers beside a prompt that say the same of a sample wherever it stands in a batch.
 _OF_A_SAMPLE = frozenset(
     {"image_grid_thw", "video_grid_thw", "video_grids", "image_sizes", "second_per_grid_ts", "pixel_attention_mask",
-     "num_frames", "video_merge_sizes", "video_compression_mask"}
+     "num_frames", "num_frames_per_video", "video_position_ids", "video_merge_sizes", "video_compression_mask"}
 )  # fmt: skip
 
 

@@ -122,6 +122,7 @@ class Asking:
 
     def _runtime(self) -> dict[str, Any]:
         args = self.loaded.args
+        given = {name: getattr(args, name) for name in _WHERE_SET if getattr(args, name)}
         return {
             "engine": args.engine,
             "dtype": str(self.loaded.dtype),
@@ -129,7 +130,7 @@ class Asking:
             "device": self.loaded.device.type,
             "batch_size": args.batch_size,
             **({"vision": "released"} if args.released_vision else {}),
-            **{name: getattr(args, name) for name in _WHERE_SET if getattr(args, name)},
+            **({"arguments": given} if given else {}),  # on their own: `peft` is a package's name as well
             **package_versions(),
         }
 

@@ -1,4 +1,4 @@
-"""`python -m scripts.families [NAME ...] [--write]`: tries what is not known yet, and writes the page."""
+"""`python -m scripts.families [NAME ...] [--write]`: tries families, and writes the page of what is known."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import argparse
 import json
 import tempfile
 from dataclasses import asdict
+from datetime import date
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lmms_flow.engine import find_decoder
 from lmms_flow.engine.both_ways import reads_both_ways
 from lmms_flow.engine.windows import layer_windows
+from lmms_flow.harness.ground import MODELS
 from lmms_flow.model_wrappers.hf_video import HfVideoFlow
 from lmms_flow.testing import conformance
 from lmms_flow.testing.case import Case
@@ -20,7 +24,11 @@ from tests.support.clips import write_clip
 from tests.support.native import write
 from tests.support.native_families import NATIVE
 
-KNOWN = Path("out/families")  # what was tried, one file a family
+# Looked up in the registries on that day; write it anew with the page.
+NEWEST = (
+    "These were the newest releases of both on 2026-11-26, so the lock's versions and the newest are one run."
+)
+KNOWN = Path("out/families")  # what was tried, one file a family; delete it to try all anew
 
 
 def main() -> None:
@@ -31,14 +39,35 @@ def main() -> None:
     arguments = parser.parse_args()
     KNOWN.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or NATIVE:
-        file = KNOWN / f"{name}.json"
-        if not file.exists():
-            file.write_text(json.dumps(tried(name), indent=1))
-            print(name, summary(json.loads(file.read_text())), flush=True)
+        if known(name) is None:
+            found = tried(name)
+            (KNOWN / f"{name}.json").write_text(json.dumps(found, indent=1))
+            print(name, summary(found), flush=True)
     if arguments.write:
-        files = {name: KNOWN / f"{name}.json" for name in NATIVE}
-        found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-        Path("docs/families.md").write_text(page(found))
+        all_known = {name: found for name in NATIVE if (found := known(name)) is not None}
+        Path("docs/families.md").write_text(page(all_known, NEWEST))
+
+
+def known(name: str) -> dict[str, Any] | None:
+    """What was found of a family with the versions that are installed; None where it was not tried with these."""
+    file = KNOWN / f"{name}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found if found.get("versions") == versions() else None
+
+
+def versions() -> str:
+    """Of what a family is made of."""
+    return f"transformers {version('transformers')} and torch {version('torch').split('+')[0]}"
+
+
+def model_ids(kind: str) -> list[str]:
+    """The names in lmms-eval that run this type of model and no other's."""
+    found = []
+    for name, place in MODELS.items():
+        module, _, wrapper = place.rpartition(".")
+        if kind in getattr(import_module(module), wrapper).model_types:
+            found.append(name)
+    return found
 
 
 def tried(name: str) -> dict[str, Any]:
@@ -50,6 +79,9 @@ def tried(name: str) -> dict[str, Any]:
         found = [asdict(one) for one in conformance(wrapper, clip)]
         prompt = Case(wrapper, clip).asked.prompt
         return {
+            "versions": versions(),
+            "run": f"{date.today()} with {versions()}",
+            "model_ids": model_ids(wrapper.model.config.model_type),
             "class": type(wrapper.model).__name__,
             "unit": prompt.unit,
             "mechanism": mechanism(wrapper.model),
@@ -71,9 +103,9 @@ def mechanism(model: Any) -> str:
     return ", ".join(told) or "plain causal"
 
 
-def summary(known: dict[str, Any]) -> str:
+def summary(found: dict[str, Any]) -> str:
     """How many checks passed, failed, and were not tried."""
-    verdicts = [one["passed"] for one in known["findings"]]
+    verdicts = [one["passed"] for one in found["findings"]]
     return f"{verdicts.count(True)} passed, {verdicts.count(False)} failed, {verdicts.count(None)} not tried"
 
 

@@ -46,10 +46,11 @@ def _qwen_template(default_system: bool) -> str:
     return (
         "{% for message in messages %}"
         + (system if default_system else "")
-        + "<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
+        + "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+        "{% for content in message['content'] %}"
         "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
         "{% elif content['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
-        "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
 
@@ -307,6 +308,27 @@ def _gemma3(layers: int, ids: Ids, vocabulary: int) -> Any:
     )
 
 
+def _gemma4(layers: int, ids: Ids, vocabulary: int) -> Any:
+    kinds = ["sliding_attention", "full_attention", "full_attention"] * layers
+    text = _text(
+        "Gemma4Text", layers, vocabulary, head_dim=16, sliding_window=24, layer_types=kinds[:layers],
+        use_bidirectional_attention="vision", hidden_size_per_layer_input=0, vocab_size_per_layer_input=vocabulary,
+    )  # fmt: skip
+    vision = t.Gemma4VisionConfig(
+        **VISION | {"patch_size": 16, "num_key_value_heads": 2, "head_dim": 16},
+        pooling_kernel_size=2,
+        position_embedding_size=64,
+    )
+    return t.Gemma4Config(
+        text_config=text.to_dict(),
+        vision_config=vision.to_dict(),
+        audio_config=None,
+        **{f"{name}_id": ids(token) for name, token in _GEMMA4_NAMES.items() if name not in ("eoa_token",)},
+        eoa_token_index=ids(_GEMMA4_NAMES["eoa_token"]),
+        video_token_id=ids("<|video|>"),
+    )
+
+
 def _molmo2(layers: int, ids: Ids, vocabulary: int) -> Any:
     text = _text("Molmo2Text", layers, vocabulary, head_dim=16, additional_vocab_size=16)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
@@ -330,9 +352,11 @@ def _molmo2(layers: int, ids: Ids, vocabulary: int) -> Any:
 # Processors
 
 
-def _qwen_processor(kind: str, pixels: str, videos: str, size: dict[str, int] = AREA) -> Any:
+def _qwen_processor(
+    kind: str, pixels: str, videos: str, size: dict[str, int] = AREA, patch: int = PATCH
+) -> Any:
     def processor(tokenizer: Any) -> Any:
-        sizes = {"patch_size": PATCH, "size": dict(size)}
+        sizes = {"patch_size": patch, "size": dict(size)}
         return getattr(t, f"{kind}Processor")(
             image_processor=getattr(t, pixels)(**sizes),
             tokenizer=tokenizer,
@@ -421,6 +445,16 @@ def _gemma3_processor(tokenizer: Any) -> Any:
     )
 
 
+def _gemma4_processor(tokenizer: Any) -> Any:
+    sizes = {"patch_size": 16, "pooling_kernel_size": 2, "max_soft_tokens": 70}
+    return t.Gemma4Processor(
+        feature_extractor=t.Gemma4AudioFeatureExtractor(),
+        image_processor=t.Gemma4ImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=t.Gemma4VideoProcessor(**sizes),
+    )
+
+
 def _molmo2_processor(tokenizer: Any) -> Any:
     sizes = {"size": FIXED, "patch_size": PATCH}
     return t.Molmo2Processor(
@@ -439,7 +473,12 @@ _INTERN_NAMES = {
 _SMOL_TOKENS = ("<fake_token_around_image>", "<global-img>", "<image>", "<video>", "<end_of_utterance>")
 _PERCEPTION_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|image|>", "<|video|>")
 _QWEN2_VIDEO = ("Qwen2VLImageProcessor", "Qwen2VLVideoProcessor")
-_DEEPSTACK = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1], "depth": 3}
+_QWEN3_PATCH = 16
+_DEEPSTACK = {
+    "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1], "depth": 3, "patch_size": _QWEN3_PATCH,
+}  # fmt: skip
+_QWEN3_PIXELS = ("Qwen2VLImageProcessor", "Qwen3VLVideoProcessor")
+_QWEN3_AREA = {"shortest_edge": 2 * 2 * 32 * 32, "longest_edge": 12 * 32 * 32}
 _QWEN2_VISION = {
     "depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": PATCH,
     "temporal_patch_size": 2, "spatial_merge_size": 2,
@@ -480,6 +519,18 @@ _GEMMA_NAMES = {
     "eoi_token": "<end_of_image>",
     "image_token": "<image_soft_token>",
 }
+_GEMMA4_NAMES = {
+    "image_token": "<image_soft_token>",
+    "boi_token": "<start_of_image>",
+    "eoi_token": "<end_of_image>",
+    "audio_token": "<audio_soft_token>",
+    "boa_token": "<start_of_audio>",
+    "eoa_token": "<end_of_audio>",
+}
+GEMMA4_TEMPLATE = GEMMA_TEMPLATE.replace(
+    "{% elif content['type'] == 'text' %}",
+    "{% elif content['type'] == 'video' %}<|video|>{% elif content['type'] == 'text' %}",
+).replace("<start_of_image>", "<image_soft_token>")
 _MOLMO_TOKENS = (
     *(
         "<im_start>",
@@ -532,7 +583,7 @@ NATIVE: dict[str, Native] = {
     ),
     "qwen3_vl": Native(
         _qwen("Qwen3VL", _qwen_vision(**_DEEPSTACK), head_dim=16, rope={"mrope_interleaved": True}),
-        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        _qwen_processor("Qwen3VL", *_QWEN3_PIXELS, _QWEN3_AREA, _QWEN3_PATCH),
         QWEN_MARKS,
         _qwen_template(default_system=False),
     ),
@@ -546,7 +597,7 @@ NATIVE: dict[str, Native] = {
             num_experts_per_tok=2,
             moe_intermediate_size=32,
         ),
-        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        _qwen_processor("Qwen3VL", *_QWEN3_PIXELS, _QWEN3_AREA, _QWEN3_PATCH),
         QWEN_MARKS,
         _qwen_template(default_system=False),
     ),
@@ -598,6 +649,14 @@ NATIVE: dict[str, Native] = {
         _GEMMA_NAMES,
         llama=True,
     ),
+    "gemma4": Native(
+        _gemma4,
+        _gemma4_processor,
+        (*_GEMMA4_NAMES.values(), "<|video|>", "<start_of_turn>", "<end_of_turn>", "<pad>"),
+        GEMMA4_TEMPLATE,
+        _GEMMA4_NAMES,
+        llama=True,
+    ),
     "molmo2": Native(_molmo2, _molmo2_processor, _MOLMO_TOKENS, MOLMO_TEMPLATE),
     "qianfan_ocr": Native(
         _qianfan,
@@ -629,11 +688,13 @@ NATIVE: dict[str, Native] = {
             head_dim=16,
             rope={"mrope_interleaved": True},
         ),
-        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        _qwen_processor("Qwen3VL", *_QWEN3_PIXELS, _QWEN3_AREA, _QWEN3_PATCH),
         QWEN_MARKS,
         _qwen_template(default_system=False),
     ),
 }
+
+NEEDS = {"smolvlm": "num2words", "perception_lm": "timm"}  # packages of a family's processor or vision tower
 
 # Of model cards; tokens of a frame where its size is fixed.
 _BY_SIZE = "by its size"
@@ -651,6 +712,7 @@ _PUBLISHED: dict[str, tuple[str, int | None, str]] = {
     "glm4v": ("zai-org/GLM-4.1V-9B-Thinking", 40, _BY_SIZE),
     "smolvlm": ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 24, "81"),
     "gemma3": ("google/gemma-3-4b-it", 34, "256"),
+    "gemma4": ("google/gemma-4-26B-A4B-it", None, "70"),
     "molmo2": ("allenai/Molmo2-8B", 36, "81"),
     "ernie4_5_vl_moe": ("baidu/ERNIE-4.5-VL-28B-A3B-PT", 28, _BY_SIZE),
 }
@@ -658,12 +720,43 @@ NATIVE = {
     name: replace(native, published=_PUBLISHED.get(name, native.published)) for name, native in NATIVE.items()
 }
 
+
+def _hy_v4(layers: int, ids: Ids, vocabulary: int) -> Any:
+    text = {
+        **TEXT, "head_dim": 16, "moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 16,
+        "index_topk": 8, "index_head_dim": 16, "index_n_heads": 2, "num_hidden_layers": layers,
+        "vocab_size": vocabulary, "num_key_value_heads": 4, "rope_parameters": dict(MROPE, mrope_section=[2, 1, 1]),
+        "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+    }  # fmt: skip
+    return t.HYV4VLConfig(
+        text_config=text,
+        vision_config=VISION | {"patch_size": 16, "out_hidden_size": 64},
+        **_ids(ids, image_token="<|image_pad|>", video_token="<|video_pad|>"),
+    )
+
+
+def _mllama(layers: int, ids: Ids, vocabulary: int) -> Any:
+    vision = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2,
+        "intermediate_size": 64, "vision_output_dim": 64, "image_size": SIDE, "patch_size": PATCH,
+        "intermediate_layers_indices": [0],
+    }  # fmt: skip
+    text = TEXT | {
+        "num_hidden_layers": layers,
+        "vocab_size": vocabulary,
+        "cross_attention_layers": [1],
+        "pad_token_id": 0,
+    }
+    return t.MllamaConfig(vision_config=vision, text_config=text, image_token_index=ids("<|image|>"))
+
+
 # Families whose layers do something that no flow cuts: they are refused when they are loaded.
 REFUSED = {
     "qwen3_5": Native(
         _qwen(
             "Qwen3_5",
-            _qwen_vision(num_position_embeddings=16),
+            _qwen_vision(num_position_embeddings=16, patch_size=_QWEN3_PATCH),
             head_dim=16,
             rope={"mrope_interleaved": True},
             linear_key_head_dim=16,
@@ -671,8 +764,21 @@ REFUSED = {
             linear_num_key_heads=2,
             linear_num_value_heads=4,
         ),
-        _qwen_processor("Qwen3VL", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+        _qwen_processor("Qwen3VL", *_QWEN3_PIXELS, _QWEN3_AREA, _QWEN3_PATCH),
         QWEN_MARKS,
         _qwen_template(default_system=False),
+    ),
+    "hy_v4_vl": Native(
+        _hy_v4,
+        _qwen_processor("HYV4VL", "HYV4VLImageProcessor", "HYV4VLVideoProcessor", _QWEN3_AREA, _QWEN3_PATCH),
+        QWEN_MARKS,
+        _qwen_template(default_system=False),
+    ),
+    "mllama": Native(
+        _mllama,
+        lambda tokenizer: t.MllamaProcessor(t.MllamaImageProcessor(size=FIXED), tokenizer),
+        ("<|image|>", "<|python_tag|>", "<pad>"),
+        PERCEPTION_TEMPLATE,
+        llama=True,
     ),
 }
