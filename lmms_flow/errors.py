@@ -10,12 +10,17 @@ import difflib
 import os
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of an error: it quotes what was written, and that may be a megabyte
+
 
 class UserError(BaseException):
-    """The parent of every error that is told in one line.
+    """The parent of every error that is told in one line; where it would quote too much the middle is left out.
 
     All but `RunError` are exceptions of the usual kind; that one ends the program, so it must not be an `Exception`.
     """
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(_told(each) if isinstance(each, str) else each for each in told))
 
 
 class FlowError(UserError, ValueError):
@@ -94,9 +99,26 @@ class RunError(UserError, SystemExit):
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the valid word closest to `word`, or an empty string where none is close."""
+    if len(word) > 100:  # none of ours is half as long, and comparing takes its time
+        return ""
     written = {each.lower(): each for each in valid}
     close = difflib.get_close_matches(word.lower(), list(written), n=1, cutoff=0.5)
     return f"; did you mean {written[close[0]]!r}?" if close else ""
+
+
+def _told(line: str) -> str:
+    """A line that a terminal can show: what is wrong stands in front, what to write instead at the end.
+
+    Names of files and what somebody wrote are quoted in it. Line breaks and terminal escapes in them are
+    shown, not done.
+    """
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST * 3 // 4]} … {line[-LONGEST // 5 :]}"
+    return line if line.isprintable() else "".join(map(_shown, line))
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def one_line(text: object, limit: int = 500) -> str:

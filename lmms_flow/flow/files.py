@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from .random_cut import RandomCut
 from .respelling import respelt
 from .spec import FlowSpec
 
-MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 17
+MAX_DEPTH = 50  # brackets in brackets; a flow needs two or three
 
 
 def load(text: str | os.PathLike[str], checkpoint: str | None = None) -> FlowSpec:
@@ -36,24 +39,45 @@ def is_file(text: str) -> bool:
     return text.lower().endswith((".yaml", ".yml"))
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which besides takes no key twice: the first would be lost without a word."""
+class _PlainLoader(yaml.SafeLoader):
+    """YAML's safe loader, which besides takes no key twice, and no aliases.
+
+    Of a key that stands twice the first would be lost without a word; a few lines of aliases of aliases mean billions
+    of values.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases such as *name are not read", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        for key, times in Counter(key for key in keys if isinstance(key, Hashable)).items():
+            if times > 1:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
+def _read(text: str) -> Any:
+    """What a file says. Raises as yaml does, and ValueError where brackets are nested too deep for it to read soon."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise ValueError(f"brackets are nested {deepest} deep")
+    return yaml.load(text, Loader=_PlainLoader)  # a safe loader  # nosec B506
+
+
 def _load_file(path: Path, checkpoint: str | None) -> FlowSpec:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise FlowError(f"flow file {path}: the file is larger than 1 MiB, so it is no flow")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+            raise FlowError(f"flow file {path}: the file is larger than 128 KiB, so it is no flow")
+        content = _read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FlowError(f"flow file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

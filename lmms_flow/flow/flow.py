@@ -9,9 +9,10 @@ from dataclasses import fields
 from ..errors import FlowError
 from .files import load
 from .layout import Layout
-from .leaks import Route, leaks
+from .leaks import leaks
 from .own_groups import known
 from .resolve import BoundFlow, bind
+from .routes import Route
 from .spec import FlowSpec
 
 USUAL_DEPTH = 32  # layers of a model for which a flow is drawn that names no depth

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 from .resolve import ResolvedFlow
+from .routes import Arrival, Route, earliest_drawn, kept_of_control, route_of
 
 RELAYS = ("gap", "question", "tail")
-Reads = Callable[[int, int, int], bool]  # (layer, query segment, key segment)
-Arrival = tuple[int, "Arrival | None", str]  # layer, where from, group
-
-
-@dataclass(frozen=True)
-class Route:
-    """One way from the video to the last token: (group, layer in which it reads the one before), video at layer 0."""
-
-    steps: tuple[tuple[str, int], ...]
-
-    def __str__(self) -> str:
-        (first, _), *rest = self.steps
-        return " -> ".join([first, *(f"{group} (layer {layer})" for group, layer in rest)])
 
 
 def leaks(resolved: ResolvedFlow) -> tuple[Route, ...]:
@@ -31,11 +18,12 @@ def leaks(resolved: ResolvedFlow) -> tuple[Route, ...]:
     `last` inside the question:last range (a closed one: question or gap, tail or last). Where one of the two ranges is
     empty no route is meant, so every open one is a leak.
     """
-    reads = _reader(resolved)
     open_routes: dict[tuple[str, ...], Route] = {}
+    drawn = kept_of_control(resolved) if resolved.draws else None
     for relays in _relay_orders():
         for allowed in _leak_conditions(resolved, relays):
-            route = _earliest(resolved, ("video", *relays, "last"), reads, allowed)
+            groups = ("video", *relays, "last")
+            route = earliest_drawn(resolved, groups, drawn) if drawn else _earliest(resolved, groups, allowed)
             if route is not None:
                 open_routes[relays] = route
                 break
@@ -57,26 +45,6 @@ def _shortest_by_relay(routes: dict[tuple[str, ...], Route]) -> Iterator[Route]:
         if matching and matching[0] not in listed:
             listed.add(matching[0])
             yield matching[0]
-
-
-def _reader(resolved: ResolvedFlow) -> Reads:
-    """Whether any token of one segment reads any of another in a layer."""
-    segments = resolved.segments
-    drawn = {layer: resolved.drawn(layer) for layer in range(1, resolved.bound.num_layers + 1)}
-
-    def reads(layer: int, query: int, key: int) -> bool:
-        cut = drawn[layer]
-        if not resolved.blocks(layer).reads(query, key):
-            return False
-        if cut is None:
-            return True
-        import numpy as np
-
-        rows, columns = segments[query], segments[key]
-        block = cut[rows.start : rows.stop, columns.start : columns.stop]
-        return not (block[np.tril_indices(len(rows))] if query == key else block).all()
-
-    return reads
 
 
 Allowed = Callable[[int, int], bool]  # (step, layer): may step number `step` happen in that layer?
@@ -102,9 +70,7 @@ def _leak_conditions(resolved: ResolvedFlow, relays: tuple[str, ...]) -> Iterato
     yield lambda step, layer: step != leaves or layer not in pathway.question_last
 
 
-def _earliest(
-    resolved: ResolvedFlow, groups: tuple[str, ...], reads: Reads, allowed: Allowed
-) -> Route | None:
+def _earliest(resolved: ResolvedFlow, groups: tuple[str, ...], allowed: Allowed) -> Route | None:
     """The earliest route through exactly these groups, in order; None where it is cut."""
     segments = resolved.segments
     members = {
@@ -121,18 +87,16 @@ def _earliest(
             for query in members[groups[step]]:
                 if query in before:
                     continue
-                found = _first_read(held, held_bits & kept[query], query, layer, reads)
-                if found is not None:
-                    new.append((step, query, (layer, found, groups[step])))
-                    continue
-                # handed on inside the group, by a token that has it already
-                found = _first_read(before, before_bits & kept[query], query, layer, reads)
-                if found is not None:
-                    new.append((step, query, found))
+                if read := held_bits & kept[query]:
+                    new.append((step, query, (layer, held[_first(read)], groups[step])))
+                elif (
+                    read := before_bits & kept[query]
+                ):  # handed on inside the group, by a token that has it already
+                    new.append((step, query, before[_first(read)]))
         for step, query, arrival in new:
             arrived[step][query] = arrival
         if arrived[-1]:
-            return _route(next(iter(arrived[-1].values())))
+            return route_of(next(iter(arrived[-1].values())))
     return None
 
 
@@ -141,20 +105,6 @@ def _bits(segments: Iterable[int]) -> int:
     return sum(1 << segment for segment in segments)
 
 
-def _first_read(
-    holders: dict[int, Arrival], kept: int, query: int, layer: int, reads: Reads
-) -> Arrival | None:
-    """What the first holder that `query` reads has; `kept`: the holders among whose edges the blocks keep some."""
-    if not kept:
-        return None
-    return next((held for key, held in holders.items() if kept >> key & 1 and reads(layer, query, key)), None)
-
-
-def _route(arrival: Arrival) -> Route:
-    steps: list[tuple[str, int]] = []
-    node: Arrival | None = arrival
-    while node is not None:
-        layer, node_before, group = node
-        steps.append((group, layer))
-        node = node_before
-    return Route(tuple(reversed(steps)))
+def _first(segments: int) -> int:
+    """The first of a set of segments."""
+    return (segments & -segments).bit_length() - 1

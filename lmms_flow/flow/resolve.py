@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FlowError
 from .blocks import Blocks, Rectangles
 from .controls import UNCUT
+from .essential import essential
 from .knockout import Knockout
 from .layout import ANSWER, Layout, Span, merge
 from .pathway import BoundPathway
@@ -36,11 +37,14 @@ class BoundFlow:
 
     @cached_property
     def digest(self) -> str:
-        """12 hex digits of the flow's meaning: its kind and the cuts by layer. Names and spelling don't count."""
+        """12 hex digits of the flow's meaning: its kind and the cuts by layer. Names and spelling don't count.
+
+        Nor does what is said twice, such as `frame.0:last` beside `video:last`.
+        """
         random = self.flow.random
         meaning: dict[str, object] = {
             "kind": self.flow.kind,
-            "cuts": [sorted(map(str, layer)) for layer in self.cuts],
+            "cuts": [essential(layer) for layer in self.cuts],
         }
         if random is not None:
             share = self.like.digest if self.like else random.share

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from ..errors import FlowError
 
+LONGEST = 1000  # characters of what somebody wrote by hand; looking for arrows in more takes its time
 _DASHES = re.compile("[‐‑‒–—―−]")
 _ARROWS = re.compile(r"\s*(?:-+\s*/+\s*-*>|-*\|>|[-=]+>|[→⟶⇒↛⇏])\s*")
 _JOINS = re.compile(r"\s*(?:[,;&+]|\band\b)\s*")
@@ -26,6 +27,8 @@ _WORDS = {  # the paper's names of groups, and other ways to write ours
 
 def respelt(text: str, read: Callable[[str], object]) -> str | None:
     """The flow or rule that was meant; None where nothing near can be read by `read`, which raises FlowError."""
+    if len(text) > LONGEST:
+        return None
     for candidate in _candidates(text):
         if candidate == text:
             continue

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import av
 import numpy as np
 
+from lmms_flow.inputs.opening import open_video
 from lmms_flow.inputs.sampling import is_short, timed_bounds
 
 MICROSECONDS = 1_000_000  # containers state their duration in them
@@ -24,7 +24,7 @@ class Clock:
 
 def read_clock(path: str | os.PathLike[str]) -> Clock | None:
     """By the header, without decoding; None where it states no duration."""
-    with av.open(os.fspath(path)) as container:
+    with open_video(path) as container:
         duration, stream = container.duration, container.streams.video[0]
         begin = float((stream.start_time or 0) * (stream.time_base or 0))
     return Clock(duration / MICROSECONDS, begin) if duration else None

@@ -7,7 +7,6 @@ frames are decoded.
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lmms_flow.inputs.bitstream import is_entry_point
 from lmms_flow.inputs.complaints import Complaints, in_short, write_errors
 from lmms_flow.inputs.container import refuse_truncated
 from lmms_flow.inputs.holes import refuse_holes
+from lmms_flow.inputs.opening import open_video
 from lmms_flow.inputs.track import Packet, Track, shown_stream
 
 SEEKABLE = frozenset(
@@ -33,7 +33,7 @@ def read_track(file: Path, complaints: Complaints) -> Track:
     Raises SampleError: it is no video, has no frames, ends too early, or has a hole.
     """
     try:
-        with av.open(os.fspath(file)) as container:
+        with open_video(file) as container:
             if not container.streams.video:
                 raise SampleError("the file has no video stream", path=file)
             stream = shown_stream(container)

@@ -7,17 +7,16 @@ their numbers (`container`).
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import av
 import numpy as np
 
 from lmms_flow.errors import SampleError
 from lmms_flow.inputs.bitstream import H264Counter
+from lmms_flow.inputs.opening import open_video
 from lmms_flow.inputs.track import Track, shown_stream
 
 GAP = 1.5  # of the usual time between two frames: more than this is a gap
@@ -96,7 +95,7 @@ def _count(track: Track, counter: H264Counter) -> _Pictures:
     """Reads the numbers of all pictures: only files with a gap are read a second time."""
     numbers: dict[int, _Picture] = {}
     count = 0
-    with av.open(os.fspath(track.path)) as container:
+    with open_video(track.path) as container:
         for packet in container.demux(shown_stream(container)):
             found = counter.number(bytes(packet)) if packet.size else None
             if found is None or packet.pts is None:

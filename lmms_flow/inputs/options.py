@@ -114,7 +114,7 @@ def _placed(text: str, words: Sequence[str]) -> list[tuple[Option, ...]]:
     styles.append([(f"{chr(65 + i)!r}:", repr(word)) for i, word in enumerate(words)])
     found = []
     for style in styles:
-        chain = r"\s*[,;|]?\s*".join(
+        chain = r"\s*(?:[,;|]\s*)?".join(
             rf"(?<![\w(])(?P<o{i}>{re.escape(mark)})\s*(?P<w{i}>{re.escape(word)})(?!\w)"
             for i, (mark, word) in enumerate(style)
         )

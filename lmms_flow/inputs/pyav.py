@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ import numpy as np
 from lmms_flow.errors import SampleError
 from lmms_flow.inputs.complaints import Complaints, in_short
 from lmms_flow.inputs.demux import unreadable
+from lmms_flow.inputs.opening import open_video
 from lmms_flow.inputs.track import Track, shown_stream
 
 NAME = "pyav"
@@ -126,7 +126,7 @@ def is_turned(track: Track) -> bool:
 @contextmanager
 def _opened(track: Track) -> Iterator[tuple[Any, Any]]:
     try:
-        with av.open(os.fspath(track.path)) as container:
+        with open_video(track.path) as container:
             stream = shown_stream(container)
             stream.codec_context.thread_count = 1  # the machine's cores are the model's
             yield container, stream

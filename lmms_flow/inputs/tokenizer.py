@@ -50,7 +50,7 @@ def load_tokenizer(source: str, hub: Mapping[str, Any], by_files: bool = False) 
     alone = _file(source, "tokenizer.json", hub["revision"]) is None
     config = {"config": PreTrainedConfig()} if by_files or alone else {}
     with _readable_sentencepiece():
-        tokenizer = AutoTokenizer.from_pretrained(source, **hub, **config)
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub, **config)  # the user's revision  # nosec B615
         pieces = _file(source, PIECES, hub["revision"]) if alone else None
         if pieces is not None:
             _as_sentencepiece(tokenizer, pieces)

@@ -92,7 +92,7 @@ def read_arrays(folder: str | os.PathLike[str], record: SampleRecord) -> Arrays:
             arrays = Arrays({name: file.get_tensor(name) for name in file.keys()}, about)  # noqa: SIM118
     except FileNotFoundError:
         raise RecordError(f"{path}: the arrays of {_named(record)} are gone; run it again") from None
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: the arrays can't be read ({error}); {REMEDY}") from None
     if not isinstance(about, dict):
         raise RecordError(f"{path}: the file does not say what its arrays are; {REMEDY}")
@@ -117,7 +117,7 @@ def are_whole(folder: str | os.PathLike[str], record: SampleRecord) -> bool:
         known = all(entry["dtype"] in _DTYPES for entry in head.values())
         ends = max((entry["data_offsets"][1] for entry in head.values()), default=0)
         return known and shapes == dict(record.shapes) and 8 + length + int(ends) == size
-    except (RecordError, OSError, ValueError, KeyError, TypeError, IndexError):
+    except (RecordError, OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return False
 
 

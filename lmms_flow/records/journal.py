@@ -20,7 +20,7 @@ from loguru import logger
 
 from lmms_flow.errors import RecordError, RunError
 from lmms_flow.records.arrays import Arrays, are_whole, place_of, write_arrays
-from lmms_flow.records.record import FORMAT, REMEDY, SampleRecord, checked_format
+from lmms_flow.records.record import FORMAT, REMEDY, SampleRecord, checked_format, fits
 
 try:
     import fcntl
@@ -47,8 +47,8 @@ class JournalLine:
     def from_dict(cls, values: object, where: str) -> JournalLine:
         """Raises RecordError, which begins with `where`, for another format and for a line that lacks something."""
         given = checked_format(values, where, "line of the journal")
-        for name, kind, told in (("key", str, "text"), ("time", (int, float), "a number")):
-            if not isinstance(given.get(name), kind):
+        for name, kind, told in (("key", str, "text"), ("time", float, "a number")):
+            if not fits(given.get(name), kind):
                 raise RecordError(f"{where}: its {name} is {given.get(name)!r}, not {told}; {REMEDY}")
         return cls(given["key"], float(given["time"]), SampleRecord.from_dict(given.get("record"), where))
 

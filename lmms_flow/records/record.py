@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from lmms_flow.errors import RecordError, one_line
 
 FORMAT = 5  # raise it whenever a field is added, renamed or dropped, or means something else
+LARGEST = 2**63 - 1  # a whole number in a record; JSON knows no limit, and what is computed with it does
 REMEDY = "delete the file and run again"
 
 # What a task says of a sample whose record was damaged between the model and the scoring.
@@ -106,9 +107,10 @@ class SampleRecord:
                 raise RecordError(
                     f"{where}: the record lacks the field {name!r} of format {FORMAT}; {REMEDY}"
                 )
-            if not _fits(given[name], kind):
+            if not fits(given[name], kind):
                 found = one_line(repr(given[name]), limit=80)
-                raise RecordError(f"{where}: the record's {name} is {found}, not {_told(kind)}; {REMEDY}")
+                told = _told(kind) + (" below 2**63" if type(given[name]) is int else "")
+                raise RecordError(f"{where}: the record's {name} is {found}, not {told}; {REMEDY}")
         return cls(**{name: given[name] for name in _types()})
 
     @classmethod
@@ -172,18 +174,18 @@ def _types() -> dict[str, Any]:
     return {item.name: hints[item.name] for item in fields(SampleRecord)}
 
 
-def _fits(value: object, kind: Any) -> bool:
+def fits(value: object, kind: Any) -> bool:
     """Whether a value that came out of JSON is of a field's type; tuples are lists there."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is UnionType:
-        return any(_fits(value, one) for one in inner)
+        return any(fits(value, one) for one in inner)
     if origin is Literal:
         return value in inner
     if origin is tuple:
-        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
     if origin is not None:  # a mapping
-        return isinstance(value, dict) and all(_fits(item, inner[1]) for item in value.values())
-    if isinstance(value, bool):
+        return isinstance(value, dict) and all(fits(item, inner[1]) for item in value.values())
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) > LARGEST):
         return False
     return isinstance(value, (int, float) if kind is float else kind)
 

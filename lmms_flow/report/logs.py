@@ -43,8 +43,7 @@ class Run:
     @property
     def config(self) -> Mapping[str, Any]:
         """The run's configuration, as its results file has it."""
-        found = self.results.get("config")
-        return found if isinstance(found, dict) else {}
+        return _mapping(self.results.get("config"))
 
     @property
     def model(self) -> str:
@@ -67,8 +66,14 @@ class Run:
 
     def metrics(self, task: str) -> list[str]:
         """The names of a task's metrics, as its configuration lists them."""
-        config = (self.results.get("configs") or {}).get(task) or {}
-        return [str(metric["metric"]) for metric in config.get("metric_list") or () if "metric" in metric]
+        listed = _mapping(_mapping(self.results.get("configs")).get(task)).get("metric_list")
+        metrics = map(_mapping, listed if isinstance(listed, list) else ())
+        return [str(metric["metric"]) for metric in metrics if "metric" in metric]
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """What a results file should have as an object; an empty one where it has something else."""
+    return value if isinstance(value, dict) else {}
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Run]:

@@ -48,7 +48,7 @@ def own_rows(
                 yield _row(line, record, _right(str(metric), value), category(value))
             else:
                 yield _unreadable(log, line, known, "no record that can be read")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ReportError(
                 f"{log}, line {number}: no sample of this package's tasks ({type(error).__name__}: {error})"
             ) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import RecordError, ReportError
+from ..errors import RecordError, ReportError, one_line
 from ..records.record import SampleRecord, logged_record, logs_records
 from .arms import Arm, order_of
 from .joining import Journal, Key, by_document, join, journal_folder
@@ -88,9 +88,14 @@ def _limited(run: Run) -> list[str]:
     limit, offset = run.config.get("limit"), run.config.get("offset")
     if limit in (None, -1) and not offset:
         return []
-    asked = "every question" if limit in (None, -1) else f"at most {float(limit):g} questions"
+    asked = "every question" if limit in (None, -1) else f"at most {_number(limit)} questions"
     start = f" from number {offset} on" if offset else ""
     return [f"a part only: the run of {run.time} was limited to {asked} of each task{start} (--limit)"]
+
+
+def _number(limit: Any) -> str:
+    """8 for 8.0, as lmms-eval writes it."""
+    return f"{limit:g}" if isinstance(limit, float) else one_line(limit, limit=40)
 
 
 def _rows(run: Run, log: Path, records: Folders, journal: Callable[[Path], Journal]) -> Iterator[Row] | None:

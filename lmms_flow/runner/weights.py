@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from lmms_flow.errors import CheckpointError
 
@@ -33,8 +36,10 @@ def load_exactly(
             over either.
 
     Raises:
-        CheckpointError: weights are missing, of another shape, or left over; it names them.
+        CheckpointError: weights are missing, of another shape, left over, or in files outside of the folder; it names
+            them.
     """
+    _refuse_shards_elsewhere(source)
     own = {} if config is None else {"config": config}
     model, report = model_class.from_pretrained(
         source,
@@ -55,6 +60,20 @@ def load_exactly(
     if found:
         raise CheckpointError(f"the weights don't fit {type(model).__name__}: {'; '.join(found)}")
     return model
+
+
+def _refuse_shards_elsewhere(source: str) -> None:
+    """The list of a checkpoint's files names files beside it; transformers joins whatever it names to the folder."""
+    index = Path(source) / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():  # a single file, or a repository, whose files are fetched by their names
+        return
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        raise CheckpointError(f"{index} does not say which file holds which weight") from None
+    for name in named:
+        if not isinstance(name, str) or PurePath(name).name != name:
+            raise CheckpointError(f"{index} names {name!r}, which lies outside of the checkpoint's folder")
 
 
 def _named(names: set[str]) -> str:
