@@ -17,7 +17,7 @@ from lmms_flow.harness.sample import Sample
 from lmms_flow.inputs.chat import VideoChat
 from lmms_flow.inputs.forms import FORMS, LETTERS, question_text
 from lmms_flow.inputs.frame_order import FrameOrder
-from lmms_flow.inputs.groups import find_groups
+from lmms_flow.inputs.groups import EncodedPrompt, find_groups
 from lmms_flow.inputs.read_ahead import Clip
 from lmms_flow.inputs.video import Frames, read_frames
 from lmms_flow.notebook import tokens
@@ -175,7 +175,7 @@ class LoadedModel:
         encoded, tensors = self.chat.prompt(self.chat.render(messages), frames)
         asked = str(messages[0]["content"][-1]["text"])
         groups = find_groups(encoded, asked, doc, ALL_GROUPS)
-        inputs = self.on_device(self.chat.batch([encoded], [tensors]))
+        inputs = self.batch([encoded], [tensors])
         words = tuple(map(str, self.tokenizer.convert_ids_to_tokens(list(encoded.input_ids))))
         return Prompt(inputs, groups.layout, groups.letters, frames, encoded.text, groups.rule, words)
 
@@ -194,6 +194,12 @@ class LoadedModel:
         if options and form.answer:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": form.answer}]})
         return messages
+
+    def batch(
+        self, prompts: Sequence[EncodedPrompt], tensors: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Prompts, with the tensors beside each, as one call's inputs."""
+        return self.on_device(self.chat.batch(prompts, tensors))
 
     def on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inputs on the model's device, pixels in its dtype."""

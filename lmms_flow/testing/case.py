@@ -108,10 +108,7 @@ class Case:
 
     def inputs(self, *asked: Asked) -> dict[str, Tensor]:
         """A batch for the model, on its device."""
-        chat = self.loaded.chat
-        return self.loaded.on_device(
-            chat.batch([one.prompt for one in asked], [one.tensors for one in asked])
-        )
+        return self.loaded.batch([one.prompt for one in asked], [one.tensors for one in asked])
 
     def states(self, asked: Asked) -> Tensor:
         """What enters the first layer of the decoder, [token, width]."""
