@@ -73,9 +73,7 @@ def leaderboard(board: Board, questions: str = "") -> Table:
         Column("skipped", raw=("skipped",), rank=7),
         VIDEOS,
     )
-    rows = [
-        (entry.label, *_score(entry, several), *_cost(entry), *_counts(entry)) for entry in board.entries
-    ]
+    rows = [(entry.label, *_score(entry, several), *_cost(entry), *_counts(entry)) for entry in board.entries]
     notes = (
         *board.notes,
         *((SHOWS_FROM,) if any(entry.test for entry in board.entries) else ()),
