@@ -1,6 +1,6 @@
 """How often the leaderboard's 95 % intervals hold the truth, on made boards whose questions share videos.
 
-    python -m benchmarks.coverage_of_boards [--json FILE] [--boards 500]
+    python -m benchmarks.coverage_of_boards [--json FILE] [--boards 2000]
 
 The boards are those of `coverage_of_intervals`: 1 to 8 questions a video, which change as their video does with the
 probability `shared`. A board has five arms against one baseline, and half of their changes are the same. For each row:
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument(
         "--json", type=Path, default=Path(__file__).parent / "results" / "coverage_boards.json"
     )
-    parser.add_argument("--boards", type=int, default=500)
+    parser.add_argument("--boards", type=int, default=2000)
     args = parser.parse_args()
     found = [row(videos, shared, args.boards) for videos, shared in ROWS]
     table = Table(*(name.replace("_", " ") for name in found[0]))

@@ -99,12 +99,9 @@ def test_the_documents_own_key(doc: object, expected: str) -> None:
 def test_a_log_knows_the_key_of_its_records(tmp_path: Path) -> None:
     """Also of an arm whose sample failed before its file was known."""
     for number in range(6):
-        folder = tmp_path / f"{number}"
-        keyed = {"video_key": f"v{number // 3}", "clip": f"file {number}", "task": f"b_{number}"}
-        write_log(
-            folder, "none", [True], task=f"b_{number}", **{k: v for k, v in keyed.items() if k != "task"}
-        )
-        write_log(folder / "cut", "blind", [number % 2 == 0], task=f"b_{number}", clip=f"file {number}")
+        task, clip = f"b_{number}", f"file {number}"
+        write_log(tmp_path / task, "none", [True], task=task, clip=clip, video_key=f"v{number // 3}")
+        write_log(tmp_path / task / "cut", "blind", [number % 2 == 0], task=task, clip=clip)
     full, blind = read_arms([tmp_path])
     assert accuracy(full).num_clusters == accuracy(blind).num_clusters == 2
     assert paired(blind, full).by_video == ((1, 0, 3), (2, 0, 3))
@@ -282,7 +279,7 @@ def test_simultaneous_p_values_lie_between_one_test_and_holm() -> None:
 
 
 def test_coverage_on_a_few_boards_of_the_benchmark() -> None:
-    """benchmarks/coverage_of_boards.py has the table, of 500 boards of each kind."""
+    """benchmarks/coverage_of_boards.py has the table, of 2,000 boards of each kind."""
     draws = np.random.default_rng(4)
     made = [made_board(draws, 60, 0.65) for _ in range(60)]
     held = {name: sum(one[name] for one in made) / 60 for name in made[0]}

@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
         default=0.02,
         help="the largest difference that counts as none, as a share (%(default)s)",
     )
-    compare.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (%(default)s)")
+    compare.add_argument("--seed", type=int, default=0, help="of the intervals that are drawn (%(default)s)")
     compare.add_argument("--by-task", action="store_true", help="print the paired tests of each task as well")
     compare.add_argument(
         "--flips", action="store_true", help="print each question that was answered otherwise as well"

@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
         default=0.02,
         help="the largest difference that counts as none, as a share (%(default)s)",
     )
-    report.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals (%(default)s)")
+    report.add_argument("--seed", type=int, default=0, help="of the intervals that are drawn (%(default)s)")
     report.add_argument("--allow-errors", action="store_true", help="exit with 0 although samples failed")
     report.add_argument(
         "--allow-differences",

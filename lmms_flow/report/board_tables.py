@@ -48,7 +48,6 @@ def leaderboard(board: Board, questions: str = "") -> Table:
     macro = Column("macro [95 %]", with_interval, ("macro", "macro_low", "macro_high"), rank=4)
     columns = (
         Column("n", raw=("n",)),
-        VIDEOS,
         Column(
             "accuracy [95 %]",
             _share_or_reason,
@@ -72,10 +71,9 @@ def leaderboard(board: Board, questions: str = "") -> Table:
         Column("seconds + video", _seconds, ("seconds", "shared_seconds"), rank=6),
         Column("errors", raw=("errors",), rank=1 if any(map(_failed, board.entries)) else 7),
         Column("skipped", raw=("skipped",), rank=7),
+        VIDEOS,
     )
-    rows = [
-        (entry.label, *_score(entry, several), *_cost(entry), *_failures(entry)) for entry in board.entries
-    ]
+    rows = [(entry.label, *_score(entry, several), *_cost(entry), *_counts(entry)) for entry in board.entries]
     notes = (
         *board.notes,
         *((SHOWS_FROM,) if any(entry.test for entry in board.entries) else ()),
@@ -89,12 +87,11 @@ def _score(entry: Entry, several: bool) -> Row:
     if not score.total:
         reason = entry.arm.skipped_because
         found: Any = f"skipped: {reason}" if reason else None
-        return 0, None, found, *((None,) if several else ()), None, None, None, None, None
+        return 0, found, *((None,) if several else ()), None, None, None, None, None
     settings = entry.settings
     mean = ((entry.macro.value, *entry.macro.interval),) if several else ()
     return (
         score.total,
-        score.num_clusters,
         (score.value, *score.interval),
         *mean,
         (test.difference, *test.interval(settings.seed, settings.resamples)) if test else None,
@@ -110,8 +107,9 @@ def _cost(entry: Entry) -> Row:
     return None if math.isnan(kept) else kept, arm.flops, (arm.seconds, arm.shared_seconds)
 
 
-def _failures(entry: Entry) -> Row:
-    return entry.arm.count("error"), entry.arm.count("skipped")
+def _counts(entry: Entry) -> Row:
+    videos = entry.accuracy.num_clusters
+    return entry.arm.count("error"), entry.arm.count("skipped"), videos if entry.accuracy.total else None
 
 
 def _seconds(value: Any) -> str:

@@ -32,7 +32,7 @@ class RestoredSample:
 
     `clean` and `corrupt` are the probability of the clean run's answer in the two runs, `probability`
     [knockout, centre] the same with the edges given back. `right`: whether that answer is the right letter; None where
-    that is not known. `place` tells the question, `clip` its video; empty where there is none.
+    that is not known. `place` tells the question, `clip` its video: equal for questions about one.
     """
 
     place: str

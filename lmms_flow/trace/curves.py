@@ -30,7 +30,7 @@ class MapSample:
 
     Args:
         id, doc_id, task, category: whose document it is; `task` is the one that was traced, not the trace.
-        clip: of the video's file; equal for questions about one clip, empty where there is none.
+        clip: which video it is about; equal for questions about one, empty where it has none.
         letters: of the options; empty for an open question.
         true_letter: of the right option; None where the document does not say it.
         answer: the most probable first token under full attention, decoded.

@@ -87,8 +87,8 @@ def _write_curves(drawn: Sequence[Drawn], file: Path) -> list[Path]:
 
 def _curve_rows(one: Drawn) -> Iterator[tuple[object, ...]]:
     asked = one.map
-    about = (asked.benchmark, asked.checkpoint, asked.protocol, asked.frames)
-    about += (asked.style, asked.window, asked.how, one.among)
+    whose = (asked.benchmark, asked.checkpoint, asked.protocol, asked.frames)
+    about = (*whose, asked.style, asked.window, asked.how, one.among)
     for curve in one.curves.values():
         for layer, mean, low, high in zip(curve.layers, curve.mean, curve.low, curve.high, strict=True):
             yield (*about, curve.knockout, layer, mean, low, high, curve.questions, curve.clips)
