@@ -5,7 +5,7 @@ What a family brings lies in tests/support/families.py; what only one of them ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ TEXT_ONLY = [{"role": "user", "content": [{"type": "text", "text": "Question: Wh
 OFF_BASELINE = ("none", "cross_frame@second_half", "video:last@3-", "question:last@4", "blind")
 
 
+OF_A_RUN = ("flow", "engine", "batch_size", "num_frames")  # what weights and processor do not depend on
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A family's small checkpoint, and clips of unlike sizes."""
@@ -31,9 +34,22 @@ class Checkpoint:
     family: Family
     source: str
     clips: tuple[str, ...]
+    in_memory: dict[frozenset[tuple[str, Any]], Any] = field(default_factory=dict)
 
     def load(self, **model_args: Any) -> FlowModel:
-        return self.family.load(self.source, **model_args)
+        """A wrapper of its own around weights that are read once: no run may leave anything behind on a model."""
+        kind = self.family.wrapper
+        of_weights = frozenset((name, value) for name, value in model_args.items() if name not in OF_A_RUN)
+        read = kind.load
+
+        def load(wrapper: FlowModel, source: str) -> Any:
+            if of_weights not in self.in_memory:
+                self.in_memory[of_weights] = read(wrapper, source)
+            return self.in_memory[of_weights]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kind, "load", load)
+            return self.family.load(self.source, **model_args)
 
     def conversations(self) -> list[Any]:
         """Three questions of unlike lengths, about videos of unlike sizes."""

@@ -94,7 +94,7 @@ def test_an_adapter_that_nobody_has(folder: Path) -> None:
 # Parts of a model that lie elsewhere
 
 
-class Spread(HfVideoFlow):
+class Spread(HfVideoFlow):  # type: ignore[misc]
     """Its second layer waits on the disk, as on a machine that is too small for the whole."""
 
     where: Path
@@ -140,6 +140,27 @@ def test_a_layer_that_waits_on_the_disk(spread: Spread, whole: HfVideoFlow, clip
 def under(case: Case, engine: str) -> Any:
     with intervene(case.model, FLOW, case.asked.layout, engine=engine):
         return case.model(**case.inputs(case.asked), logits_to_keep=1).logits[0, -1]
+
+
+# Quantised weights
+
+
+def test_8_bits_without_outliers(whole: HfVideoFlow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which columns are kept apart would depend on tokens that are cut off."""
+    monkeypatch.setattr("lmms_flow.model_wrappers.base.find_spec", lambda name: name)
+    monkeypatch.setattr(whole, "args", replace(whole.args, load_in_8bit=True))
+    config = whole.loading_arguments["quantization_config"]
+    assert (config.load_in_8bit, config.llm_int8_threshold) == (True, 0.0)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_weights_pass_the_self_check(bits: int, folder: Path, clip: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    found = [
+        ask(load(folder, flow=FLOW, engine=engine, **{f"load_in_{bits}bit": True}), clip).options
+        for engine in ("dense", "sparse")
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
 
 
 # Keys

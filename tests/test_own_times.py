@@ -50,7 +50,8 @@ class Read:
     @cached_property
     def opened(self) -> tuple[Mapping[str, Any], list[int]]:
         """What the processor makes of the file, and the places of the frames that it chose."""
-        processor, chosen = self.wrapper.chat.processor, []
+        processor: Any = self.wrapper.chat.processor
+        chosen: list[int] = []
 
         def fetch(videos: Any, sample_indices_fn: Any = None) -> Any:
             """Of the processor's own loading, only the library that decodes is another."""

@@ -136,8 +136,12 @@ class Case:
             raise NotTriedError("the checkpoint's processor reads no videos")
         return processor
 
+    @cached_property
     def own_reading(self) -> Mapping[str, Any]:
-        """What the model's processor makes of the same file and places in it, when it reads the file itself."""
+        """What the model's processor makes of the same file and places in it, when it reads the file itself.
+
+        Raises NotTriedError where it can't.
+        """
         processor, asked = self.processor, self.asked
         prefilled = asked.messages[-1]["role"] == "assistant"
         with _reading(processor.video_processor, self.frames.indices):

@@ -24,7 +24,7 @@ PIXELS_APART, FAR_APART = 0.25, 0.005
 
 def token_ids(case: Case) -> str:
     """Token ids are those of the processor when it reads the file itself."""
-    own, ours = case.own_reading(), list(case.asked.prompt.input_ids)
+    own, ours = case.own_reading, list(case.asked.prompt.input_ids)
     theirs = [int(token) for token in own["input_ids"][0]]
     if ours != theirs:
         place = next(
@@ -37,7 +37,7 @@ def token_ids(case: Case) -> str:
 
 def beside_the_tokens(case: Case) -> str:
     """Pixels, grids, seconds and token types are those of the processor when it reads the file itself."""
-    own, ours = case.own_reading(), case.asked.tensors
+    own, ours = case.own_reading, case.asked.tensors
     given = {name for name in own if name not in ("input_ids", "attention_mask")}
     missing = sorted(given - ours.keys() - {"video_metadata", "text_replacement_offsets"})
     require(not missing, f"{', '.join(missing)} are not handed to the model")

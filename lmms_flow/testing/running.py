@@ -67,7 +67,7 @@ def _plain_inputs(case: Case) -> dict[str, Tensor]:
         processor = case.processor
     except NotTriedError:
         return case.inputs(case.asked)
-    own = case.own_reading()
+    own = case.own_reading
     asked = case.asked
     given = case.inputs(asked)
     taken = {

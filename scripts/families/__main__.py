@@ -44,7 +44,7 @@ def main() -> None:
             (KNOWN / f"{name}.json").write_text(json.dumps(found, indent=1))
             print(name, summary(found), flush=True)
     if arguments.write:
-        all_known = {name: found for name in NATIVE if (found := known(name)) is not None}
+        all_known = {name: one for name in NATIVE if (one := known(name)) is not None}
         Path("docs/families.md").write_text(page(all_known, NEWEST))
 
 

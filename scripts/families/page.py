@@ -13,7 +13,8 @@ HEAD = """# Families
 Written by `python -m scripts.families --write`. The runs behind it: {runs}, on a CPU in fp32. {newest}
 Each family was run by `hf_video_flow` on a tiny checkpoint of random weights, three layers deep, made of its
 own configuration and processor classes, with a chat template of the published one's form. No published checkpoint was
-loaded: names, layers and tokens are those of model cards, and `lmms-flow verify` runs the same checks on it.
+loaded: names, layers and tokens are those of model cards and of transformers' documentation, layers where one of them
+says it. `lmms-flow verify` runs the same checks on a published one.
 
 The unit is that of `cross_frame`. {count} families pass all checks that could be tried.
 What a check does is in [adding-a-model.md](adding-a-model.md). Any of them runs as `hf_video_flow`; a model id of its

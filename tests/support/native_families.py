@@ -696,7 +696,7 @@ NATIVE: dict[str, Native] = {
 
 NEEDS = {"smolvlm": "num2words", "perception_lm": "timm"}  # packages of a family's processor or vision tower
 
-# Of model cards; tokens of a frame where its size is fixed.
+# Of model cards and transformers' documentation; tokens of a frame where its size is fixed.
 _BY_SIZE = "by its size"
 _PUBLISHED: dict[str, tuple[str, int | None, str]] = {
     "llava_next_video": ("llava-hf/LLaVA-NeXT-Video-7B-hf", 32, "144"),
@@ -710,6 +710,11 @@ _PUBLISHED: dict[str, tuple[str, int | None, str]] = {
     "qwen3_vl": ("Qwen/Qwen3-VL-8B-Instruct", 36, _BY_SIZE),
     "qwen3_vl_moe": ("Qwen/Qwen3-VL-30B-A3B-Instruct", 48, _BY_SIZE),
     "glm4v": ("zai-org/GLM-4.1V-9B-Thinking", 40, _BY_SIZE),
+    "glm46v": ("zai-org/GLM-4.6V-Flash", None, _BY_SIZE),
+    "video_llama_3": ("lkhl/VideoLLaMA3-2B-Image-HF", 28, _BY_SIZE),
+    "qianfan_ocr": ("baidu/Qianfan-OCR", None, "256"),
+    "exaone4_5": ("LGAI-EXAONE/EXAONE-4.5-33B", None, _BY_SIZE),
+    "cosmos3_omni": ("nvidia/Cosmos3-Nano", None, _BY_SIZE),
     "smolvlm": ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 24, "81"),
     "gemma3": ("google/gemma-3-4b-it", 34, "256"),
     "gemma4": ("google/gemma-4-26B-A4B-it", None, "70"),
