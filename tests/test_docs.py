@@ -13,6 +13,7 @@ import pytest
 from lmms_flow import __version__, assets
 from lmms_flow.cli import main
 from lmms_flow.flow import PRESETS, Flow
+from lmms_flow.report.pairing import Paired
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -162,6 +163,35 @@ def test_the_docs_say_how_well_gate_gradients_foresee_a_sweep() -> None:
         cells = " | ".join(f"{rows[way][name]:.2f}" for name in names)
         seconds = f"{rows[way]['processor seconds a question']:.2g}"
         assert f"| {way} | {cells} | {seconds} s |" in page
+
+
+def test_the_docs_say_what_the_search_found() -> None:
+    """On held-out questions: equivalent within 2 points, sparser than the rule, random ones far worse, CMD below."""
+    found = json.loads((ROOT / "benchmarks/results/search.json").read_text())
+    page = (ROOT / "docs/discovery.md").read_text()
+    held = {one["name"]: one for one in found["held_out"]}
+    best, rule = held[found["best"]["name"]], held[found["rule"]["name"]]
+    draws = [one for name, one in held.items() if name.startswith("random") and name.endswith(best["name"])]
+    for one in (best, rule):
+        paired = Paired(one["common"], one["right"], one["lost"], one["won"])
+        assert paired.equivalence(0.02) < 0.05
+        numbers = (one["edges"], one["flops"], one["accuracy"])
+        assert (
+            " | ".join(f"{100 * each:.1f} %" for each in numbers) + f" | {paired.equivalence(0.02):.4f} |"
+            in page
+        )
+    assert best["edges"] < rule["edges"]
+    assert len(draws) == 3
+    assert all(one["accuracy"] < best["accuracy"] - 0.5 for one in draws)
+    assert found["areas"]["search"]["cmd"] < found["areas"]["rule"]["cmd"]
+    told = [
+        f"{found['areas'][kind][area]:.2f}"
+        for kind in ("search", "rule", "random")
+        for area in ("cpr", "cmd")
+    ]
+    search, rest = page.split("CPR and CMD are ")[1].split(" for the search, ")
+    ruled, drawn = rest.split(" for the rule at several thresholds, ")
+    assert [*search.split(" and "), *ruled.split(" and "), *drawn.split(" for\n")[0].split(" and ")] == told
 
 
 def test_edge_counts_in_the_papers_table() -> None:
