@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,12 @@ def timed(call: Callable[[], Any], taken: list[float]) -> Any:
     return found
 
 
-def measure(questions: int, steps: int, window: int) -> dict[str, Any]:
+def measure(questions: int, steps: Sequence[int], window: int) -> dict[str, Any]:
     """The agreement and the seconds of each way, over so many questions."""
     torch.set_num_threads(1)
     loaded = lmms_flow.load("flow-tiny", device="cpu", dtype="float32")
-    maps: dict[str, list[np.ndarray]] = {"sweep": [], "first order": [], f"{steps} steps": []}
+    ways = {"first order": 1} | {f"{number} steps": number for number in steps}
+    maps: dict[str, list[np.ndarray]] = {name: [] for name in ("sweep", *ways)}
     relative: dict[str, list[np.ndarray]] = {name: [] for name in maps}
     seconds: dict[str, list[float]] = {name: [] for name in maps}
     for prompt in prompts(loaded, questions):
@@ -69,7 +70,7 @@ def measure(questions: int, steps: int, window: int) -> dict[str, Any]:
         swept = timed(partial(sweep, *asked, window=window), seconds["sweep"])
         maps["sweep"].append((swept.probabilities.double().log() - np.log(swept.baseline)).numpy())
         relative["sweep"].append(swept.relative_change.double().numpy())
-        for name, number in (("first order", 1), (f"{steps} steps", steps)):
+        for name, number in ways.items():
             found = timed(
                 partial(gate_gradients, *asked, window=window, steps=number),
                 seconds[name],
@@ -98,7 +99,7 @@ def measure(questions: int, steps: int, window: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--questions", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 8])
     parser.add_argument("--window", type=int, default=WINDOW)
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()

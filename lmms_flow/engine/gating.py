@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,11 +27,13 @@ from .windows import check_windows, layer_windows
 class _GateStep:
     """One forward in which every layer is given its gates."""
 
-    def __init__(self, gates: Tensor, keep: Tensor, positions: Positions) -> None:
-        self._gates, self._keep, self._positions = gates, keep, positions
+    def __init__(self, gates: Tensor, keep: Tensor, layers: Collection[int], positions: Positions) -> None:
+        self._gates, self._keep, self._layers, self._positions = gates, keep, layers, positions
 
     def prepare(self, layer: int, call: LayerCall) -> LayerCall:
-        """The call with the layer's gates in the place of its mask."""
+        """The call with the layer's gates in the place of its mask, where the layer has gates."""
+        if layer not in self._layers:
+            return call
         if call.mask is not None:
             check_causal(call.mask, self._positions)
         device = call.hidden.device
@@ -46,16 +48,29 @@ class _GateStep:
 class _GateHooks(DenseHooks):
     """Hooks that give each decoder layer its gates."""
 
-    def __init__(self, decoder: nn.Module, knockouts: Sequence[ResolvedFlow], gates: Tensor) -> None:
+    def __init__(
+        self,
+        decoder: nn.Module,
+        knockouts: Sequence[ResolvedFlow],
+        gates: Tensor,
+        layers: Collection[int],
+    ) -> None:
         self._gates, self._keep = gates, torch.stack([keep_mask(each, 1) for each in knockouts])
+        self._layers = layers
         super().__init__(decoder, knockouts[:1])
 
     def _step_of(self, call: Any, positions: Positions) -> Any:
-        return _GateStep(self._gates, self._keep, positions)
+        return _GateStep(self._gates, self._keep, self._layers, positions)
 
 
 @contextmanager
-def gated(model: Any, layout: Layout, knockouts: Sequence[Knockout | str], gates: Tensor) -> Iterator[None]:
+def gated(
+    model: Any,
+    layout: Layout,
+    knockouts: Sequence[Knockout | str],
+    gates: Tensor,
+    layers: Collection[int] | None = None,
+) -> Iterator[None]:
     """Inside the block, one prompt runs under knockouts that are closed so far (see `Gated`).
 
     Args:
@@ -63,6 +78,7 @@ def gated(model: Any, layout: Layout, knockouts: Sequence[Knockout | str], gates
         layout: of the prompt.
         knockouts: rules without layers.
         gates: [knockout, layer], from 0 to 1. Gradients flow into them.
+        layers: that have gates, from 1, all by default; the others run as they are.
 
     Raises:
         FlowError: the gates don't fit, or another block is open.
@@ -85,7 +101,7 @@ def gated(model: Any, layout: Layout, knockouts: Sequence[Knockout | str], gates
     with ExitStack() as block:
         block.enter_context(eagerly())
         block.enter_context(weighing_edges(decoder))
-        hooks = _GateHooks(decoder, resolved, gates)
+        hooks = _GateHooks(decoder, resolved, gates, range(1, depth + 1) if layers is None else layers)
         block.callback(hooks.remove)
         block.enter_context(opened(decoder, hooks))
         yield

@@ -125,7 +125,7 @@ def _along(read: Any, cut: Knockout, layers: list[int], steps: int, module: nn.M
     for at, weight in _places(steps):
         gates = _gates(module, 1)
         gates[0, layers] = at
-        total = total + weight * read((cut,), gates)[0, layers].sum()
+        total = total + weight * read((cut,), gates, layers)[0, layers].sum()
     return total
 
 
@@ -141,13 +141,15 @@ def _derivatives(
     layout: Layout,
     cuts: tuple[Knockout, ...],
     gates: Tensor,
+    layers: Sequence[int] | None = None,
     *,
     answer: int,
     read_out: str,
 ) -> Tensor:
-    """Of the answer by the gates of these knockouts where they stand, [knockout, layer]."""
+    """Of the answer by the gates of these knockouts where they stand, [knockout, layer]; in these layers (from 0)."""
     gates = gates.requires_grad_()
-    with torch.enable_grad(), gated(module, layout, cuts, gates):
+    within = None if layers is None else [layer + 1 for layer in layers]
+    with torch.enable_grad(), gated(module, layout, cuts, gates, within):
         score = _logits(module, inputs).log_softmax(-1)[answer]
         (found,) = torch.autograd.grad(score if read_out == "log_probability" else score.exp(), gates)
     return found.double().cpu()
