@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import binom, ttest_1samp
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.sandwich_covariance import cov_cluster
 
 from benchmarks.coverage_of_intervals import board, covered
 from lmms_flow.report.clusters import Clustered
+from lmms_flow.report.pairing import Paired
 
 
 def made(seed: int, clusters: int = 40, most: int = 8) -> Clustered:
@@ -57,8 +58,6 @@ def test_where_nothing_flips_a_change_is_not_excluded() -> None:
     found = Clustered.of([0.0] * 50, range(50))
     low, high = found.interval
     assert high == -low == pytest.approx(1 - 0.025 ** (1 / 50))
-    # A change of this share of the clips would have been met with a chance of 80 %.
-    assert 1 - (1 - found.detectable) ** 50 == pytest.approx(0.8)
     one = Clustered.of([1.0] + [0.0] * 49, range(50))
     assert one.interval[1] - one.mean >= high
 
@@ -79,6 +78,18 @@ def test_what_would_have_been_shown_is_shown_four_times_of_five() -> None:
         values = draws.choice([-1.0, 0.0, 1.0], 600, p=[0.1 + effect / 2, 0.8, 0.1 - effect / 2])
         shown += Clustered.of(values.tolist(), range(600)).interval[1] < 0
     assert 0.73 < shown / 400 < 0.87
+
+
+@pytest.mark.parametrize("questions", [50, 150, 588])
+def test_where_nothing_flips_an_effect_must_still_be_large_enough_to_be_shown(questions: int) -> None:
+    """McNemar's exact test says so from six answers on that flip one way, the interval from four on."""
+    effect = Clustered.of([0.0] * questions, range(questions)).detectable
+    assert Paired(questions, questions, 6, 0).p_value < 0.05 < Paired(questions, questions, 5, 0).p_value
+    assert 0.7 < binom.sf(5, questions, effect) < 0.9
+    shown = [Clustered.of([-1.0] * n + [0.0] * (questions - n), range(questions)) for n in (3, 6)]
+    assert shown[0].interval[1] > 0 > shown[1].interval[1]
+    one = Clustered.of([-1.0] + [0.0] * (questions - 1), range(questions))
+    assert one.detectable == effect
 
 
 def test_intervals_cover_where_clusters_are_known_and_not_where_they_are_ignored() -> None:

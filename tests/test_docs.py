@@ -248,6 +248,22 @@ def test_commands_in_the_readme_and_the_docs_exist(capsys: pytest.CaptureFixture
         assert re.search(rf"{option}\b", told(command)), f"lmms-flow {command} {option}"
 
 
+def test_the_coverage_of_boards_is_the_benchmarks() -> None:
+    """Of a leaderboard's intervals, of one arm and of all at once."""
+    made = json.loads((ROOT / "benchmarks/results/coverage_boards.json").read_text())
+    text = (ROOT / "docs/leaderboard.md").read_text()
+    for row in made["rows"]:
+        shares = " | ".join(
+            f"{100 * row[name]:.1f} %"
+            for name in ("difference", "difference_independent", "accuracy", "accuracy_independent")
+        )
+        both = f"{100 * row['max_t']:.1f} % | {100 * row['each_alone']:.1f} %"
+        assert f"| {row['videos']} | {row['design_effect']} | {shares} | {both} |" in text
+        assert min(row["difference"], row["accuracy"], row["max_t"]) > 0.93
+        assert row["each_alone"] < 0.9
+        assert row["design_effect"] == 1 or row["difference_independent"] < 0.9
+
+
 def test_the_coverage_of_intervals_is_the_benchmarks() -> None:
     """Each row of the table: 94 to 96 % with clusters; without, below 90 % where questions share."""
     made = json.loads((ROOT / "benchmarks/results/coverage.json").read_text())

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.sandwich_covariance import cov_cluster
@@ -27,7 +29,7 @@ from lmms_flow.report.clusters import Clustered
 from lmms_flow.report.equivalence import equivalence
 from lmms_flow.report.page.gathered import gather
 from lmms_flow.report.pairing import Paired, paired, paired_answers
-from lmms_flow.report.resampling import drawn_by_cluster
+from lmms_flow.report.resampling import drawn_by_cluster, wider_than_draws
 from lmms_flow.report.runs import read_arms
 from lmms_flow.report.same_video import Marks, videos_of
 from lmms_flow.report.sign_flips import sign_flips
@@ -234,6 +236,24 @@ def test_whole_videos_are_drawn() -> None:
     assert drawn.shape == (20_000, 2)
     assert drawn.mean(axis=0) == pytest.approx(rows.sum(axis=0), rel=0.02)
     assert np.cov(drawn.T) == pytest.approx(5 * np.cov(rows.T, bias=True), rel=0.06)
+
+
+def test_intervals_of_videos_are_as_wide_as_the_jackknife_says() -> None:
+    """Of a mean over clusters of unequal size, against leaving out one cluster at a time by hand."""
+    draws = np.random.default_rng(8)
+    sizes = draws.integers(1, 9, 30)
+    sums = np.array([int(draws.integers(-size, size + 1)) for size in sizes])
+    without = [np.delete(sums, n).sum() / np.delete(sizes, n).sum() for n in range(30)]
+    jackknife = math.sqrt(29 / 30 * sum((one - sums.sum() / sizes.sum()) ** 2 for one in without))
+    apart = sums - sizes * sums.sum() / sizes.sum()
+    by_draws = math.sqrt((apart**2).sum()) / sizes.sum()
+    t = student.isf(0.025, sizes.sum() ** 2 / (sizes**2).sum() - 1)
+    assert wider_than_draws(sums, sizes) == pytest.approx(jackknife / by_draws * t / norm.isf(0.025))
+    values = np.concatenate([[s / size] * int(size) for s, size in zip(sums, sizes, strict=True)])
+    change = Change(Clustered(values, np.repeat(np.arange(30), sizes)), tuple(map(str, range(30))))
+    assert change.error == pytest.approx(jackknife)
+    equal = Change(Clustered(values[:90], np.repeat(np.arange(30), 3)), change.videos)
+    assert equal.error == pytest.approx(equal.values.error)
 
 
 def test_a_macro_mean_draws_videos_over_all_sub_tasks() -> None:

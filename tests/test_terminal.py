@@ -78,7 +78,7 @@ def test_several_models_have_tables_of_their_own_where_there_is_no_room_for_a_co
     assert widest(text) <= 80
     assert text.count("blind (no video)") >= 2
     assert not re.search("^model", text, re.MULTILINE)
-    _, text = in_terminal(lambda: main(["compare", str(tmp_path)]), 200)
+    _, text = in_terminal(lambda: main(["compare", str(tmp_path)]), 260)
     assert re.search("^model ", text, re.MULTILINE)
 
 

@@ -112,6 +112,12 @@ def _pieces(path: str, size: int, *changed: int) -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that an answer passes through."""
+    return dict(_versions())
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    """Read once: what is loaded stays what it is, and to look for ten packages takes longer than a tiny answer."""
     versions = {}
     for name in _PACKAGES:
         try:

@@ -10,7 +10,6 @@ from .board import Board, Entry, Flip
 from .board_columns import (
     BY_VIDEO,
     DETECTABLE,
-    SHOWS_FROM,
     VIDEOS,
     Row,
     board_table,
@@ -74,11 +73,7 @@ def leaderboard(board: Board, questions: str = "") -> Table:
         VIDEOS,
     )
     rows = [(entry.label, *_score(entry, several), *_cost(entry), *_counts(entry)) for entry in board.entries]
-    notes = (
-        *board.notes,
-        *((SHOWS_FROM,) if any(entry.test for entry in board.entries) else ()),
-        *((BY_VIDEO,) if board.shares_videos else ()),
-    )
+    notes = (*board.notes, *((BY_VIDEO,) if board.shares_videos else ()))
     return board_table(board, "leaderboard", f"accuracy by arm (%){questions}", columns, rows, notes)
 
 

@@ -78,9 +78,16 @@ class Clustered:
 
     @property
     def detectable(self) -> float:
-        """The smallest effect that so many questions, varying so much, would have shown four times of five."""
+        """The smallest effect that so many questions, varying so much, would have shown four times of five.
+
+        An effect varies itself: one of a share d, all in one direction, by d (1 - d) at least. So where next to nothing
+        varied the error that was seen is not what an effect would have had to stand out from.
+        """
         if self.num_clusters < 2:
             return math.nan
         freedom = self.num_clusters - 1
-        needed = float(student.ppf((1 + LEVEL) / 2, freedom) + student.ppf(POWER, freedom)) * self.error
-        return float(min(1.0, max(needed, 1 - (1 - POWER) ** (1 / self.num_clusters))))
+        reach = float(student.ppf((1 + LEVEL) / 2, freedom) + student.ppf(POWER, freedom))
+        of_its_own = reach**2 / (
+            self.num_clusters + reach**2
+        )  # solves d = reach * sqrt(d * (1 - d) / clusters)
+        return min(1.0, max(reach * self.error, of_its_own))

@@ -18,7 +18,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from .arms import Arm, ScoredSample
 from .clusters import Clustered
 from .equivalence import equivalence
-from .resampling import Interval, drawn_by_cluster, percentiles
+from .resampling import Interval, drawn_by_cluster, percentiles, wider_than_draws
 from .sign_flips import sign_flips
 from .statistics import NOTHING, RESAMPLES, Accuracy, wider_for_few
 
@@ -86,8 +86,10 @@ class Paired:
         if self.by_video:
             if self.num_clusters < 2:
                 return -1.0, 1.0
-            counts = drawn_by_cluster(np.array(self.by_video, dtype=np.int64), resamples, seed)
-            return percentiles((counts[:, 1] - counts[:, 0]) / counts[:, 2], self.num_clusters)
+            videos = np.array(self.by_video, dtype=np.int64)
+            counts = drawn_by_cluster(videos, resamples, seed)
+            wider = wider_than_draws(videos[:, 1] - videos[:, 0], videos[:, 2])
+            return percentiles((counts[:, 1] - counts[:, 0]) / counts[:, 2], wider)
         shares = [self.won / self.common, self.lost / self.common, 0.0]
         shares[2] = max(0.0, 1 - shares[0] - shares[1])
         drawn = np.random.default_rng(seed).multinomial(self.common, shares, size=resamples)

@@ -40,18 +40,35 @@ def drawn_by_cluster(
     return np.concatenate(parts)
 
 
-def percentiles(values: NDArray[np.float64], clusters: int | None = None) -> Interval:
-    """The middle 95 % of resampled values.
+def effective_clusters(sizes: NDArray[np.int64]) -> float:
+    """How many clusters of equal size say as much as these (Kish): few large ones count for little."""
+    return float(sizes.sum() ** 2 / (sizes.astype(np.float64) ** 2).sum())
+
+
+def wider_than_draws(sums: NDArray[np.int64], sizes: NDArray[np.int64]) -> float:
+    """By how much an interval of a mean over clusters must be wider than draws of whole clusters are.
+
+    Draws of k clusters vary less than k clusters do, the more so where some are large: what they lack is told by the
+    jackknife, which leaves out one cluster at a time. And Student's t is wider than the normal distribution (Hesterberg
+    2015, The American Statistician 69; MacKinnon, Nielsen and Webb 2023, Journal of Econometrics 232).
 
     Args:
-        values: [resample].
-        clusters: how many were drawn. The tails are then taken further out, as Student's t is wider than the normal
-            distribution and as k clusters vary by k / (k - 1) more than their draws do (Hesterberg 2015, The American
-            Statistician 69): percentiles of few clusters are too narrow.
+        sums: of the values of each cluster, [cluster].
+        sizes: questions of each cluster, [cluster].
+
+    Returns:
+        A factor of 1 or somewhat more.
     """
-    tail = TAIL
-    if clusters is not None:
-        wider = float(student.isf(TAIL, clusters - 1)) * math.sqrt(clusters / (clusters - 1))
-        tail = float(norm.sf(wider))
+    count, total = len(sizes), sizes.sum()
+    apart = sums - sizes * (sums.sum() / total)
+    drawn = float((apart**2).sum())
+    jackknife = (count - 1) / count * float(((apart / (1 - sizes / total)) ** 2).sum())
+    lacks = math.sqrt(jackknife / drawn if drawn else count / (count - 1))
+    return lacks * float(student.isf(TAIL, effective_clusters(sizes) - 1) / norm.isf(TAIL))
+
+
+def percentiles(values: NDArray[np.float64], wider: float = 1.0) -> Interval:
+    """The middle 95 % of resampled values, [resample]; more of them where the interval has to be `wider`."""
+    tail = TAIL if wider == 1 else float(norm.sf(wider * norm.isf(TAIL)))
     low, high = np.percentile(values, [100 * tail, 100 * (1 - tail)])
     return float(low), float(high)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .arms import Arm
 from .clusters import LEVEL, Clustered
 from .pairing import both_answered
+from .resampling import effective_clusters
 
 DRAWS = 50_000
 ROUNDING = 1e-12  # an error that is none
@@ -54,6 +55,21 @@ class Change:
         found = self.values
         return np.asarray(np.bincount(found.groups, found.values - found.mean), dtype=np.float64)
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many questions are about each video, [video]."""
+        return np.asarray(np.bincount(self.values.groups), dtype=np.int64)
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean by the jackknife, which leaves out one video at a time.
+
+        Of videos with as many questions each it is the cluster-robust one.
+        """
+        sizes, count = self.sizes, self.values.num_clusters
+        without = self.by_video / (sizes.sum() - sizes)
+        return float(np.sqrt((count - 1) / count * (without**2).sum()))
+
 
 def simultaneous(changes: Sequence[Change], seed: int = 0, draws: int = DRAWS) -> list[Simultaneous]:
     """The family's intervals at 95 % together, and its single-step adjusted p values.
@@ -67,7 +83,7 @@ def simultaneous(changes: Sequence[Change], seed: int = 0, draws: int = DRAWS) -
         One for each arm; nan of one that was asked about fewer than two videos.
     """
     tested = [one for one in changes if one.values.num_clusters > 1]
-    varying = [one for one in tested if one.values.error > ROUNDING]
+    varying = [one for one in tested if one.error > ROUNDING]
     largest = _largest(varying, seed, draws) if varying else np.zeros(1)
     reach = float(np.quantile(largest, LEVEL))
     return [_of(one, reach, largest, len(tested)) for one in changes]
@@ -86,7 +102,7 @@ def _largest(changes: Sequence[Change], seed: int, draws: int) -> NDArray[np.flo
     normal = generator.multivariate_normal(
         np.zeros(len(changes)), parts.T @ parts, draws, check_valid="ignore", method="eigh"
     )
-    freedom = min(one.values.num_clusters for one in changes) - 1
+    freedom = min(effective_clusters(one.sizes) for one in changes) - 1
     scale = np.sqrt(generator.chisquare(freedom, draws) / freedom)
     drawn: NDArray[np.float64] = np.abs(normal).max(axis=1) / scale
     return drawn
@@ -98,9 +114,9 @@ def _of(one: Change, reach: float, largest: NDArray[np.float64], family: int) ->
         return Simultaneous()
     # As for a single arm: what never differed may differ in a video that was not met.
     floor = 1 - ((1 - LEVEL) / 2 / family) ** (1 / found.num_clusters)
-    half = max(reach * found.error, floor)
+    half = max(reach * one.error, floor)
     interval = max(-1.0, found.mean - half), min(1.0, found.mean + half)
-    if not found.error > ROUNDING:  # every question changed alike: there is no statistic
+    if not one.error > ROUNDING:  # every question changed alike: there is no statistic
         return Simultaneous(interval, 1.0 if not found.mean else float("nan"))
-    beyond = int((largest >= abs(found.mean) / found.error).sum())
+    beyond = int((largest >= abs(found.mean) / one.error).sum())
     return Simultaneous(interval, (beyond + 1) / (len(largest) + 1))

@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from .arms import Arm
 from .clusters import Clustered
-from .resampling import TAIL, Interval, drawn_by_cluster, percentiles
+from .resampling import TAIL, Interval, drawn_by_cluster, percentiles, wider_than_draws
 
 RESAMPLES = 20_000
 NOTHING = (math.nan, math.nan)
@@ -135,7 +135,8 @@ def macro_by_video(arm: Arm, seed: int = 0, resamples: int = RESAMPLES) -> Mean:
     drawn = drawn_by_cluster(counts.reshape(len(videos), -1), resamples, seed).reshape(resamples, 2, -1)
     shares = drawn[:, 0] / np.where(drawn[:, 1], drawn[:, 1], np.nan)  # a draw may lack a sub-task
     means = np.nanmean(shares[:, asked > 0], axis=1)
-    return Mean(value, percentiles(means, len(videos)))
+    sums = counts.sum(axis=2)  # right and asked of each video
+    return Mean(value, percentiles(means, wider_than_draws(sums[:, 0], sums[:, 1])))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
