@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -329,7 +330,7 @@ class Answerer:
             FlowError,
             UnsupportedModelError,
         ) as error:  # an answer is right without a count of what it cost
-            logger.warning(f"no FLOPs are recorded: {error}")
+            _warn_once(f"no FLOPs are recorded: {error}")
             cost = None
         return {
             "frames": frames.displayed if frames else (),
@@ -399,6 +400,12 @@ def _shown(one: Asked) -> tuple[int, tuple[int, ...]]:
     """How many frames, the most first, and in which order."""
     frames = one.question.frames
     return (-len(frames.indices), frames.places) if frames else (0, ())
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    """What is the same for every sample of a run."""
+    logger.warning(text)
 
 
 def _user_text(messages: Messages) -> str:
