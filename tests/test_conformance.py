@@ -23,7 +23,6 @@ from tests.support.families import FAMILIES
 from tests.support.native import write
 from tests.support.native_families import NATIVE, NEEDS
 
-
 FEW = {"gemma4": 3}  # frames, of a family whose smallest ones have 60 tokens
 
 
