@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from loguru import logger
 
@@ -35,7 +36,7 @@ def fields_of(loaded: LoadedModel, one: Asked, vision: int) -> PromptFields:
     try:
         cost = ledger(loaded.model, one.arm.flow, layout, loaded.args.engine, vision=vision)
     except (FlowError, UnsupportedModelError) as error:  # an answer is right without its cost
-        logger.warning(f"no FLOPs are recorded: {error}")
+        _warn_once(f"no FLOPs are recorded: {error}")
         cost = None
     return {
         "frames": frames.displayed if frames else (),
@@ -65,3 +66,9 @@ def _video(loaded: LoadedModel, sample: Sample) -> str:
 
 def _unit(prompt: EncodedPrompt) -> str:
     return "frame" if prompt.unit == 1 else f"{prompt.unit} frames"
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    """What is the same for every sample of a run."""
+    logger.warning(text)

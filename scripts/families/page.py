@@ -10,7 +10,9 @@ from tests.support.native_families import NATIVE
 
 HEAD = """# Families
 
-Written by `python -m scripts.families --write`. The runs behind it: {runs}, on a CPU in fp32. {newest}
+Written by `python -m scripts.families --write`. The runs behind it, on a CPU in fp32: {runs}.
+{newest}
+
 Each family was run by `hf_video_flow` on a tiny checkpoint of random weights, three layers deep, made of its
 own configuration and processor classes, with a chat template of the published one's form. No published checkpoint was
 loaded: names, layers and tokens are those of model cards and of transformers' documentation, layers where one of them
