@@ -36,7 +36,7 @@ def page() -> str:
         [
             "# Reference of the language",
             "",
-            "Made of the parser itself when this site was built. What words mean is in [The flow language](language.md).",
+            "Made of the parser itself when this site was built. What words mean: [The flow language](language.md).",
             "",
             "## Groups",
             "",
