@@ -1,8 +1,8 @@
 """What is released, tried as a stranger gets it: python -m scripts.wheel  (with --run: in an environment of its own).
 
 Builds the sdist and the wheel, checks their size and what is in them, and asks twine. With `--run` the wheel alone,
-with the locked versions of what it needs, is installed into an empty environment outside of the repository (6.6 GB, removed
-again); there it scores the bundled model on the bundled benchmark and makes a map.
+with the locked versions of what it needs, is installed into an empty environment elsewhere (6.6 GB, removed again);
+there it scores the bundled model on the bundled benchmark and makes a map.
 """
 
 from __future__ import annotations
