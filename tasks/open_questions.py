@@ -14,7 +14,15 @@ from loguru import logger
 
 from lmms_flow.errors import RecordError
 from lmms_flow.records.record import UNREADABLE, read_record
-from lmms_flow.tasks.questions import refuse_broken
+from lmms_flow.tasks.questions import doc_to_visual, video_of
+
+__all__ = [
+    "doc_to_messages",
+    "doc_to_target",
+    "doc_to_text",
+    "doc_to_visual",
+    "process_results",
+]  # a YAML names these
 
 
 class OpenQuestion(TypedDict):
@@ -48,12 +56,6 @@ def checked(question: OpenQuestion) -> OpenQuestion:
     return question
 
 
-def doc_to_visual(doc: OpenQuestion) -> list[str]:
-    """The video's path, for simple models."""
-    refuse_broken(doc)
-    return [doc["video"]]
-
-
 def doc_to_text(doc: OpenQuestion, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
     """The text of the user's turn."""
     if doc.get("problem"):
@@ -65,11 +67,7 @@ def doc_to_messages(
     doc: OpenQuestion, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """For chat models: the system's sentence, the clip and the question, and the beginning of the answer."""
-    refuse_broken(doc)
-    video: dict[str, Any] = {"type": "video", "url": doc["video"]}
-    bounds = {"start_time": doc["start"], "end_time": doc["end"]}
-    video |= {name: seconds for name, seconds in bounds.items() if seconds is not None}
-    content = [video, {"type": "text", "text": doc_to_text(doc, lmms_eval_specific_kwargs)}]
+    content = [video_of(doc), {"type": "text", "text": doc_to_text(doc, lmms_eval_specific_kwargs)}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if system := (lmms_eval_specific_kwargs or {}).get("system"):
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": str(system)}]})

@@ -95,10 +95,19 @@ def refuse_broken(doc: Mapping[str, Any]) -> None:
         raise SampleError(problem)
 
 
-def doc_to_visual(doc: Question) -> list[str]:
+def doc_to_visual(doc: Mapping[str, Any]) -> list[str]:
     """The video's path, for simple models."""
     refuse_broken(doc)
     return [doc["video"]]
+
+
+def video_of(doc: Mapping[str, Any]) -> dict[str, Any]:
+    """The clip as a part of a message: its path, and its bounds in seconds where it has them."""
+    refuse_broken(doc)
+    bounds = {"start_time": doc["start"], "end_time": doc["end"]}
+    return {"type": "video", "url": doc["video"]} | {
+        name: seconds for name, seconds in bounds.items() if seconds is not None
+    }
 
 
 def doc_to_text(doc: Question, lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
@@ -117,10 +126,7 @@ def doc_to_messages(
 
     The YAML may also say how frames are taken (``sampling``, ``num_frames``); what it leaves out is the model's.
     """
-    refuse_broken(doc)
-    video: dict[str, Any] = {"type": "video", "url": doc["video"]}
-    bounds = {"start_time": doc["start"], "end_time": doc["end"]}
-    video |= {name: seconds for name, seconds in bounds.items() if seconds is not None}
+    video = video_of(doc)
     given = lmms_eval_specific_kwargs or {}
     video |= {name: given[name] for name in ("sampling", "num_frames") if name in given}
     if given.get("sampling") == "segment_starts" and doc.get("duration") is not None:

@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 
 from lmms_flow.engine import UnsupportedModelError, decoder_layers, find_decoder, intervene, keep_masks, sweep
 from lmms_flow.engine.edge_attention import edge_attention, weighing_edges
-from lmms_flow.engine.sweep import window_layers
+from lmms_flow.engine.walks import window_layers
 from lmms_flow.flow import FlowError
 from tests.support.models import FAMILIES, join, tiny
 

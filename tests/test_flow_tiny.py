@@ -417,6 +417,7 @@ def test_no_clip_of_the_benchmark_or_of_the_training_is_swept(processor: Process
     assert 180 < len(fresh) <= len(list(all_groups(1)))
 
 
+@pytest.mark.host
 def test_the_rule_on_a_few_groups_finds_what_was_planted() -> None:
     """A fortieth of the whole: twice the same, and clear in the layers in which the one way lies."""
     found = find(seed=1, every=40)

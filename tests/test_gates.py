@@ -9,7 +9,7 @@ import torch
 
 from lmms_flow.engine import UnsupportedModelError, decoder_layers, find_decoder, intervene, sweep
 from lmms_flow.engine.gating import gated
-from lmms_flow.engine.sweep import window_layers
+from lmms_flow.engine.walks import window_layers
 from lmms_flow.flow import FlowError
 from lmms_flow.trace.gates import gate_gradients
 from tests.support.models import FAMILIES, tiny

@@ -144,6 +144,7 @@ def test_generation_settings_that_would_do_nothing(given: str, says: str) -> Non
         evaluate(gen_kwargs=given)
 
 
+@pytest.mark.host
 def test_sampled_answers_follow_the_run_s_seed() -> None:
     """An int where transformers wants a float, and --seed: the answers are the seed's."""
     sampled = {"gen_kwargs": "do_sample=True,temperature=80,max_new_tokens=3", "limit": 3}

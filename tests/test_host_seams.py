@@ -110,6 +110,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.host
 def test_the_entry_point_tells_it_and_never_raises() -> None:
     """In a process of its own: the patch is made once. What is told is told once."""
     run = python(REGISTER, json.dumps(list(SPOILT)))
@@ -123,6 +124,7 @@ def test_the_entry_point_tells_it_and_never_raises() -> None:
         assert log_text.count(line) == [seen[one][1] for one in SPOILT].count([line])
 
 
+@pytest.mark.host
 def test_our_own_command_refuses_a_host_without_a_place_for_our_tasks() -> None:
     run = python(
         "import sys\n"

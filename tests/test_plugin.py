@@ -56,6 +56,7 @@ def test_a_host_built_otherwise_is_left_alone() -> None:
     assert "llava_vid_flow" in python(code)
 
 
+@pytest.mark.host
 def test_the_task_module_is_patched_when_it_is_imported_and_stays_itself() -> None:
     code = """
 import sys

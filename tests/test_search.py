@@ -112,6 +112,31 @@ def test_without_an_equivalent_pathway_there_is_none() -> None:
     assert search([RULE, PLANTED], at_random, QUESTIONS, 0.02) is None
 
 
+def test_what_few_questions_speak_for_does_not_end_the_search() -> None:
+    """Sparse pathways that lose one answer in thirty: on few questions they look well, on all of them none holds."""
+    safe = RULE
+
+    def seldom(pathways: Sequence[Kept], questions: int) -> Mapping[Kept, Score]:
+        def lost(each: Kept) -> int:
+            return 0 if each == safe else max(questions // 30, 0)
+
+        return {
+            each: Score(
+                Paired(questions, questions, lost(each), 0),
+                each.foreseen_share,
+                0.5,
+                -100 * lost(each) / questions,
+            )
+            for each in pathways
+        }
+
+    start = suggested(made_map(), RULE, arms=12)
+    assert sorted(start, key=lambda each: each.foreseen_share)[-1] == safe, "the halving leaves it behind"
+    found = search(start, seldom, QUESTIONS, 0.02, arms=2)
+    assert found is not None
+    assert found.way[0] == safe
+
+
 def test_a_pathway_as_a_flow() -> None:
     flow = Flow.load("effective-flow-tiny-closed").bind(LAYERS)
     spec = RULE.pathway

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmms_flow.engine import Knockout, intervene, sweep
-from lmms_flow.engine.sweep import Style, window_layers
+from lmms_flow.engine.walks import Style, window_layers
 from lmms_flow.flow import FlowError, Layout
 from lmms_flow.flow.trace_settings import STYLES
 from tests.support.layouts import random_layout

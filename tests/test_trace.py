@@ -84,7 +84,7 @@ def swept(baseline: float, *probabilities: float, source: str = "video") -> Swee
     row = torch.tensor([probabilities])
     layers = tuple(range(1, len(probabilities) + 1))
     empty = torch.zeros(0)
-    return SweepResult((Knockout(source, "last"),), layers, 7, baseline, empty, row, row.long(), empty)
+    return SweepResult((Knockout(source, "last"),), layers, 7, row, row.long(), empty, baseline, empty)
 
 
 def test_curves_are_means_of_each_samples_own_change() -> None:

@@ -20,7 +20,7 @@ from .masks import keep_mask
 from .mechanisms import check_mechanisms, eagerly
 from .positions import Positions
 from .proof import prove
-from .sweep import as_knockout, resolve_knockout
+from .walks import as_knockout, resolve_knockout
 from .windows import check_windows, layer_windows
 
 

@@ -20,50 +20,37 @@ from transformers import DynamicCache
 from ..errors import FlowError, UnsupportedModelError
 from ..flow import Knockout, Layout
 from .decoder import decoder_layers, module_of
-from .fork import RESTORED, CantForkError, Fork
+from .fork import RESTORED, CantForkError
 from .hooks import has_foreign_hooks, open_blocks
 from .layer_call import going_on_from, keeping
 from .mechanisms import check_mechanisms, eagerly
 from .one_prompt import check_prompt, only_the_prompt
 from .proof import prove
-from .sweep import (
+from .walks import (
     DEFAULT_MEMORY,
+    ForkReadOut,
     Style,
-    as_knockout,
-    bytes_a_row,
     check_candidates,
-    check_layers,
     chunks,
-    first_row,
-    resolve_knockout,
+    forks_of,
     walk_forks,
-    window_layers,
 )
-from .windows import check_windows, layer_windows
 
 WHO = "a restoration"
 
 
-@dataclass(frozen=True)
-class RestorationResult:
-    """What was read at the last position. Layers count from 1: entry `[k, l - 1]` is the window of layer l.
+@dataclass(frozen=True, repr=False)
+class RestorationResult(ForkReadOut):
+    """What was read at the last position of a corrupt run, with the edges given back.
 
-    `probabilities` [knockout, layer]: of the clean run's answer token, fp32, with the edges given back. `predictions`
-    [knockout, layer]: the most probable token. `candidates` [knockout, layer, candidate]: of the tokens that were asked
-    for. `clean` and `corrupt` are the answer's probability in the two runs, `clean_candidates` and
+    `answer` is the clean run's. `clean` and `corrupt` are its probability in the two runs, `clean_candidates` and
     `corrupt_candidates` [candidate] those of the tokens that were asked for.
     """
 
-    knockouts: tuple[Knockout, ...]
-    layers: tuple[int, ...]
-    answer: int
     clean: float
     corrupt: float
     clean_candidates: Tensor
     corrupt_candidates: Tensor
-    probabilities: Tensor
-    predictions: Tensor
-    candidates: Tensor
 
     @property
     def brought_back(self) -> Tensor:
@@ -118,34 +105,32 @@ def restore(
     inputs, corrupt = only_the_prompt(inputs, WHO), only_the_prompt(corrupt, WHO)
     check_pair(inputs, corrupt)
     check_prompt(inputs, layout, WHO)
-    depth = len(decoder_layers(decoder))
-    centres = check_layers(depth, window, style, layers)
-    cuts = [as_knockout(each) for each in knockouts]
     check_candidates(candidates, model)
-    resolved = [resolve_knockout(cut, layout, depth) for cut in cuts]
-    check_windows(resolved, layer_windows(decoder))
-    where = [frozenset(window_layers(layer, depth, window, style)) for layer in centres]
-    forks = [Fork(first_row(cut), cut, each, RESTORED) for cut in resolved for each in where]
-    if not forks:
-        raise FlowError(f"{WHO} needs at least one knockout and one layer")
+    back = forks_of(
+        decoder, layout, knockouts, window=window, style=style, layers=layers, how=RESTORED, who=WHO
+    )
     if has_foreign_hooks(model):
         raise _cant_run_apart(decoder, "other people's hooks stand on it")
     prove(model)
     with eagerly():
-        before, cache = _clean_run(model, inputs, layout.num_tokens, depth)
-        bar = tqdm(
-            chunks(forks, bytes_a_row(model), max_memory),
-            desc="restoration",
-            unit="walk",
-            disable=not progress,
-        )
+        before, cache = _clean_run(model, inputs, layout.num_tokens, len(decoder_layers(decoder)))
+        walks = chunks(back.forks, model, max_memory)
+        bar = tqdm(walks, desc="restoration", unit="walk", disable=not progress or len(walks) < 2)
         try:
             walked = [walk_forks(model, decoder, corrupt, chunk, cache) for chunk in bar]
         except CantForkError:
             raise _cant_run_apart(
                 decoder, "its layers are told of each token what nobody knows here"
             ) from None
-    return _result(cuts, centres, before, walked, candidates)
+    clean, corrupted = before.softmax(-1), walked[-1][0].softmax(-1)
+    read, wanted = back.read(walked, int(clean.argmax()), candidates), list(candidates)
+    return RestorationResult(
+        **vars(read),
+        clean=float(clean[read.answer]),
+        corrupt=float(corrupted[read.answer]),
+        clean_candidates=clean[wanted].cpu(),
+        corrupt_candidates=corrupted[wanted].cpu(),
+    )
 
 
 def check_pair(inputs: Mapping[str, Any], corrupt: Mapping[str, Any]) -> None:
@@ -195,31 +180,4 @@ def _cant_run_apart(decoder: nn.Module, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(decoder).__name__}: {why}, so that rows can't be run apart from the prompt's, and edges can't be "
         "restored"
-    )
-
-
-def _result(
-    cuts: Sequence[Knockout],
-    centres: tuple[int, ...],
-    before: Tensor,
-    walked: Sequence[Tensor],
-    candidates: Sequence[int],
-) -> RestorationResult:
-    """What is read from the clean logits [vocabulary] and the walks', each [1 + fork, vocabulary]."""
-    clean, corrupt = before.softmax(-1), walked[-1][0].softmax(-1)
-    after = torch.cat([walk[1:] for walk in walked]).softmax(-1)
-    answer = int(clean.argmax())
-    wanted = torch.tensor(candidates, dtype=torch.long, device=after.device)
-    shape = (len(cuts), len(centres))
-    return RestorationResult(
-        tuple(cuts),
-        centres,
-        answer,
-        float(clean[answer]),
-        float(corrupt[answer]),
-        clean[wanted].cpu(),
-        corrupt[wanted].cpu(),
-        after[:, answer].reshape(shape).cpu(),
-        after.argmax(-1).reshape(shape).cpu(),
-        after[:, wanted].reshape(*shape, len(candidates)).cpu(),
     )

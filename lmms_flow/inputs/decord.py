@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lmms_flow.inputs.complaints import Complaints, in_short
-from lmms_flow.inputs.pyav import OtherFramesError, is_turned
+from lmms_flow.inputs.complaints import Complaints
+from lmms_flow.inputs.pyav import OtherFramesError
+from lmms_flow.inputs.seeking import seeks
 from lmms_flow.inputs.track import Track
 
 NAME = "decord"
@@ -46,24 +47,12 @@ def read(
     """
     import decord
 
-    if track.why_not_landed:
-        raise OtherFramesError(f"it seeks, and seeking is not safe here: {track.why_not_landed}")
     decord.logging.set_level(LOG_INFO)
-    if is_turned(track):
-        raise OtherFramesError("it does not know of all ways in which frames are shown turned or mirrored")
-    complaints.forget()
-    try:
+    with seeks(track, complaints):
         # One thread: the machine's cores are the model's, and frames don't depend on how many there are.
         reader = decord.VideoReader(str(track.path), ctx=decord.cpu(0), num_threads=1)
         _refuse_another_table(reader, track, expected)
         batch = reader.get_batch(list(indices))
-    except OtherFramesError:
-        raise
-    except Exception as error:  # decord raises types of its own, RuntimeError, IndexError and AssertionError
-        raise OtherFramesError(f"it says: {in_short(error, track.path)}") from None
-    said = complaints.of_damage()
-    if said:
-        raise OtherFramesError(f"its decoder says: {said}")
     return list(batch.asnumpy())
 
 

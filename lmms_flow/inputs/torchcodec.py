@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lmms_flow.inputs.complaints import Complaints, in_short
-from lmms_flow.inputs.pyav import OtherFramesError, is_turned
+from lmms_flow.inputs.complaints import Complaints
+from lmms_flow.inputs.pyav import OtherFramesError
+from lmms_flow.inputs.seeking import seeks
 from lmms_flow.inputs.track import Track
 
 NAME = "torchcodec"
@@ -43,25 +44,13 @@ def read(
     """
     from torchcodec.decoders import VideoDecoder
 
-    if track.why_not_landed:
-        raise OtherFramesError(f"it seeks, and seeking is not safe here: {track.why_not_landed}")
-    if is_turned(track):
-        raise OtherFramesError("it does not know of all ways in which frames are shown turned or mirrored")
-    complaints.forget()
-    try:
+    with seeks(track, complaints):
         decoder = VideoDecoder(
             str(track.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
         if len(decoder) != len(expected):
             raise OtherFramesError(f"it counts {len(decoder)} frames of {len(expected)}")
         batch = decoder.get_frames_at(list(indices))
-    except OtherFramesError:
-        raise
-    except Exception as error:
-        raise OtherFramesError(f"it says: {in_short(error, track.path)}") from None
-    said = complaints.of_damage()
-    if said:
-        raise OtherFramesError(f"its decoder says: {said}")
     asked = np.array([expected[index] for index in indices], dtype=np.float64) * track.tick
     if np.abs(batch.pts_seconds.numpy() - asked).max() > track.tick / 2:
         raise OtherFramesError("its frames stand at other times than those that were asked for")

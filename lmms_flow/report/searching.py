@@ -22,6 +22,7 @@ from .statistics import Paired
 
 THRESHOLDS = (-0.5, -1.0, -2.0, -5.0, -10.0, -20.0, -40.0)  # per cent, at which ranges are read off a curve
 ARMS = 16  # pathways of a round
+LAST = 3  # pathways that the halving leaves for all calibration questions
 FEW, SOME = 16, 4  # a round asks this part of the calibration questions before all
 SIGNIFICANT = 0.05
 CALIBRATED = 0.025  # many are tried on the same questions, so more is asked of them there
@@ -176,16 +177,25 @@ class _Rounds:
         return self.answered.get(self.questions, {})
 
     def halved(self, start: Sequence[Kept]) -> list[Kept]:
-        """The equivalent ones of many pathways: after each round the better half goes on, three at the least."""
-        alive = list(start)
+        """The equivalent ones of many pathways: after each round the better half goes on, three at the least.
+
+        The better half are the sparsest of those that a few questions speak for. Where none of these turns out to be
+        equivalent, those that were left behind are asked after all, the most harmless first.
+        """
+        alive, left = list(start), dict[Kept, float]()
         for part in (FEW, SOME):
-            if len(alive) > 3:
+            if len(alive) > LAST:
                 scores = self._asked(alive, part)
                 order = sorted(
                     alive, key=lambda each: (not self._is_promising(scores[each]), scores[each].edges)
                 )
-                alive = order[: max(3, -(-len(order) // 2))]
-        return self._equivalent(alive)
+                going = max(LAST, -(-len(order) // 2))
+                alive, behind = order[:going], order[going:]
+                left |= {each: -np.nan_to_num(scores[each].change) for each in behind}
+        passed, again = self._equivalent(alive), sorted(left, key=left.__getitem__)
+        while again and not passed:
+            passed, again = self._equivalent(again[:LAST]), again[LAST:]
+        return passed
 
     def shortened(self, best: Kept, layers: int) -> _Step:
         """The best pathway with so many layers less of as many kinds of edges as bear it together."""

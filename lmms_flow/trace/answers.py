@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.sweep import Style, SweepResult, as_knockout, sweep
+from ..engine.sweep import SweepResult, sweep
+from ..engine.walks import Style, as_knockout
 from ..errors import FlowError
 from ..flow import Knockout, Layout
 from ..flow.trace_settings import OPEN_ENDED

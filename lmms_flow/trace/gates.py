@@ -25,7 +25,7 @@ from ..engine.decoder import module_of
 from ..engine.gating import gated
 from ..engine.layer_call import keeping
 from ..engine.one_prompt import check_prompt, only_the_prompt
-from ..engine.sweep import Style, as_knockout, check_layers, window_layers
+from ..engine.walks import Style, as_knockout, check_layers, window_layers
 from ..errors import FlowError, UnsupportedModelError, nearest
 from ..flow import Knockout, Layout
 
