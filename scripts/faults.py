@@ -182,7 +182,7 @@ def full_disk() -> Iterator[None]:
             write(descriptor, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    os.write = half
+    os.write = half  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -120,7 +120,7 @@ def run_alone(wheel: Path, folder: Path) -> None:
         subprocess.run([program, "eval", *model, "--tasks", task, *more, *out], check=True, cwd=work, env=env)
     subprocess.run([program, "compare", "out"], check=True, cwd=work, env=env)
     subprocess.run([program, "report", "out", "--output", "report.html"], check=True, cwd=work, env=env)
-    where = [venv / "bin/python", "-c", "import lmms_flow; print(lmms_flow.__file__)"]
+    where = [str(venv / "bin/python"), "-c", "import lmms_flow; print(lmms_flow.__file__)"]
     told = subprocess.run(where, check=True, cwd=work, env=env, capture_output=True, text=True).stdout
     if not told.startswith(str(venv)):
         raise SystemExit(f"what ran is not the wheel: {told}")
