@@ -50,6 +50,6 @@ def test_a_layer_breaks_and_is_whole_again(fault: str) -> None:
     layer = torch.nn.Module()
     layer.self_attn = torch.nn.Linear(2, 2)
     with pytest.raises(type(faults.FAULTS[fault]())), faults.breaking(layer, fault):
-        layer.self_attn(torch.ones(2))
-    assert layer.self_attn(torch.ones(2)).shape == (2,)
+        layer.self_attn(torch.ones(1, 99, 2))
+    assert layer.self_attn(torch.ones(1, 99, 2)).shape == (1, 99, 2)
     assert faults.hooks_of(layer) == 0
