@@ -20,6 +20,7 @@ OPTIONAL = {
     "sentencepiece": "lmms-eval requires it",
     "torchcodec": "a third video reader, for those who have installed it",
     "triton": "comes with torch where there is a GPU",
+    "mkdocs": "builds the site of the docs, where it is installed",
 }
 OWN = {"lmms_flow", "scripts", "tests", "benchmarks", "model_wrappers", "tasks"}
 

@@ -1,6 +1,6 @@
 """What must hold for every flow on every prompt, against meanings written out token by token.
 
-A few hundred prompts and flows each; `--hypothesis-profile=long` tries 10,000.
+A hundred prompts and flows each; `--hypothesis-profile=long --timeout=0` tries 10,000.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases such as *name are not read", mark)
         return super().compose_node(parent, index)
 
@@ -104,11 +104,11 @@ def _load_file(path: Path, checkpoint: str | None) -> FlowSpec:
         raise FlowError(f"flow file {path}: {error}") from None
 
 
-_KEYS = ("name", "comment", "layers", "pathway", "closed", "cut", "random")
+KEYS = ("name", "comment", "layers", "pathway", "closed", "cut", "random")
 
 
 def _from_mapping(content: Mapping[Any, Any], path: Path, checkpoint: str | None) -> FlowSpec:
-    _check_keys(content, _KEYS, "the file")
+    _check_keys(content, KEYS, "the file")
     kinds = [key for key in ("pathway", "cut", "random") if key in content]
     if len(kinds) != 1 and kinds != ["pathway", "cut"]:
         raise FlowError(

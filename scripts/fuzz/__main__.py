@@ -30,13 +30,13 @@ from lmms_flow.errors import UserError
 from scripts.fuzz import files, texts
 
 Reader = Callable[[Random, Path], None]
-READERS: dict[str, tuple[Reader, int]] = {  # and how many inputs it is given
-    "language": (texts.language, 400_000),
-    "record": (files.record, 200_000),
-    "journal_line": (files.journal_line, 150_000),
+READERS: dict[str, tuple[Reader, int]] = {  # the cheap ones first, and how many inputs each is given
     "bitstream": (files.bitstream, 150_000),
-    "prompt": (texts.prompt, 60_000),
+    "journal_line": (files.journal_line, 150_000),
+    "record": (files.record, 200_000),
     "trace_settings": (files.trace_settings, 30_000),
+    "prompt": (texts.prompt, 60_000),
+    "language": (texts.language, 400_000),
     "flow_yaml": (texts.flow_yaml, 20_000),
     "arrays": (files.arrays, 5_000),
     "results": (files.results, 2_000),

@@ -1,0 +1,1 @@
+"""How many small bugs the tests notice: python -m scripts.mutate."""
