@@ -16,7 +16,7 @@ from scripts import faults
 
 
 def test_flows_are_drawn_of_every_kind() -> None:
-    kinds = set()
+    kinds: set[str] = set()
     for seed in range(200):
         try:
             kinds.add(Flow.load(faults.flow_text(Random(seed))).kind)
