@@ -6,7 +6,11 @@
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
 # make coverage     the quick tests, and which lines they reach; fails below the floor in pyproject.toml
 # make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
-# make lint         ruff and mypy
+# make lint         ruff, mypy and bandit
+# make site         the docs as a site in out/site; a warning is an error
+# make fuzz         a million hostile inputs;  make properties: ten thousand random layouts and flows
+# make mutate       how many seeded bugs the tests notice;  make faults: random flows with injected faults
+# make wheel        builds what is released, and runs it alone in an empty environment
 # make lock         resolves setup.cfg anew into requirements.lock
 # make test-gpu     the engine's tests with the models on a GPU (CUDA)
 # make test-oldest, make test-newest   the quick tests with the oldest versions that are promised, with today's newest
@@ -24,7 +28,7 @@ UV = VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: quickstart leaderboard map claims smoke test coverage test-gpu test-host soak lint format clean lock lock-platforms test-oldest test-newest
+.PHONY: quickstart leaderboard map claims smoke test coverage test-gpu test-host soak lint site fuzz mutate faults wheel properties format clean lock lock-platforms test-oldest test-newest
 
 quickstart: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
@@ -76,6 +80,18 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+site: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir out/site
+
+fuzz mutate faults: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.$@
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m scripts.wheel --run
+
+properties: $(VENV)/.installed
+	$(TEST) tests/test_properties.py --hypothesis-profile=long --timeout=0
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -103,7 +103,16 @@ def lock() -> int:
             "--prerelease",
             "disallow",
         ),
-        *("--python-version", PYTHONS[0], "--extra", "test", "--custom-compile-command", "make lock"),
+        *(
+            "--python-version",
+            PYTHONS[0],
+            "--extra",
+            "test",
+            "--extra",
+            "docs",
+            "--custom-compile-command",
+            "make lock",
+        ),
         *("setup.cfg", "--output-file", LOCK.name),
     )
     return 0
