@@ -105,9 +105,16 @@ class Subject:
             for line in (flowbench_dir() / "moving_direction.jsonl").read_text().splitlines()[:6]
         ]
         self.prompts = [
-            self.loaded.prompt(flowbench_dir() / row["video"], row["question"], row["candidates"])
+            self.loaded.prompt(
+                flowbench_dir() / row["video"],
+                row["question"],
+                row["candidates"],
+                answer=row["candidates"].index(row["answer"]),
+            )
             for row in rows
         ]
+        with torch.no_grad():  # at the first pass transformers puts hooks of its own on the vision tower
+            self.loaded.model(**self.prompts[0].inputs, logits_to_keep=1)
         self.layers = list(self.loaded.model.get_decoder().layers)
 
     def logits(self, prompt: Any, flow: Flow, engine: str) -> torch.Tensor:
