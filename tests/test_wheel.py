@@ -1,4 +1,4 @@
-"""What is released: its size, what is in it, and (host) that it runs with nothing of the repository beside it."""
+"""What is released: its size, and what is in it. `make wheel` runs it alone; that needs a package registry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.wheel import LARGEST, ask_twine, build, problems, run_alone
+from scripts.wheel import LARGEST, ask_twine, build, problems
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,3 @@ def test_what_is_missing_or_too_much_is_told(built: tuple[Path, Path], tmp_path:
                 written.writestr(name, b"")
         written.writestr("tests/test_x.py", b"")
     assert problems(source, odd) == ["the wheel lacks lmms_flow/claims/", "the wheel has tests/test_x.py"]
-
-
-@pytest.mark.host
-@pytest.mark.timeout(3600)
-def test_the_wheel_alone_scores_flowbench_and_makes_a_map(built: tuple[Path, Path], tmp_path: Path) -> None:
-    run_alone(built[1], tmp_path)
-    assert (tmp_path / "work" / "report.html").stat().st_size > 10_000
