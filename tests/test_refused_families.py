@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from lmms_flow.engine import UnsupportedModelError, check_layers
 from lmms_flow.model_wrappers.hf_video import HfVideoFlow
+from scripts.decoders.build import build
 from tests.support.checkpoints_videollama3 import write_qwen_tokenizer
 from tests.support.native import write
 from tests.support.native_families import AREA, PATCH, REFUSED
@@ -27,7 +28,7 @@ LARGE = {
     "minicpmv4_6": "24 of 32 layers are recurrent (layers 1-3, 5-7, 9-11, 13-15, ...; linear_attn",
     "lfm3_vl": "13 of 24 layers are convolutional (layers 1-2, 4, 6, 8, ...; conv, a Lfm3ShortConv): information "
     "passes between neighbouring tokens",
-    "nemotron_h_omni": "1 of 4 layers are recurrent (layers 1; mixer, a NemotronHMamba2Mixer)",
+    "nemotron_h_omni": "1 of 4 layers is recurrent (layer 1; mixer, a NemotronHMamba2Mixer)",
     "glm5_next": "34 of 45 layers are recurrent (layers 1-3, 5-7, 9-11, 13-15, ...; self_attn, a "
     "Glm5NextTextLinearAttention)",
     "hy_v4_vl": "chooses its keys itself, in self_attn.indexer, a HYV4VLIndexer: a cut in the attention mask would not "
@@ -66,7 +67,7 @@ def test_a_hybrid_with_indexers() -> None:
 TOLD = {
     "qwen3_5": f"3 of 4 layers are recurrent (layers 1-3; linear_attn, a Qwen3_5GatedDeltaNet): {STATE}",
     "hy_v4_vl": "4 of 4 layers do (layers 1-4)",
-    "mllama": "1 of 4 layers have cross-attention (layers 2; cross_attn, a MllamaTextCrossAttention)",
+    "mllama": "1 of 4 layers has cross-attention (layer 2; cross_attn, a MllamaTextCrossAttention)",
 }
 
 
@@ -79,6 +80,24 @@ def test_a_checkpoint_is_refused_while_it_is_loaded(family: str, tmp_path: Path)
     line = refusal(lambda: HfVideoFlow(pretrained=str(source), **arguments))
     assert TOLD[family] in line
     assert line.startswith(f"lmms_flow: HfVideoFlow, {source}: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("mamba", "4 of 4 layers are recurrent (layers 1-4; mixer, a MambaMixer)"),
+        (
+            "recurrent_gemma",
+            "3 of 4 layers are recurrent (layers 1-2, 4; temporal_block, a RecurrentGemmaRecurrentBlock)",
+        ),
+    ],
+)
+def test_what_a_model_is_named_after_is_not_found_in_each_of_its_parts(kind: str, told: str) -> None:
+    """Their norms and their attention layers bear the name too."""
+    attention = "eager" if kind == "mamba" else "sdpa"
+    with pytest.raises(UnsupportedModelError) as caught:
+        check_layers(build(kind, False, attention))
+    assert told in str(caught.value)
 
 
 def test_sound_between_the_frames(tmp_path: Path) -> None:

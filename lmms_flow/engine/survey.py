@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 
 from torch import nn
 
@@ -30,6 +31,7 @@ MECHANISMS: tuple[tuple[str, re.Pattern[str], str], ...] = (
         "they read states beside the prompt's, which no flow names",
     ),
 )
+_MIXES_NOTHING = re.compile(r"(?:norm(?:_gated)?|mlp|embedding|activation|silu|gelu)$")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -62,7 +64,11 @@ def other_mechanisms(layers: Sequence[nn.Module]) -> str:
     for name in dict.fromkeys(each.mechanism for each in found.values()):
         numbers = [number for number, each in found.items() if each.mechanism == name]
         first = found[numbers[0]]
-        verb = "have cross-attention" if name == "cross-attention" else f"are {name}"
+        one = len(numbers) == 1
+        if name == "cross-attention":
+            verb = "has cross-attention" if one else "have cross-attention"
+        else:
+            verb = f"is {name}" if one else f"are {name}"
         told.append(
             f"{len(numbers)} of {len(layers)} layers {verb} ({ranges(numbers)}; {first.module}): {first.meaning}"
         )
@@ -70,11 +76,19 @@ def other_mechanisms(layers: Sequence[nn.Module]) -> str:
 
 
 def mechanism_of(layer: nn.Module) -> Found | None:
-    """The first mechanism beside attention that is seen in a layer."""
-    parts = list(_named(layer))
+    """The first mechanism beside attention that is seen in a layer.
+
+    The name of the whole model stands in front of its classes' and says nothing of a single one, unless the layer has
+    no attention: what mixes tokens in it then is what the model is named after.
+    """
+    parts = [each for each in _named(layer) if not _MIXES_NOTHING.search(in_words(each[1]))]
+    of_the_model = commonprefix([in_words(type(layer).__name__), *(in_words(kind) for _, kind in parts[:1])])
+    of_the_model = of_the_model[: of_the_model.rfind("_") + 1]
+    if not any("att" in in_words(kind) for _, kind in parts):
+        of_the_model = ""
     for mechanism, pattern, meaning in MECHANISMS:
         for name, kind in parts:
-            if pattern.search(name) or pattern.search(in_words(kind)):
+            if pattern.search(name) or pattern.search(in_words(kind).removeprefix(of_the_model)):
                 return Found(mechanism, meaning, f"{name}, a {kind}")
     return None
 
@@ -88,6 +102,8 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             spans.append([number, number])
     shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans[:4])
+    if len(numbers) == 1:
+        return f"layer {shown}"
     return f"layers {shown}, ..." if len(spans) > 4 else f"layers {shown}"
 
 
