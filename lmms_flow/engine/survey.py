@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 from torch import nn
 
@@ -82,10 +82,11 @@ def mechanism_of(layer: nn.Module) -> Found | None:
     no attention: what mixes tokens in it then is what the model is named after.
     """
     parts = [each for each in _named(layer) if not _MIXES_NOTHING.search(in_words(each[1]))]
-    of_the_model = commonprefix([in_words(type(layer).__name__), *(in_words(kind) for _, kind in parts[:1])])
-    of_the_model = of_the_model[: of_the_model.rfind("_") + 1]
-    if not any("att" in in_words(kind) for _, kind in parts):
-        of_the_model = ""
+    own = in_words(type(layer).__name__).split("_")
+    others = in_words(parts[0][1]).split("_") if parts else []
+    attends = any("att" in in_words(kind) for _, kind in parts)
+    shared = takewhile(lambda both: both[0] == both[1], zip(own, others, strict=False)) if attends else ()
+    of_the_model = "".join(f"{word}_" for word, _ in shared)
     for mechanism, pattern, meaning in MECHANISMS:
         for name, kind in parts:
             if pattern.search(name) or pattern.search(in_words(kind).removeprefix(of_the_model)):
