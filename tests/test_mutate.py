@@ -38,6 +38,7 @@ def test_mutants_by_rule_change_one_expression_and_no_message(tmp_path: Path) ->
     assert sorted(found) != sorted(set(found)), "the two ones are two mutants"
 
 
+@pytest.mark.host
 def test_every_file_is_asked_about(tmp_path: Path) -> None:
     everything = tool.drawn(10**6, 0)
     assert len({mutant.id for mutant in everything}) > 5000
