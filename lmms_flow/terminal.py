@@ -69,16 +69,31 @@ class TextTable:
     def fitted(self, width: int) -> tuple[TextTable, tuple[str, ...]]:
         """The same within `width`, and the heads of the columns that there is no room for.
 
-        Columns leave first, then the others are written more briefly, and only what still does not fit is folded.
+        Columns leave first, then the others are written more briefly, and only what still does not fit is folded. A
+        note that begins with the heads that it explains ("shows from: ...") leaves with the last of these columns.
         """
         ranks = sorted({0, *(column.rank for column in self.columns)}, reverse=True)
         for columns in (self.columns, tuple(column.brief() for column in self.columns)):
             for most in ranks:
                 kept = tuple(column for column in columns if column.rank <= most)
                 left = tuple(column.head for column in self.columns if column.rank > most)
+                fitted = replace(self, columns=kept, notes=self._notes(left))
                 if _width(kept) <= width:
-                    return replace(self, columns=kept), left
-        return replace(self, columns=kept), left
+                    return fitted, left
+        return fitted, left
+
+    def _notes(self, left: Sequence[str]) -> tuple[str, ...]:
+        gone = set(map(_bare, left))
+        seen = {_bare(column.head) for column in self.columns} - gone
+        named = {note: note.partition(":")[0].split(", ") for note in self.notes}
+        return tuple(
+            note for note in self.notes if gone.isdisjoint(named[note]) or not seen.isdisjoint(named[note])
+        )
+
+
+def _bare(head: str) -> str:
+    """A column's head without its interval."""
+    return head.partition(" [")[0]
 
 
 def _width(columns: Sequence[TextColumn]) -> int:

@@ -144,6 +144,20 @@ def test_columns_leave_then_are_brief_then_are_folded() -> None:
     assert table.fitted(45)[1] == ("seconds",)
 
 
+def test_a_note_leaves_with_the_last_column_that_it_explains() -> None:
+    columns = tuple(
+        TextColumn(head, ("1",), rank=rank)
+        for rank, head in enumerate(("arm", "Δ [95 %]", "macro [95 %]", "shows from"))
+    )
+    notes = ("Δ: in points", "macro, shows from: both", "shows from: in points", "below: of no column")
+    table = TextTable("title", columns, notes)
+    assert table.fitted(100)[0].notes == notes
+    kept, left = table.fitted(27)
+    assert left == ("shows from",)
+    assert kept.notes == (notes[0], notes[1], notes[3])
+    assert table.fitted(13)[0].notes == (notes[0], notes[3])
+
+
 def test_json_has_the_numbers_of_a_csv(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -145,7 +145,7 @@ def temporal(board: Board) -> Table:
         "temporal share: full attention less shuffled frames; both right: of pairs of clips about which the same was "
         "asked; turned: clips that are answered in this order as their pair's other is as it was filmed, of those "
         "whose answers differ",
-        SHOWS_FROM,
+        f"pairs show from, {SHOWS_FROM}",
         "pairs are the units of both right and turned; those that share a video are one cluster",
     )
     return board_table(board, "time", "frame order and pairs of clips", columns, temporal_rows(board), notes)
