@@ -124,6 +124,23 @@ def test_probabilities_and_the_model_afterwards() -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_layers_without_gates_run_as_they_are_and_closed_gates_are_not_passed_over() -> None:
+    model, tensors, layout = in_double("qwen2")
+    gates = torch.ones(1, 4, dtype=torch.float64)
+    gates[0, 1:3] = 0.3
+    found = []
+    for layers in (None, (2, 3)):
+        with gated(model, layout, ["video:last"], gates, layers), torch.no_grad():
+            found.append(model(**tensors).logits[0, -1])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=CLOSE["sdpa"])
+    for wrong in ([2], [2, 3, 9]):
+        with (
+            pytest.raises(FlowError, match="must be layers of 1-4, and all other gates open"),
+            gated(model, layout, ["video:last"], gates, wrong),
+        ):
+            pass
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -97,11 +97,18 @@ def gated(
     check_windows(resolved, layer_windows(decoder))
     if not bool(((gates >= 0) & (gates <= 1)).all()):
         raise FlowError("a gate lies between 0 (the edge is cut) and 1 (it is left as it is)")
+    everywhere = range(1, depth + 1)
+    layers = everywhere if layers is None else layers
+    without = [layer - 1 for layer in everywhere if layer not in layers]
+    if len(without) + len(set(layers)) != depth or not bool((gates[:, without] == 1).all()):
+        raise FlowError(
+            f"layers {sorted(layers)} have gates: they must be layers of 1-{depth}, and all other gates open (1)"
+        )
     prove(module)
     with ExitStack() as block:
         block.enter_context(eagerly())
         block.enter_context(weighing_edges(decoder))
-        hooks = _GateHooks(decoder, resolved, gates, range(1, depth + 1) if layers is None else layers)
+        hooks = _GateHooks(decoder, resolved, gates, layers)
         block.callback(hooks.remove)
         block.enter_context(opened(decoder, hooks))
         yield

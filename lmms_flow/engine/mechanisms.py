@@ -20,11 +20,8 @@ from .survey import in_words, mixes, other_mechanisms, ranges
 # decoder -> the modules of which nothing was found, and what else was looked at
 _seen: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
 _CHOOSERS = re.compile(r"indexer|top_?k|keep_window|compress")
-_VISUAL_TOKENS_ALONE = (
-    None,
-    False,
-    "vision",
-)  # of use_bidirectional_attention: their masks are made above the decoder
+# use_bidirectional_attention of text that is causal; masks of visual tokens ("vision") are made above the decoder
+_VISUAL_TOKENS_ALONE = (None, False, "vision")
 _MIXING_MODULES = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
 
 

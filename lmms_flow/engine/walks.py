@@ -67,6 +67,10 @@ class ForkReadOut:
     predictions: Tensor
     candidates: Tensor
 
+    def __repr__(self) -> str:
+        cut = ", ".join(map(str, self.knockouts))
+        return f"{type(self).__name__}({cut}; {len(self.layers)} layers, answer {self.answer})"
+
 
 def forks_of(
     decoder: nn.Module,

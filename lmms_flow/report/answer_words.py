@@ -8,17 +8,16 @@ for each in read_words("out"):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FlowError, ReportError, nearest
-from ..trace.curves import RESAMPLES, Curve, mean_by_clip
-from .arms import benchmark_of
-from .joining import frames_of, model_of
+from ..errors import FlowError, nearest
+from ..records.arrays import Arrays
+from ..trace.curves import RESAMPLES, AskedAlike, Curve, mean_by_clip
+from .alike import collected, in_windows
 from .traces import Folders, Traced, read_traces
 
 PROBABILITY = "words.probability"
@@ -35,24 +34,10 @@ class AnswerWords:
 
 
 @dataclass(frozen=True, eq=False)
-class WordMap:
-    """The words of answers that were asked for alike; the fields are those of a `FlowMap`."""
+class WordMap(AskedAlike):
+    """The words of answers that were asked for alike."""
 
-    checkpoint: str
-    benchmark: str
-    protocol: str
-    frames: int
-    knockouts: tuple[str, ...]
-    centres: tuple[int, ...]
-    window: int
-    style: str
-    num_layers: int
     samples: tuple[AnswerWords, ...]
-
-    @property
-    def asked(self) -> tuple[object, ...]:
-        """All but the samples: what tells words apart."""
-        return tuple(getattr(self, item.name) for item in fields(self) if item.name != "samples")
 
     @property
     def most_words(self) -> int:
@@ -99,42 +84,12 @@ def read_words(folders: str | Path | Folders, records: Folders = ()) -> list[Wor
 
 def words_in(traced: Sequence[Traced]) -> list[WordMap]:
     """The words among traced samples. Raises ReportError where the arrays of one can't be read."""
-    found: dict[Any, tuple[WordMap, list[AnswerWords]]] = {}
-    for one in traced:
-        if PROBABILITY not in one.record.shapes:
-            continue
-        try:
-            asked, sample = _read(one)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ReportError(
-                f"{one.folder / one.record.arrays}: not the words of task {one.record.task}, document "
-                f"{one.record.doc_id} ({type(error).__name__}: {error}); delete it and run again"
-            ) from None
-        found.setdefault(asked.asked, (asked, []))[1].append(sample)
-    return [
-        replace(asked, samples=tuple(samples)) for _, (asked, samples) in sorted(found.items(), key=_first)
-    ]
+    return collected(traced, PROBABILITY, "words", _read)
 
 
-def _first(item: tuple[Any, object]) -> Any:
-    return item[0]
-
-
-def _read(one: Traced) -> tuple[WordMap, AnswerWords]:
-    arrays, record = one.arrays(), one.record
-    about, values = arrays.about, arrays.values
-    asked = WordMap(
-        checkpoint=model_of(record),
-        benchmark=benchmark_of(record.base),
-        protocol=record.protocol,
-        frames=frames_of(record),
-        knockouts=tuple(map(str, about["knockouts"])),
-        centres=tuple(map(int, about["centres"])),
-        window=int(about["window"]),
-        style=str(about["style"]),
-        num_layers=int(about["num_layers"]),
-        samples=(),
-    )
+def _read(one: Traced, arrays: Arrays) -> tuple[WordMap, AnswerWords]:
+    record, about, values = one.record, arrays.about, arrays.values
+    asked = WordMap(**in_windows(one, about))
     words = tuple(str(word) for _, word in about["anchors"])
     after = values[PROBABILITY].astype(np.float64)
     before = values["words.baseline"].astype(np.float64)[:, None, None]

@@ -90,7 +90,7 @@ def _score(entry: Entry, several: bool) -> Row:
         (score.value, *score.interval),
         *mean,
         (test.difference, *test.interval(settings.seed, settings.resamples)) if test else None,
-        test.among_right.value - 1 if test and test.right else None,
+        test.change_among_right if test and test.right else None,
         test.p_value if test else None,
         test.equivalence(settings.margin) if test else None,
         test.detectable if test else None,

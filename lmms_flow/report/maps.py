@@ -8,19 +8,16 @@ for each in read_maps("out"):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ReportError
 from ..flow.trace_settings import HOW
 from ..records.arrays import Arrays
 from ..records.record import SampleRecord
 from ..trace.curves import FlowMap, MapSample
-from .arms import benchmark_of
-from .joining import frames_of, model_of
+from .alike import collected, in_windows
 from .traces import Folders, Traced, read_traces
 
 PROBABILITY = "map.probability"
@@ -37,68 +34,33 @@ def read_maps(folders: str | Path | Folders, records: Folders = ()) -> list[Flow
 
 def maps_of(traced: Sequence[Traced]) -> list[FlowMap]:
     """The flow maps among traced samples. Raises ReportError where the arrays of one can't be read."""
-    found: dict[tuple[object, ...], tuple[FlowMap, list[MapSample]]] = {}
-    for one in traced:
-        if PROBABILITY in one.record.shapes:
-            arrays = one.arrays()
-            asked = _asked(one, arrays.about)
-            found.setdefault(asked.asked, (asked, []))[1].append(_sample(one, arrays))
-    return [
-        replace(asked, samples=tuple(samples)) for _, (asked, samples) in sorted(found.items(), key=_first)
-    ]
+    return collected(traced, PROBABILITY, "map", _read)
 
 
-def _first(item: tuple[tuple[object, ...], object]) -> Any:
-    return item[0]
-
-
-def _asked(one: Traced, about: Mapping[str, Any]) -> FlowMap:
-    """What the questions of a map have in common; no question yet."""
-    record = one.record
-    try:
-        return FlowMap(
-            checkpoint=model_of(record),
-            benchmark=benchmark_of(record.base),
-            protocol=record.protocol,
-            frames=frames_of(record),
-            knockouts=tuple(map(str, about["knockouts"])),
-            centres=tuple(map(int, about["centres"])),
-            window=int(about["window"]),
-            style=str(about["style"]),
-            how=str(about.get("how", HOW[0])),
-            num_layers=int(about["num_layers"]),
-            samples=(),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(one, error) from None
-
-
-def _sample(one: Traced, arrays: Arrays) -> MapSample:
+def _read(one: Traced, arrays: Arrays) -> tuple[FlowMap, MapSample]:
     record, values, about = one.record, arrays.values, arrays.about
-    try:
-        true = about["true_letter"]
-        letter_tokens = {letter: tuple(tokens) for letter, tokens in about["letter_tokens"].items()}
-        made = MapSample(
-            id=record.id,
-            doc_id=record.doc_id,
-            task=record.base,
-            category=record.category,
-            clip=one.cluster,
-            letters=tuple(about["letters"]),
-            true_letter=true,
-            answer=str(about["answer"]),
-            baseline=float(values["map.baseline"][0]),
-            baseline_options=values["map.baseline_options"].astype(np.float64),
-            probability=values[PROBABILITY].astype(np.float64),
-            options=values["map.options"].astype(np.float64),
-            prediction=values["map.prediction"].astype(np.int64),
-            true_tokens=letter_tokens.get(true, ()),
-            right=None if true is None else is_right(record, str(about["answer"]), about, true),
-        )
-        _check(made, len(about["knockouts"]), len(about["centres"]))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise _unreadable(one, error) from None
-    return made
+    asked = FlowMap(**in_windows(one, about), how=str(about.get("how", HOW[0])))
+    true = about["true_letter"]
+    letter_tokens = {letter: tuple(tokens) for letter, tokens in about["letter_tokens"].items()}
+    made = MapSample(
+        id=record.id,
+        doc_id=record.doc_id,
+        task=record.base,
+        category=record.category,
+        clip=one.cluster,
+        letters=tuple(about["letters"]),
+        true_letter=true,
+        answer=str(about["answer"]),
+        baseline=float(values["map.baseline"][0]),
+        baseline_options=values["map.baseline_options"].astype(np.float64),
+        probability=values[PROBABILITY].astype(np.float64),
+        options=values["map.options"].astype(np.float64),
+        prediction=values["map.prediction"].astype(np.int64),
+        true_tokens=letter_tokens.get(true, ()),
+        right=None if true is None else is_right(record, str(about["answer"]), about, true),
+    )
+    _check(made, len(asked.knockouts), len(asked.centres))
+    return asked, made
 
 
 def is_right(record: SampleRecord, answer: str, about: Mapping[str, Any], true: str) -> bool:
@@ -112,12 +74,3 @@ def _check(made: MapSample, knockouts: int, centres: int) -> None:
     shapes = (made.probability.shape, made.prediction.shape, made.options.shape, made.baseline_options.shape)
     if shapes != (grid, grid, (*grid, options), (options,)):
         raise ValueError(f"its arrays have the shapes {shapes}")
-
-
-def _unreadable(one: Traced, error: Exception) -> ReportError:
-    record: SampleRecord = one.record
-    what = f"{type(error).__name__}: {error}"
-    return ReportError(
-        f"{one.folder / record.arrays}: not the map of task {record.task}, document {record.doc_id} ({what}); delete "
-        "it and run again"
-    )

@@ -20,7 +20,7 @@ from .clusters import Clustered
 from .equivalence import equivalence
 from .resampling import Interval, drawn_by_cluster, percentiles, wider_than_draws
 from .sign_flips import sign_flips
-from .statistics import NOTHING, RESAMPLES, Accuracy, wider_for_few
+from .statistics import NOTHING, RESAMPLES, wider_for_few
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Paired:
         return float(mcnemar([[0, self.lost], [self.won, 0]], exact=True).pvalue)
 
     @property
-    def among_right(self) -> Accuracy:
-        """The accuracy on the questions that the baseline answered right; the paper's Table 2 is this minus 100 %."""
-        return Accuracy(self.right - self.lost, self.right)
+    def change_among_right(self) -> float:
+        """The change on the questions that the baseline answered right, as the paper's Table 2 has it."""
+        return -self.lost / self.right if self.right else math.nan
 
     def interval(self, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
         """Of the difference: the 95 % percentile bootstrap over the videos of the common questions."""

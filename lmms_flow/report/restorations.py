@@ -7,19 +7,17 @@ for each in read_restorations("out"):
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FlowError, ReportError, nearest
+from ..errors import FlowError, nearest
 from ..records.arrays import Arrays
-from ..trace.curves import RESAMPLES, Among, Curve, mean_by_clip
-from .arms import benchmark_of
-from .joining import frames_of, model_of
+from ..trace.curves import RESAMPLES, Among, AskedAlike, Curve, mean_by_clip
+from .alike import collected, in_windows
 from .maps import is_right
 from .traces import Folders, Traced, read_traces
 
@@ -44,24 +42,10 @@ class RestoredSample:
 
 
 @dataclass(frozen=True, eq=False)
-class Restoration:
-    """The restorations of questions that were asked alike; the fields are those of a `FlowMap`."""
+class Restoration(AskedAlike):
+    """The restorations of questions that were asked alike."""
 
-    checkpoint: str
-    benchmark: str
-    protocol: str
-    frames: int
-    knockouts: tuple[str, ...]
-    centres: tuple[int, ...]
-    window: int
-    style: str
-    num_layers: int
     samples: tuple[RestoredSample, ...]
-
-    @property
-    def asked(self) -> tuple[object, ...]:
-        """All but the samples: what tells restorations apart."""
-        return tuple(getattr(self, item.name) for item in fields(self) if item.name != "samples")
 
     def among(self, which: Among) -> tuple[RestoredSample, ...]:
         """The questions that the clean run answers right, or wrong, alone; or all."""
@@ -114,43 +98,12 @@ def read_restorations(folders: str | Path | Folders, records: Folders = ()) -> l
 
 def restorations_of(traced: Sequence[Traced]) -> list[Restoration]:
     """The restorations among traced samples. Raises ReportError where the arrays of one can't be read."""
-    found: dict[Any, tuple[Restoration, list[RestoredSample]]] = {}
-    for one in traced:
-        if PROBABILITY not in one.record.shapes:
-            continue
-        arrays = one.arrays()
-        try:
-            asked = _asked(one, arrays.about)
-            sample = _sample(one, arrays, (len(asked.knockouts), len(asked.centres)))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise ReportError(
-                f"{one.folder / one.record.arrays}: not the restoration of task {one.record.task}, document "
-                f"{one.record.doc_id} ({type(error).__name__}: {error}); delete it and run again"
-            ) from None
-        found.setdefault(asked.asked, (asked, []))[1].append(sample)
-    return [
-        replace(asked, samples=tuple(samples)) for _, (asked, samples) in sorted(found.items(), key=_first)
-    ]
+    return collected(traced, PROBABILITY, "restoration", _read)
 
 
-def _first(item: tuple[Any, object]) -> Any:
-    return item[0]
-
-
-def _asked(one: Traced, about: Mapping[str, Any]) -> Restoration:
-    """What the questions have in common; no question yet."""
-    return Restoration(
-        checkpoint=model_of(one.record),
-        benchmark=benchmark_of(one.record.base),
-        protocol=one.record.protocol,
-        frames=frames_of(one.record),
-        knockouts=tuple(map(str, about["knockouts"])),
-        centres=tuple(map(int, about["centres"])),
-        window=int(about["window"]),
-        style=str(about["style"]),
-        num_layers=int(about["num_layers"]),
-        samples=(),
-    )
+def _read(one: Traced, arrays: Arrays) -> tuple[Restoration, RestoredSample]:
+    asked = Restoration(**in_windows(one, arrays.about))
+    return asked, _sample(one, arrays, (len(asked.knockouts), len(asked.centres)))
 
 
 def _sample(one: Traced, arrays: Arrays, grid: tuple[int, int]) -> RestoredSample:

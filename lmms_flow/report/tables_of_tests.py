@@ -112,7 +112,7 @@ def _tests_by_subtask(board: Board, entry: Entry) -> Iterator[Row]:
             test.common,
             test.num_clusters,
             (test.difference, *test.interval(board.settings.seed, board.settings.resamples)),
-            test.among_right.value - 1 if test.right else None,
+            test.change_among_right if test.right else None,
             test.lost,
             test.won,
             test.p_value,

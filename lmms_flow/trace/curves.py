@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,8 +92,8 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class FlowMap:
-    """The maps of questions that were asked alike: one checkpoint, number of frames, set of knockouts and windows.
+class AskedAlike:
+    """What samples under knockouts in windows of layers have in common; a subclass adds the samples.
 
     Args:
         checkpoint: repository id or folder, as the run named it.
@@ -102,11 +102,9 @@ class FlowMap:
         frames: that were asked for of each video.
         knockouts: rules without layers.
         centres: the layers that windows are centred on, from 1.
-        window: how many layers a knockout cuts at once.
-        style: which layers are cut for a layer (`TraceSettings.style`).
+        window: how many layers a knockout takes at once.
+        style: which layers are taken for a layer (`TraceSettings.style`).
         num_layers: of the model.
-        samples: one a question.
-        how: where a cut edge loses its weight (`TraceSettings.how`).
     """
 
     checkpoint: str
@@ -118,13 +116,29 @@ class FlowMap:
     window: int
     style: str
     num_layers: int
-    samples: tuple[MapSample, ...]
-    how: str = HOW[0]
 
     @property
     def asked(self) -> tuple[object, ...]:
-        """All but the samples: what tells maps apart."""
+        """All but the samples: what tells two of them apart."""
         return tuple(getattr(self, item.name) for item in fields(self) if item.name != "samples")
+
+    def holding(self, samples: Sequence[Any]) -> Self:
+        """The same with these samples."""
+        own: Any = self
+        return cast("Self", replace(own, samples=tuple(samples)))
+
+
+@dataclass(frozen=True, eq=False)
+class FlowMap(AskedAlike):
+    """The maps of questions that were asked alike.
+
+    Args:
+        samples: one a question.
+        how: where a cut edge loses its weight (`TraceSettings.how`).
+    """
+
+    samples: tuple[MapSample, ...]
+    how: str = HOW[0]
 
     @property
     def subtasks(self) -> tuple[str, ...]:
