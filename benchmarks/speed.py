@@ -30,6 +30,7 @@ from transformers import DynamicCache
 
 from benchmarks.figures import keep, machine, seconds
 from lmms_flow.engine import Baseline, intervene, sweep
+from lmms_flow.engine.layer_call import cache_in, going_on_from
 from lmms_flow.flow import PRESETS, Flow, Layout
 
 # name: width, MLP width, layers, heads
@@ -101,12 +102,14 @@ def decoding_ratio(
 
     def once(text: str) -> float:
         with intervene(model, text, layout), torch.inference_mode():
-            out = model(input_ids=tokens, logits_to_keep=1, past_key_values=DynamicCache())
+            out = model(input_ids=tokens, logits_to_keep=1, **going_on_from(model, DynamicCache()))
+
+            cache = going_on_from(model, cache_in(out))
 
             def decode() -> None:
                 last = out.logits[:, -1].argmax(-1, keepdim=True)
                 for _ in range(steps):
-                    step = model(input_ids=last, past_key_values=out.past_key_values, logits_to_keep=1)
+                    step = model(input_ids=last, logits_to_keep=1, **cache)
                     last = step.logits[:, -1].argmax(-1, keepdim=True)
 
             return seconds(decode, device) / steps
@@ -125,7 +128,7 @@ def arms_ratio(
 
     def prefill(flow: str, baseline: Baseline | None) -> None:
         with intervene(model, flow, layout, baseline=baseline):
-            model(input_ids=tokens, logits_to_keep=1, past_key_values=DynamicCache())
+            model(input_ids=tokens, logits_to_keep=1, **going_on_from(model, DynamicCache()))
 
     def apart() -> None:
         for flow in ("none", *flows):

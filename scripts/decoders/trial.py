@@ -20,6 +20,7 @@ from lmms_flow.engine import (
     sweep,
 )
 from lmms_flow.engine.flops import flop_counter
+from lmms_flow.engine.layer_call import cache_in, going_on_from
 from lmms_flow.engine.mechanisms import check_mechanisms
 from lmms_flow.flow import FlowError, Layout, prompt_layout
 from scripts.decoders.build import LAYERS
@@ -103,14 +104,15 @@ def _fails_on_a_step(model: nn.Module, tokens: Tensor, out: Any) -> str:
     """What a model without a flow says to one more token, if that is an error (some need `generate`'s position ids)."""
     ones = torch.ones(1, LAYOUT.num_tokens + 1, dtype=torch.long)
     try:
-        model(input_ids=tokens[:, :1], attention_mask=ones, use_cache=True, **_cache_of(out))
+        model(
+            input_ids=tokens[:, :1],
+            attention_mask=ones,
+            use_cache=True,
+            **going_on_from(model, cache_in(out)),
+        )
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return ""
-
-
-def _cache_of(out: Any) -> dict[str, Any]:
-    return {"cache": out.cache} if hasattr(out, "cache") else {"past_key_values": out.past_key_values}
 
 
 def _by_engine(model: nn.Module, tokens: Tensor, flow: str, engine: str) -> tuple[Tensor, Tensor]:
@@ -118,7 +120,7 @@ def _by_engine(model: nn.Module, tokens: Tensor, flow: str, engine: str) -> tupl
         kept = {"logits_to_keep": 1} if engine == "sparse" and _keeps(model) else {}
         ones = torch.ones_like(tokens)
         out = model(input_ids=tokens, attention_mask=ones, use_cache=True, **kept)
-        cache = _cache_of(out)
+        cache = going_on_from(model, cache_in(out))
         ones = torch.ones(1, LAYOUT.num_tokens + 1, dtype=torch.long)
         step = model(input_ids=tokens[:, :1], attention_mask=ones, use_cache=True, **cache)
     return _logits(out), _logits(step)
