@@ -161,6 +161,7 @@ def test_the_docs_say_how_well_gate_gradients_foresee_a_sweep() -> None:
     maps = ("", " of the mean relative change", " of the mean map")
     names = [f"{what}{of}" for of in maps for what in ("spearman", "top tenth")]
     assert all(rows["8 steps"][name] >= 0.9 for name in names[:4])
+    assert f"of the same takes {rows['sweep']['processor seconds a question']:.1f})" in page
     for way in ("first order", "5 steps", "8 steps"):
         cells = " | ".join(f"{rows[way][name]:.2f}" for name in names)
         seconds = f"{rows[way]['processor seconds a question']:.2g}"
@@ -183,7 +184,13 @@ def test_the_docs_say_what_the_search_found() -> None:
             in page
         )
     assert best["edges"] < rule["edges"]
+    readme = (ROOT / "README.md").read_text().split("`discover --search`")[1]
+    assert f"with {100 * best['edges']:.0f} % of the edges" in readme
+    assert f"pathway keeps {100 * rule['edges']:.0f} %" in readme
     assert len(draws) == 3
+    between = [sorted(100 * one[what] for one in draws) for what in ("flops", "accuracy")]
+    told = " | ".join(f"{low:.1f} to {high:.1f} %" for low, _, high in between)
+    assert f"| {100 * draws[0]['edges']:.1f} % | {told} | 1 |" in page
     assert all(one["accuracy"] < best["accuracy"] - 0.5 for one in draws)
     assert found["areas"]["search"]["cmd"] < found["areas"]["rule"]["cmd"]
     told = [
