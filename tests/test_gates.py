@@ -128,11 +128,17 @@ def test_layers_without_gates_run_as_they_are_and_closed_gates_are_not_passed_ov
     model, tensors, layout = in_double("qwen2")
     gates = torch.ones(1, 4, dtype=torch.float64)
     gates[0, 1:3] = 0.3
-    found = []
+    gates.requires_grad_()
+    found, slopes = [], []
     for layers in (None, (2, 3)):
-        with gated(model, layout, ["video:last"], gates, layers), torch.no_grad():
-            found.append(model(**tensors).logits[0, -1])
+        with gated(model, layout, ["video:last"], gates, layers):
+            logits = model(**tensors).logits[0, -1]
+        found.append(logits.detach())
+        slopes.append(torch.autograd.grad(logits.max(), gates)[0])
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=CLOSE["sdpa"])
+    torch.testing.assert_close(slopes[0][:, 1:3], slopes[1][:, 1:3], rtol=0, atol=CLOSE["sdpa"])
+    assert bool((slopes[0] != 0).all())
+    assert bool((slopes[1][:, [0, 3]] == 0).all()), "nothing is weighed there"
     for wrong in ([2], [2, 3, 9]):
         with (
             pytest.raises(FlowError, match="must be layers of 1-4, and all other gates open"),
