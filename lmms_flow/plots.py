@@ -24,6 +24,8 @@ KEPT, CUT, NEVER = "#2a78b8", "#f2b8a0", "#ffffff"  # edges in a mask, and what 
 INK = "#1c2430"  # the text of a figure; a page replaces it by its own
 ZERO = "#8a929b"  # the line at zero, grids
 
+WINDOWS = "layer (centre of the window)"
+
 MARKERS = "osD^vPX*<>"
 DASHES = ("-", "--", "-.", ":")
 
@@ -85,6 +87,35 @@ def other_style(place: int) -> Style:
     """One of many styles by its place."""
     marker, dash = MARKERS[place % len(MARKERS)], DASHES[place // len(_OTHERS) % len(DASHES)]
     return Style(_OTHERS[place % len(_OTHERS)], dash, marker)
+
+
+def draw_line(
+    axes: Any, layers: Sequence[int], mean: Any, style: Style, label: str, band: tuple[Any, Any] | None = None
+) -> None:
+    """A curve over the layers, as a line with markers, at most twelve of them, and its interval as a band."""
+    axes.plot(
+        layers,
+        mean,
+        color=style.colour,
+        ls=style.dash,
+        marker=style.marker,
+        ms=3.5,
+        lw=1.5,
+        markevery=max(1, len(layers) // 12),
+        label=literal(label),
+    )
+    if band is not None:
+        axes.fill_between(layers, *band, color=style.colour, alpha=0.2, lw=0)
+
+
+def draw_zero(axes: Any, xlabel: str, ylabel: str) -> None:
+    """A grey line at zero, whole layers on x, and what the axes are."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.axhline(0, color=ZERO, lw=0.8, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
 
 
 def draw_strips(axes: Any, strips: Sequence[tuple[str, Sequence[bool]]], layers: int, nothing: str) -> None:

@@ -193,14 +193,14 @@ def test_the_docs_say_what_the_search_found() -> None:
     assert f"| {100 * draws[0]['edges']:.1f} % | {told} | 1 |" in page
     assert all(one["accuracy"] < best["accuracy"] - 0.5 for one in draws)
     assert found["areas"]["search"]["cmd"] < found["areas"]["rule"]["cmd"]
-    told = [
+    areas = [
         f"{found['areas'][kind][area]:.2f}"
         for kind in ("search", "rule", "random")
         for area in ("cpr", "cmd")
     ]
     search, rest = page.split("CPR and CMD are ")[1].split(" for the search, ")
     ruled, drawn = rest.split(" for the rule at several thresholds, ")
-    assert [*search.split(" and "), *ruled.split(" and "), *drawn.split(" for\n")[0].split(" and ")] == told
+    assert [*search.split(" and "), *ruled.split(" and "), *drawn.split(" for\n")[0].split(" and ")] == areas
 
 
 def test_edge_counts_in_the_papers_table() -> None:

@@ -49,9 +49,15 @@ def test_a_fresh_run_says_what_the_committed_one_says(notebook: Path, tmp_path: 
     assert all(len(piece.encode()) < 200_000 for piece in html(fresh))
 
 
-def test_the_notebooks_are_three() -> None:
+def test_the_notebooks_are_five() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.ipynb")}
-    assert names == {"first_knockout", "curve_of_one_clip", "model_of_your_own"}
+    assert names == {
+        "first_knockout",
+        "curve_of_one_clip",
+        "map_of_a_benchmark",
+        "finding_a_pathway",
+        "model_of_your_own",
+    }
 
 
 def test_the_example_of_a_run_from_a_file_names_arguments_that_lmms_eval_has(

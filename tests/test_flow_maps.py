@@ -298,3 +298,22 @@ def test_arrays_that_are_gone_are_told(tmp_path: Path) -> None:
         read_maps(tmp_path)
     with pytest.raises(ReportError, match="no such folder"):
         read_maps(tmp_path / "nowhere")
+
+
+def test_a_map_and_its_curves_draw_themselves() -> None:
+    """What stands on the axes is what `curve` gives, and a map says what it is in a line."""
+    asked = [sample(place, probability=np.full((13, 4), 0.5 - 0.1 * place)) for place in range(3)]
+    flow_map = as_map(asked, num_layers=4)
+    drawn = flow_map.plot(knockouts=["cross_frame", "video:question"])
+    lines = {line.get_label(): line for line in drawn.get_lines() if not line.get_label().startswith("_")}
+    assert list(lines) == ["cross_frame", "video:question"]
+    curve = flow_map.curve("video:question")
+    assert lines["video:question"].get_ydata() == pytest.approx(curve.mean)
+    assert curve.mean == pytest.approx(-20)
+    assert len(drawn.collections) == 2, "the intervals"
+    assert flow_map.plot(drawn) is drawn
+    assert len(curve.plot().get_lines()) == 2, "the curve, and zero"
+    assert flow_map._repr_html_().startswith("<div><svg")
+    assert curve._repr_html_().startswith("<div><svg")
+    assert len(repr(flow_map)) < 200
+    assert "3 samples, 13 knockouts, 4 windows of 3 layers, center" in repr(flow_map)

@@ -9,10 +9,13 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import lmms_flow
+from scripts import recipe
 from scripts.versions import BREAKS, LOCK, PYTHONS, ROOT, Declared, declared, differences, pinned
 
 OPTIONAL = {
@@ -131,3 +134,16 @@ def test_the_table_of_versions_is_of_this_lock_and_these_bounds() -> None:
         assert row is not None, each.name
         assert f"=={row[1]}" in each.lowest()
         assert set(row[2].split(" or ")) == locked[each.name]
+
+
+def test_the_conda_recipe_is_the_one_of_setup_cfg() -> None:
+    assert recipe.FILE.read_text(encoding="utf-8") == recipe.text(), "python -m scripts.recipe"
+    runs = recipe.recipe()["requirements"]["run"]
+    assert len(runs) == len(declared()) - len(recipe.LEFT_OUT) + 1
+    assert "pytorch <2.16,>=2.9" in runs
+
+
+def test_the_version_stands_in_one_place() -> None:
+    version = recipe.recipe()["context"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
+    assert lmms_flow.__version__ == version

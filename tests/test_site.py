@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -57,6 +58,31 @@ def test_error_messages_are_those_that_are_raised() -> None:
     assert all(f"## {kind}" in page for kind in {message.kind for message in listed})
 
 
+def test_each_error_message_has_a_page_of_its_own() -> None:
+    made = errors.single_pages()
+    assert len(made) == len(errors.messages())
+    assert sorted(re.findall(r"\(errors/([^)]+)\)", errors.page())) == sorted(made)
+    said = made["the-flow-is-empty-write-none-for-full-attention.md"]
+    assert "of `lmms_flow/flow/language.py` raises it, where all of this holds" in said
+    assert "[language.md](../language.md)" in said
+    assert all((ROOT / "docs" / page).exists() for page in errors.PAGES.values())
+    assert errors.ENDS.keys() == errors.KINDS.keys()
+
+
+def test_what_holds_where_a_message_is_made() -> None:
+    tree = ast.parse(
+        "def f(a):\n  'Does. It.'\n  if a:\n    raise RunError(f'no {a} here')\n"
+        "  elif b:\n    pass\n  else:\n    try:\n      g()\n    except OSError:\n"
+        "      raise RunError('c' + d) from None\n"
+    )
+    found = list(errors._raised(tree, "m.py", (), ()))
+    assert [(each.text, each.place, each.does) for each in found] == [
+        ("no {a} here", "f", "Does. It."),
+        ("c{d}", "f", "Does. It."),
+    ]
+    assert [each.conditions for each in found] == [("`a`",), ("not `a`", "not `b`", "`OSError` came up")]
+
+
 def test_links_out_of_the_docs_are_named() -> None:
     said = pages.on_page_markdown("see [the card](../lmms_flow/assets/flow-tiny/README.md), [maps](maps.md)")
     assert said == "see the card (`lmms_flow/assets/flow-tiny/README.md` in the repository), [maps](maps.md)"
@@ -83,3 +109,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert "Flow.load" in (tmp_path / "site/api/index.html").read_text()
     assert "write none for full attention" in (tmp_path / "site/errors/index.html").read_text()
+    one = tmp_path / "site/errors/the-flow-is-empty-write-none-for-full-attention/index.html"
+    assert "raises it" in one.read_text()

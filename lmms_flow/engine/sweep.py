@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import FlowError
 from ..flow import Flow, Knockout, Layout, ResolvedFlow
 from ..notebook import axes_of, picture
-from ..plots import ZERO, literal, style_of
+from ..plots import WINDOWS, draw_line, draw_zero, style_of
 from .applied import applied
 from .both_ways import reads_both_ways
 from .decoder import module_of
@@ -61,19 +61,8 @@ class SweepResult(ForkReadOut):
         """Draws the curves; returns the axes, in a figure of their own where none are given."""
         axes = axes_of(ax)
         for place, (knockout, curve) in enumerate(zip(self.knockouts, self.relative_change, strict=True)):
-            style = style_of(str(knockout), place)
-            axes.plot(
-                self.layers,
-                curve.tolist(),
-                color=style.colour,
-                linestyle=style.dash,
-                marker=style.marker,
-                ms=4,
-                label=literal(str(knockout)),
-            )
-        axes.axhline(0, color=ZERO, lw=0.8)
-        axes.set_xlabel("layer in the middle of the window")
-        axes.set_ylabel("change of the answer's probability (%)")
+            draw_line(axes, self.layers, curve.tolist(), style_of(str(knockout), place), str(knockout))
+        draw_zero(axes, WINDOWS, "change of the answer's probability (%)")
         axes.legend(fontsize="small")
         return axes
 

@@ -33,7 +33,7 @@ class AnswerWords:
     change: NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WordMap(AskedAlike):
     """The words of answers that were asked for alike."""
 

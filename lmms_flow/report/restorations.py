@@ -41,7 +41,7 @@ class RestoredSample:
     right: bool | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Restoration(AskedAlike):
     """The restorations of questions that were asked alike."""
 

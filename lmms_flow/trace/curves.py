@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from ..errors import FlowError, nearest
 from ..flow.trace_settings import HOW, SHALLOWEST, scaled_to_depth
+from ..notebook import axes_of, picture
+from ..plots import WINDOWS, Style, draw_line, draw_zero, literal, style_of
 from .bins import PAPER_BIN, LayerBins
 
 Array: TypeAlias = NDArray[np.float64]
@@ -90,8 +92,24 @@ class Curve:
     questions: int
     clips: int
 
+    def draw(self, axes: Any, style: Style, label: str) -> None:
+        """The mean as a line with markers, its interval as a band."""
+        band = None if np.isnan(self.low).all() else (self.low, self.high)
+        draw_line(axes, self.layers, self.mean, style, label, band)
 
-@dataclass(frozen=True, eq=False)
+    def plot(self, ax: Any = None) -> Any:
+        """Draws it over its layers; returns the axes, in a figure of their own where none are given."""
+        axes = axes_of(ax)
+        self.draw(axes, style_of(self.knockout), self.knockout)
+        draw_zero(axes, WINDOWS, "change (%)")
+        axes.set_title(literal(self.knockout), loc="left")
+        return axes
+
+    def _repr_html_(self) -> str:
+        return picture(self.plot().figure)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class AskedAlike:
     """What samples under knockouts in windows of layers have in common; a subclass adds the samples.
 
@@ -127,8 +145,15 @@ class AskedAlike:
         own: Any = self
         return cast("Self", replace(own, samples=tuple(samples)))
 
+    def __repr__(self) -> str:
+        own: Any = self
+        return (
+            f"{type(self).__name__}({self.checkpoint}, {self.benchmark}; {len(own.samples)} samples, "
+            f"{len(self.knockouts)} knockouts, {len(self.centres)} windows of {self.window} layers, {self.style})"
+        )
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class FlowMap(AskedAlike):
     """The maps of questions that were asked alike.
 
@@ -224,6 +249,25 @@ class FlowMap(AskedAlike):
                 f"no question is left for the bins of {knockout}: full attention answers none {among}"
             )
         return LayerBins.of(curve.mean.tolist(), width or bin_in(self.num_layers))
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        knockouts: Sequence[str] = (),
+        of: Of = "answer",
+        among: Among = "right",
+    ) -> Any:
+        """Draws the curves of some knockouts, or of all, with their intervals; returns the axes."""
+        axes = axes_of(ax)
+        for place, knockout in enumerate(knockouts or self.knockouts):
+            self.curve(knockout, of=of, among=among).draw(axes, style_of(knockout, place), knockout)
+        draw_zero(axes, WINDOWS, "relative change of the probability (%)")
+        axes.legend(fontsize="small", ncols=2)
+        return axes
+
+    def _repr_html_(self) -> str:
+        return picture(self.plot().figure)
 
     def place(self, knockout: str) -> int:
         """The place of a knockout in the arrays. Raises FlowError that names the nearest one."""

@@ -19,7 +19,9 @@ def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that are made of the code."""
     from mkdocs.structure.files import File
 
-    for name, content in (("language-reference.md", language.page()), ("errors.md", errors.page())):
+    made = {"language-reference.md": language.page(), "errors.md": errors.page()}
+    made |= {f"errors/{name}": content for name, content in errors.single_pages().items()}
+    for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...plots import style_of
 from ...trace.curves import Curve
-from .curve_figures import below, draw_curve, finish, heat, lowest
+from .curve_figures import below, finish, heat, lowest
 from .gathered import TARGETS, Gathered
 from .map_section import Drawn
 from .parts import Block
@@ -73,7 +73,7 @@ def _attention_picture(
     caption = f"{one.title}: {target} to video, {len(rows)} questions."
     if knockouts:
         for curve in knockouts:
-            draw_curve(grid[1], curve, style_of(curve.knockout), curve.knockout)
+            curve.draw(grid[1], style_of(curve.knockout), curve.knockout)
         what = knockouts[0].knockout if len(knockouts) == 1 else "the same edges"
         finish(grid[1], f"{what} cut", "change (%)", "layer")
         if len(knockouts) > 1:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ...errors import FlowError
 from ...plots import other_style
 from ...trace.curves import Curve, on_common_questions
-from .curve_figures import below, draw_curve, finish, lowest
+from .curve_figures import below, finish, lowest
 from .map_section import Drawn
 from .parts import Block, short_checkpoint
 from .pictures import PANEL, Picture, slug
@@ -62,7 +62,7 @@ def _picture(name: str, benchmark: str, names: Sequence[str], curves: Sequence[C
     figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.subplots()
     for place, (label, curve) in enumerate(zip(names, curves, strict=True)):
-        draw_curve(axes, curve, other_style(place), label)
+        curve.draw(axes, other_style(place), label)
     finish(axes, f"{RULE} on {benchmark}", "relative change (%)")
     below(figure, len(curves))
     caption = f"What frames read of earlier frames, in {len(curves)} checkpoints on {benchmark}."

@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...plots import KEPT, ZERO, Style, literal, style_of
+from ...plots import KEPT, WINDOWS, ZERO, draw_zero, literal, style_of
 from ...trace.bins import LayerBins
 from ...trace.curves import Curve
 from .pictures import PANEL
 
 MINUS = "−"
-WINDOWS = "layer (centre of the window)"
 LEAST = 4.0  # per cent that a panel spans at the least
 
 
@@ -31,27 +30,10 @@ def curve_figure(
     figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.subplots()
     for place, curve in enumerate(curves):
-        draw_curve(axes, curve, style_of(curve.knockout, place), curve.knockout)
+        curve.draw(axes, style_of(curve.knockout, place), curve.knockout)
     finish(axes, title, ylabel, xlabel)
     below(figure, len(curves))
     return figure
-
-
-def draw_curve(axes: Any, curve: Curve, style: Style, label: str) -> None:
-    """The mean as a line with markers, its interval as a band."""
-    axes.plot(
-        curve.layers,
-        curve.mean,
-        color=style.colour,
-        ls=style.dash,
-        marker=style.marker,
-        ms=3.5,
-        lw=1.5,
-        markevery=max(1, len(curve.layers) // 12),
-        label=literal(label),
-    )
-    if not np.isnan(curve.low).all():
-        axes.fill_between(curve.layers, curve.low, curve.high, color=style.colour, alpha=0.2, lw=0)
 
 
 def finish(axes: Any, title: str, ylabel: str, xlabel: str = WINDOWS) -> None:
@@ -59,10 +41,7 @@ def finish(axes: Any, title: str, ylabel: str, xlabel: str = WINDOWS) -> None:
     low, high = axes.get_ylim()
     if high - low < LEAST:
         axes.set_ylim(min(low, -0.75 * LEAST) if high <= 0.25 * LEAST else low, max(high, 0.25 * LEAST))
-    axes.axhline(0, color=ZERO, lw=0.8, zorder=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    draw_zero(axes, xlabel, ylabel)
     axes.set_title(literal(title), loc="left")
     axes.grid(axis="y", color=ZERO, alpha=0.25, lw=0.6)
 

@@ -18,7 +18,7 @@ from ..arms import ScoredSample
 from ..board import Board, Entry
 from ..statistics import Accuracy, share
 from ..table import Column, Table, with_interval
-from .curve_figures import MINUS, below, draw_curve, finish, lowest, share_figure, signed
+from .curve_figures import MINUS, below, finish, lowest, share_figure, signed
 from .map_section import Drawn
 from .parts import Block, Section
 from .pictures import PANEL, Picture, slug
@@ -182,7 +182,7 @@ def _case_picture(one: Drawn, wrong: FlowMap, rule: str) -> Picture:
     for number, (name, part) in enumerate(zip(names, cases(wrong, rule), strict=True)):
         if part.samples:
             curve = replace(part.curve(rule, among="all"), knockout=f"{name} ({len(part.samples)})")
-            draw_curve(axes, curve, other_style(number), curve.knockout)
+            curve.draw(axes, other_style(number), curve.knockout)
             told.append(lowest(curve))
     finish(axes, f"{rule} cut, wrong answers", "relative change (%)")
     below(figure, len(told))

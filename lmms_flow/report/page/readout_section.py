@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ...plots import FALSE, TRUE, literal
 from ...trace.curves import Curve, mean_by_clip
 from .attention_figures import attention_block
-from .curve_figures import below, draw_curve, finish, heat
+from .curve_figures import below, finish, heat
 from .gathered import Gathered
 from .map_section import Drawn
 from .parts import Block, Section
@@ -70,7 +70,7 @@ def _probability(one: Gathered, seed: int) -> Block | None:
         figure = Figure(figsize=PANEL, layout="constrained")
         axes = figure.subplots()
         for curve, style in kept:
-            draw_curve(axes, curve, style, curve.knockout)
+            curve.draw(axes, style, curve.knockout)
         finish(axes, f"states {how}", "probability (%)", "layer")
         below(figure, len(kept))
         told = "; ".join(f"{curve.knockout} ends at {curve.mean[-1]:.1f} %" for curve, _ in kept)
