@@ -231,7 +231,8 @@ def _board(benchmark: str, arms: Sequence[Arm], settings: Settings, notes: list[
         notes.append(f"{unreadable} samples have no record that can be read; they are left out")
     if any(item.baseline and item.arm.is_baseline for item in entries):
         notes.append(
-            "baseline: none on the same frames; of none itself, none on the most frames as they were filmed"
+            "baseline: full attention (none) on the same frames; of full attention on one frame, or on frames in "
+            "another order, full attention on the most frames as they were filmed"
         )
     board = Board(benchmark, entries, settings, tuple(notes))
     return replace(board, notes=(*notes, *_unequal(board)))

@@ -141,11 +141,27 @@ def temporal(board: Board) -> Table:
         Column("pairs show from", percent, ("both_right_detectable",), rank=3),
         Column("turned [95 %]", with_interval, ("turned", "turned_low", "turned_high")),
     )
-    notes = (
-        "temporal share: full attention less shuffled frames; both right: of pairs of clips about which the same was "
-        "asked; turned: clips that are answered in this order as their pair's other is as it was filmed, of those "
-        "whose answers differ",
-        f"pairs show from, {SHOWS_FROM}",
-        "pairs are the units of both right and turned; those that share a video are one cluster",
+    made = board_table(board, "time", "frame order and pairs of clips", columns, temporal_rows(board))
+    return replace(
+        made, notes=tuple(_notes_of({column.head.removesuffix(" [95 %]") for column in made.columns}))
     )
-    return board_table(board, "time", "frame order and pairs of clips", columns, temporal_rows(board), notes)
+
+
+def _notes_of(heads: set[str]) -> Iterator[str]:
+    """What the columns of the table of time are, of those that it has."""
+    told = {
+        "temporal share": "full attention less shuffled frames",
+        "both right": "of pairs of clips about which the same was asked",
+        "turned": "clips that are answered in this order as their pair's other is as it was filmed, of those whose "
+        "answers differ",
+    }
+    kept = [f"{head}: {said}" for head, said in told.items() if head in heads]
+    if kept:
+        yield "; ".join(kept)
+    _, _, meaning = SHOWS_FROM.partition(": ")
+    seen = [head for head in ("pairs show from", "shows from") if head in heads]
+    if seen:
+        yield f"{', '.join(seen)}: {meaning}"
+    of_pairs = [head for head in ("both right", "turned") if head in heads]
+    if of_pairs:
+        yield f"pairs are the units of {' and '.join(of_pairs)}; those that share a video are one cluster"

@@ -19,8 +19,9 @@ LEAST = 4.0  # per cent that a panel spans at the least
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A change in per cent as it is written: `−12.3 %`."""
-    return f"{value:+.{digits}f} %".replace("-", MINUS)
+    """A change in per cent as it is written: `−12.3 %`; what rounds to nothing has no sign."""
+    written = f"{value:+.{digits}f}"
+    return f"{written if float(written) else written[1:]} %".replace("-", MINUS)
 
 
 def curve_figure(
