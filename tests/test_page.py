@@ -102,7 +102,7 @@ def test_the_sentences_say_what_the_numbers_say(run: Path) -> None:
     )
     curves = [read_maps(run)[0].curve(rule) for rule in RULES]
     deepest = min(curves, key=lambda curve: float(curve.mean.min()))
-    assert f"cutting {deepest.knockout} around layer {1 + int(deepest.mean.argmin())}," in flow
+    assert f"Cutting {deepest.knockout} around layer {1 + int(deepest.mean.argmin())}," in flow
     assert "in the mean of 12 questions" in flow
     assert failures == (
         "Of the 4 questions that full attention answers wrong, cross_frame@1-6 repairs the most, 4 (100 %), and breaks "
@@ -121,7 +121,7 @@ def test_without_traces_without_cuts_and_without_answers_there_are_sentences_too
 
     assert said("a")[1:] == (
         "No flow was cut beside full attention, so nothing is known of where information flows.",
-        "Full attention answers none of them wrong, so no cut can repair any.",
+        "Full attention answers none of them wrong, so there is no wrong answer for a cut to repair.",
     )
     assert (
         said("b", correct=(True, False))[2]

@@ -19,8 +19,9 @@ LONG = ("tests-by-task",)  # behind a click as a whole
 MOST_ROWS = 100  # of a fold
 FOLDED = ("flips", "not-scored")  # long lists, one fold an arm
 LEAD = (
-    "Accuracies in per cent with Wilson's 95 % intervals, differences in points on the questions that both arms "
-    "answered. What failed or was skipped is in no accuracy."
+    "How much of the benchmark's score is left when edges are cut: a row an arm. Accuracies are in per cent with "
+    "Wilson's 95 % intervals in brackets, differences in points on the questions that both arms answered. What "
+    "failed or was skipped is in no accuracy."
 )
 
 
@@ -104,7 +105,10 @@ def _accuracy(board: Board, entries: Sequence[Entry], subtask: str | None) -> Pi
     what = "all questions" if subtask is None else one_line(board.short[subtask], 40)
     axes.set_title(literal(what), loc="left")
     axes.grid(axis="x", color=ZERO, alpha=0.25, lw=0.6)
-    caption = f"{board.benchmark}, {what}: accuracy with 95 % intervals; dashed: first arm, dotted: guessing."
+    caption = (
+        f"{board.benchmark}, {what}: accuracy with 95 % intervals; dashed: {_name(board, entries[0])}, dotted: "
+        "guessing."
+    )
     number = len(entries[0].arm.samples)
     name = slug(board.benchmark, "accuracy", subtask or "all", number)
     return Picture(name, caption, f"Accuracy on {what}: {'; '.join(told)}.", figure)
@@ -146,7 +150,10 @@ def _tradeoff(board: Board, entries: Sequence[Entry]) -> Picture:
     axes.set_ylabel("accuracy (%)")
     axes.grid(color=ZERO, alpha=0.25, lw=0.6)
     figure.legend(loc="outside lower left", fontsize="small", ncols=1)
-    caption = f"{board.benchmark}: accuracy against the share of attention edges that is kept."
+    caption = (
+        f"{board.benchmark}: accuracy against the share of attention edges that is kept, with 95 % intervals; equal "
+        "arms cover one another."
+    )
     name = slug(board.benchmark, "tradeoff", len(entries[0].arm.samples))
     return Picture(name, caption, f"{caption} {'; '.join(told)}.", figure)
 
@@ -157,8 +164,9 @@ def _tradeoff(board: Board, entries: Sequence[Entry]) -> Picture:
 def ledger_section(boards: Sequence[Board], commands: Sequence[str]) -> Section:
     """What each arm cost."""
     lead = (
-        "What each arm cost. FLOPs are counted from the plan of the rows that are computed, each arm as if it ran "
-        "alone; seconds are of the model alone, the videos' reading and encoding is shared by all arms of a question."
+        "What each arm cost. Prefill FLOPs are the arithmetic to read a prompt, counted from what is computed of "
+        "it, each arm as if it ran alone. Seconds are of the model alone; a video is read and encoded once for all "
+        "arms of a question."
     )
     return Section(
         "ledger", "The ledger", lead, tuple(Block(table=_ledger(board)) for board in boards), tuple(commands)

@@ -31,6 +31,7 @@ from .files import write_figures, write_tables
 from .findings import findings
 from .fitting import fitted
 from .gathered import gather
+from .glossary import meaning_of, words_of_arms, words_of_columns
 from .halves import halves
 from .map_section import Drawn, map_section
 from .options import Options
@@ -155,13 +156,15 @@ def _sections(
 
 def environment() -> Environment:
     """Everything that comes from files and models is escaped."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader(__package__),
         autoescape=select_autoescape(default=True),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    made.globals |= {"meaning_of": meaning_of, "words_of_columns": words_of_columns}
+    return made
 
 
 def html(made: Report, folders: Folders) -> str:
@@ -174,6 +177,8 @@ def html(made: Report, folders: Folders) -> str:
     said = {
         "title": ", ".join(benchmarks),
         "boards": [(board, findings(board, made.drawn)) for board in made.boards],
+        "arms": words_of_arms([entry.arm for board in made.boards for entry in board.entries]),
+        "several_arms": any(len(board.entries) > 1 for board in made.boards),
         "notes": made.notes,
         "command": shlex.join(["lmms-flow", "report", *map(str, folders)]),
         "compare": shlex.join(["lmms-flow", "compare", *map(str, folders)]),

@@ -24,9 +24,9 @@ from .parts import Block, Section
 from .pictures import PANEL, Picture, slug
 
 LEAD = (
-    "Of the questions that full attention answers wrong, which cut repairs them. Case 1: the probability of the wrong "
-    "answer falls under the cut; case 2: it rises. What a cut repairs must be held against what it breaks, and against "
-    "the sham and random controls: a coin repairs some answers too."
+    "Of the questions that full attention answers wrong, which cut repairs them: turns the answer right. Case 1: "
+    "the probability of the wrong answer falls under the cut; case 2: it rises. What a cut repairs must be held "
+    "against what it breaks, and against the sham and random controls: chance repairs some answers too."
 )
 
 

@@ -10,6 +10,7 @@ from ..board import Board, Entry
 from ..table import percent
 from .curve_figures import signed
 from .failures import repairs
+from .glossary import cut_of, way_of
 from .map_section import PATHWAY, Drawn
 from .parts import joined, short_checkpoint
 
@@ -78,7 +79,7 @@ def _flow(board: Board, drawn: Sequence[Drawn]) -> str:
         ranges = {rule: bins.effective() for rule, bins in one.ranges().items()}
         if any(ranges.values()):
             parts = [
-                f"{rule} in layers {kept[0]} to {kept[-1]}"
+                f"{_way(rule)} in layers {kept[0]} to {kept[-1]}"
                 for rule, kept in ranges.items()
                 if kept and rule in PATHWAY
             ]
@@ -86,9 +87,10 @@ def _flow(board: Board, drawn: Sequence[Drawn]) -> str:
             curve = one.curves[rule]
             place = int(np.nanargmin(curve.mean))
             return (
-                f"By the paper's rule information flows along {joined(parts)}; the strongest effect has cutting {rule} "
-                f"around layer {curve.layers[place]}, which changes the answer's probability by "
-                f"{signed(float(curve.mean[place]))} in the mean of {curve.questions} questions."
+                f"By the rule of the paper Map the Flow, information flows {joined(parts)}. Cutting {rule} around "
+                f"layer {curve.layers[place]}{_so_that(rule)} has the strongest effect: the answer's probability "
+                f"changes by {signed(float(curve.mean[place]))} of what it was, in the mean of {curve.questions} "
+                "questions."
             )
     tested = [entry for entry in board.entries if entry.test is not None and entry.arm.share_kept < 1]
     if not tested:
@@ -101,9 +103,18 @@ def _flow(board: Board, drawn: Sequence[Drawn]) -> str:
     seen = worst.test.detectable
     least = f"; a change from {percent(seen)} points on would have shown" if p >= 0.05 and seen < 1 else ""
     return (
-        f"Of the {len(tested)} cuts {worst.name} costs most, {_points(worst.test.difference)} on {worst.test.common} "
-        f"questions, which {said} ({how} = {p:.2g}{least})."
+        f"Of the {len(tested)} arms that cut edges, {worst.name} costs most accuracy: "
+        f"{_points(worst.test.difference)} on {worst.test.common} questions, which {said} ({how} = {p:.2g}{least})."
     )
+
+
+def _way(rule: str) -> str:
+    return f"{way_of(rule)} ({rule})"
+
+
+def _so_that(rule: str) -> str:
+    cut = cut_of(rule)
+    return f", so that {cut} there," if cut else ""
 
 
 def _failures(board: Board) -> str:
@@ -112,7 +123,10 @@ def _failures(board: Board) -> str:
         entry = _first(board)
         wrong = entry.accuracy.total - entry.accuracy.right
         if not wrong:
-            return f"{_called(entry).capitalize()} answers none of them wrong, so no cut can repair any."
+            return (
+                f"{_called(entry).capitalize()} answers none of them wrong, so there is no wrong answer for a cut to "
+                "repair."
+            )
         return f"{_called(entry).capitalize()} answers {wrong} questions wrong, and no cut was tried on them."
     best = max(found, key=lambda one: (one.share.value, -one.lost))
     if not best.repaired:

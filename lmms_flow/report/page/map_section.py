@@ -12,6 +12,7 @@ from ...trace.bins import LayerBins
 from ...trace.curves import Curve, FlowMap
 from ..table import Column, Table
 from .curve_figures import MINUS, curve_figure, lowest, pathway_figure, signed
+from .glossary import words_of_edges
 from .parts import Block, Section, asked_of
 from .pictures import Picture, slug
 
@@ -77,12 +78,15 @@ def map_section(drawn: Sequence[Drawn], more: Sequence[Block], commands: Sequenc
     blocks = [block for one in drawn for block in _blocks(one)]
     if not blocks:
         return None
+    protocol = "paper" if any(one.map.protocol == "paper" for one in drawn) else ""
+    names = Block(words=words_of_edges((rule for one in drawn for rule in one.map.knockouts), protocol))
     lead = (
-        "How much the probability of the answer changes when one kind of edge is cut in the layers around each layer: "
-        "the mean over questions of each one's relative change, with 95 % intervals from resampling whole clips. "
-        "Where a curve lies below zero, information flows there."
+        "How much the probability of the answer changes when one kind of edge is cut in a window of layers. A point "
+        "stands at the layer that is the centre of its window: the mean over questions of each one's relative "
+        "change (−50 % is half of what it was), with 95 % intervals from resampling whole clips. Where a curve lies "
+        "below zero, the answer needs these edges: information flows there. Each panel has a scale of its own."
     )
-    return Section("maps", "Flow maps", lead, (*blocks, *more), tuple(commands))
+    return Section("maps", "Flow maps", lead, (names, *blocks, *more), tuple(commands))
 
 
 def _blocks(one: Drawn) -> Iterator[Block]:
@@ -124,8 +128,9 @@ def _pictures(one: Drawn) -> Iterator[Picture]:
 def _pathway(one: Drawn, ranges: Mapping[str, LayerBins]) -> Picture:
     kept = "; ".join(f"{rule} {_range(bins)}" for rule, bins in ranges.items())
     caption = (
-        f"The pathway over the layers: mean change of each bin of {next(iter(ranges.values())).width} layers, in per "
-        f"cent; the bar below a row is the range that is kept."
+        "The pathway over the layers, a row a kind of edge: mean change of each bin of "
+        f"{next(iter(ranges.values())).width} layers, in per cent (the stronger the colour, the deeper the fall); "
+        "the bar below a row is the range of layers that the paper's rule keeps."
     )
     figure = pathway_figure(list(ranges.items()), "pathway")
     return Picture(slug(one.name, "pathway"), caption, f"The pathway by the paper's rule: {kept}.", figure)
@@ -148,7 +153,10 @@ def _range_table(one: Drawn, ranges: Mapping[str, LayerBins]) -> Table:
         curve, kept = one.curves[rule], bins.effective()
         place = int(curve.mean.argmin())
         rows.append((rule, written(kept), curve.layers[place], float(curve.mean[place])))
-    note = f"A bin whose mean change lies below {MINUS}5 % is effective; the range goes from the first to the last one."
+    note = (
+        f"The paper's rule: a bin of {next(iter(ranges.values())).width} neighbouring layers whose mean change lies "
+        f"below {MINUS}5 % is effective; the range that is kept goes from the first effective bin to the last one."
+    )
     return Table(
         "pathway", f"{one.title}: the paper's rule", columns, tuple(rows), (note,), one.map.benchmark
     )

@@ -43,7 +43,11 @@ def frames_with_attention(traced: Sequence[Traced]) -> Block | None:
         rows = [
             _row(frames, each.astype(np.float64), name) for name, each in tokens.items() if each is not None
         ]
-        text = f"Question {one.record.id} of {one.record.base or one.record.task}: attention drawn on its frames."
+        text = (
+            f"Question {one.record.id} of {one.record.base or one.record.task}: attention drawn on its frames, which "
+            "follow one another from left to right, in the layer that looks at the video most. The brighter, the "
+            "more."
+        )
         return Block(text=text, frames=tuple(rows))
     return None
 
@@ -56,7 +60,7 @@ def _row(frames: Seen, tokens: Any, target: str) -> FrameRow:
     drawn = np.stack([_blend(frame, part) for frame, part in zip(frames.pixels, parts, strict=True)])
     strongest = int(np.argmax([part.sum() for part in parts]))
     alt = f"Attention of {target} in layer {layer + 1} on each frame; frame {strongest + 1} gets most"
-    return FrameRow(data_address(sheet(drawn, WIDTH), 45), alt, f"{target}, layer {layer + 1}")
+    return FrameRow(data_address(sheet(drawn, WIDTH), 45), alt, f"{target} to video, layer {layer + 1}")
 
 
 def _blend(frame: Any, part: Any) -> Any:
@@ -82,7 +86,7 @@ def frames_with_words(traced: Sequence[Traced]) -> Block | None:
         name = slug("words", one.record.base or one.record.task, one.record.doc_id)
         text = (
             f"Question {one.record.id} of {one.record.base or one.record.task}: the word nearest to each token, drawn "
-            "where it lies, the commonest one of the layers of a bin."
+            "on the part of the frame that the token covers; of several layers the commonest word."
         )
         read = list(arrays.about.get("lens_layers") or range(1, len(top) + 1))
         return Block(text=text, pictures=tuple(_word_pictures(frames, top, read, words, name)))

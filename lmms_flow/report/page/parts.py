@@ -14,7 +14,7 @@ from .pictures import Picture
 class Block:
     """One piece of a section; what it has not is empty.
 
-    `fold` puts it behind a click, under that title.
+    `fold` puts it behind a click, under that title; `words` are words with their meanings.
     """
 
     table: Table | None = None
@@ -22,6 +22,7 @@ class Block:
     frames: tuple[FrameRow, ...] = ()
     text: str = ""
     code: tuple[str, ...] = ()
+    words: tuple[tuple[str, str], ...] = ()
     fold: str = ""
 
 

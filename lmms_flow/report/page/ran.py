@@ -16,6 +16,7 @@ from ..arms import Arm
 from ..board import Board
 from ..logs import Run, task_of
 from ..table import Column, Table, percent
+from .glossary import words_of_edges
 from .parts import Block, Section
 from .pictures import PANEL, Picture, slug
 
@@ -24,16 +25,22 @@ FLAGS = ("tasks", "limit", "offset", "batch_size", "gen_kwargs", "device", "seed
 DEFAULTS: Mapping[str, object] = {"batch_size": 1, "offset": 0, "seed": "0,1234,1234,1234"}
 
 
+AT_RANDOM = "pairs drawn at random in every layer"
+
+
 def ran_section(runs: Sequence[Run], boards: Sequence[Board]) -> Section:
     """The section of runs and flows."""
     table = _run_table(runs, [entry.arm for board in boards for entry in board.entries])
-    strips = tuple(_strips(boards))
+    found = list(_strips(boards))
+    strips = tuple(picture for picture, _ in found)
+    kinds = sorted(set().union(*(kinds for _, kinds in found)))
     blocks = [Block(table=table), Block(code=commands(runs))]
     if strips:
         text = (
-            "What each flow cuts, layer by layer (blue: kept, orange: cut), as lmms-flow show --png draws it."
+            "What each flow cuts, layer by layer (blue: kept, orange: cut), as lmms-flow show --png draws it. Edges "
+            "without a row are kept in all layers."
         )
-        blocks.append(Block(text=text, pictures=strips))
+        blocks.append(Block(text=text, words=words_of_edges(kinds), pictures=strips))
     return Section("ran", "What was run", "", tuple(blocks))
 
 
@@ -110,8 +117,8 @@ def _date(run: Run) -> str:
     return "{}-{}-{} {}:{}:{}".format(*found.groups()) + f" {zone}".rstrip() if found else run.time
 
 
-def _strips(boards: Sequence[Board]) -> Iterator[Picture]:
-    """One strip a flow and depth, of those that cut something and can be read here."""
+def _strips(boards: Sequence[Board]) -> Iterator[tuple[Picture, set[str]]]:
+    """One strip a flow and depth, of those that cut something and can be read here, and the kinds of its edges."""
     done: set[tuple[str, int]] = set()
     for board in boards:
         for entry in board.entries:
@@ -125,14 +132,15 @@ def _strips(boards: Sequence[Board]) -> Iterator[Picture]:
                 continue  # a file that lies elsewhere; its digest is in the tables
             if bound.digest != arm.digest:
                 continue  # a file that was edited since
-            figure = Figure(
-                figsize=(PANEL[0], 0.8 + 0.22 * max(1, len(_kinds(bound.rules())))), layout="constrained"
-            )
+            kinds = _kinds(bound.rules())
+            figure = Figure(figsize=(PANEL[0], 0.8 + 0.22 * max(1, len(kinds))), layout="constrained")
             layer_strip(figure.subplots(), bound)
             kept = f"{percent(arm.share_kept)} % of the edges are kept"
-            rules = ", ".join(bound.rules()) or "pairs drawn at random in every layer"
+            rules = ", ".join(bound.rules()) or AT_RANDOM
             name = slug("strip", arm.digest, arm.num_layers)
-            yield Picture(name, f"{entry.name}: {kept}.", f"{entry.name} cuts {rules}; {kept}.", figure)
+            drawn = "" if bound.rules() else f"; cut are {AT_RANDOM}"
+            said = f"{entry.name} cuts {rules}; {kept}."
+            yield Picture(name, f"{entry.name}: {kept}{drawn}.", said, figure), kinds
 
 
 def _kinds(rules: Iterable[str]) -> set[str]:

@@ -14,7 +14,7 @@ from .attention_figures import attention_block
 from .curve_figures import below, finish, heat
 from .gathered import Gathered
 from .map_section import Drawn
-from .parts import Block, Section
+from .parts import Block, Section, joined
 from .pictures import PANEL, Picture, slug
 
 WORDS = 14  # rows of the lens
@@ -46,17 +46,23 @@ def readout_sections(
 
 
 PROBABILITY_LEAD = (
-    "When the answer appears: the last token's state after each layer, put through the model's head, as the "
-    "probability of the true option's letter and of a false one's (mean, 95 % intervals by clip)."
+    "When the answer appears: the state of the prompt's last token after each layer is put through the model's "
+    "output head, as if no layer followed, once as it is and once after the model's final norm. Shown are the "
+    "probabilities of the true option's letter and of a false option's (the mean of all false ones), in the mean "
+    "over questions with 95 % intervals from resampling whole clips."
 )
 LENS_LEAD = (
-    "Which words the video speaks: the share of video tokens whose state after a layer is nearest to a word, over all "
-    "questions. ␣ is a space in front of a word."
+    "Which words the video's tokens are nearest to: the state of each after a layer is put through the model's output "
+    "head, and the likeliest word is taken (a logit lens). The colour is the share of all questions' video tokens that "
+    "have this word. Words are the model's own tokens: ␣ is a space in front of one, � is a part of a sign, and what "
+    "stands in <> is no text, such as the end of the answer."
 )
 ATTENTION_LEAD = (
-    "Where the prompt looks: the share of attention that a group's tokens give to each frame, mean over heads, tokens "
-    "and questions. Below it the knockout of the very same edges, those of the true and of the false options apart: "
-    "weights say where is looked, knockouts what is used."
+    "Where the prompt looks: the share of attention that the question, the options and the prompt's last token give "
+    "to each frame, in the mean over heads, tokens and questions; the rest goes to other tokens. Each panel has "
+    "colours of its own. Below it the knockout of the very same edges, as in a flow map: the relative change of the "
+    "answer's probability when they are cut around a layer, those of the true and of the false options apart. "
+    "Attention says where a token looks, a knockout what the answer needs."
 )
 
 
@@ -114,9 +120,19 @@ def _lens(one: Gathered) -> Block | None:
         axes.set_xticks(range(1, len(layers) + 1, step), [str(layer) for layer in layers[::step]])
     strongest = zip(words, shares.argmax(axis=1).tolist(), strict=True)
     told = "; ".join(f"{word} most in layer {layers[place]}" for word, place in strongest)
-    caption = f"{one.title}: the {len(words)} commonest words by layer."
+    caption = f"{one.title}: the {len(words)} commonest words by layer{_of_layers(layers)}."
     name = slug(one.title, "lens")
     return Block(pictures=(Picture(name, caption, f"Words of the video by layer: {told}.", figure),))
+
+
+def _of_layers(layers: Sequence[int]) -> str:
+    """Which layers were read, where not all were."""
+    if layers == list(range(1, len(layers) + 1)):
+        return ""
+    starts = [layer for layer in layers if layer - 1 not in layers]
+    ends = [layer for layer in layers if layer + 1 not in layers]
+    runs = [f"{one}" if one == other else f"{one}-{other}" for one, other in zip(starts, ends, strict=True)]
+    return f"; layers {joined(runs)} were read"
 
 
 def _middle(counters: Sequence[Counter[str]], word: str) -> float:

@@ -14,7 +14,7 @@ from .pictures import Picture, slug
 LEAD = (
     "Where the words of a generated answer come from: the answer ends in front of a word, and one kind of edge is "
     "cut in the layers around each layer. Shown is the relative change of the word's probability, mean over answers, "
-    "with 95 % intervals from resampling whole clips. `answer` is what was generated before."
+    "with 95 % intervals from resampling whole clips. The source answer is what was generated before."
 )
 
 
