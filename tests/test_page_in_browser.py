@@ -61,6 +61,25 @@ def test_every_figure_is_drawn_and_nothing_is_cut_off(
     assert foreign == []
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_titles_of_tables_and_meanings_of_columns_fit(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width)
+    hidden = "[...document.querySelectorAll('caption span')].filter((title) => title.getClientRects().length"
+    hidden += " && title.getBoundingClientRect().right > title.closest('.scroll').getBoundingClientRect().right + 1)"
+    assert browser.run(f"{hidden}.map((title) => title.textContent)") == []
+    wider = (
+        "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
+    )
+    assert browser.run(wider) > 0, "a table is wider than its box, and its title is not"
+    assert browser.run("document.querySelectorAll('details.columns').length") > 3
+    browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    found = look(browser)
+    assert found["sideways"] <= 0
+    assert not any(found[name] for name in ("wide", "outside", "weak")), found
+    tooltip = "document.querySelector('#board-tvbench thead button[title]').title"
+    assert browser.run(tooltip) == "the benchmark run under one flow", "it stays where a head can be clicked"
+
+
 def test_what_is_cut_off_is_found(browser: Browser, page: Path, tmp_path: Path) -> None:
     """The measures can fail: a wide word, a figure cut in half, faint ink, an image that is none."""
     text = page.read_text()

@@ -53,9 +53,18 @@ def test_the_first_sentences_say_in_words_what_edges_are(run: Path) -> None:
     )
     text = (run / "report.html").read_text()
     header = text.partition("<header>")[2].partition("</header>")[0]
-    assert {"edge", "knockout", "full attention", "flow", "arm", "baseline", "Δ", "blind", "…@…"} <= set(
-        re.findall(r"<dfn>([^<]+)</dfn>", header)
-    )
+    assert {
+        "edge",
+        "knockout",
+        "full attention",
+        "flow",
+        "arm",
+        "baseline",
+        "Δ",
+        "none",
+        "blind",
+        "@",
+    } <= set(re.findall(r"<dfn>([^<]+)</dfn>", header))
     assert "<dfn>sham</dfn>" not in header, "no arm of this run is a sham"
 
 
@@ -63,7 +72,7 @@ def test_words_of_arms_are_of_those_that_were_run(tmp_path: Path) -> None:
     for number, flow in enumerate(("none", "sham", "random:0.5:seed1", "effective_closed")):
         write_log(tmp_path, flow, [True, False], f"t{number}", base="t")
     names = [name for name, _ in words_of_arms(read_arms([tmp_path]))]
-    assert names == ["sham", "effective", "closed", "random"]
+    assert names == ["none", "sham", "effective", "closed", "random"]
     write_log(tmp_path / "alone", "none", [True, False])
     assert main(["report", str(tmp_path / "alone"), "--output", str(tmp_path / "r.html")]) == 0
     assert "<dfn>flow</dfn>" not in (tmp_path / "r.html").read_text(), "nothing was cut"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ...flow.controls import BLIND, MIRRORED, RANDOM, SHAM
+from ...flow.controls import BLIND, MIRRORED, NONE, RANDOM, SHAM
 from ..arms import Arm
 from ..table import Table
 
@@ -61,7 +61,8 @@ def words_of_edges(rules: Iterable[str], protocol: str = "") -> Words:
     """The names of these kinds of edges, and of the groups of tokens in them."""
     known = list(dict.fromkeys(rules))
     found: list[tuple[str, str]] = []
-    example = next((rule for rule in known if way_of(rule) and rule != CROSS_FRAME), None)
+    pairs = [rule for rule in known if way_of(rule) and rule != CROSS_FRAME]
+    example = "video:question" if "video:question" in pairs else next(iter(pairs), None)
     if example:
         source, _, reader = example.partition(":")
         found.append((example, f"source:reader, what {GROUPS[reader]} can read of {GROUPS[source]}"))
@@ -85,6 +86,10 @@ def words_of_arms(arms: Sequence[Arm]) -> Words:
 
 def _words_of_arms(arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
     flows = [arm.flow for arm in arms]
+    if NONE.name in flows:
+        others = any(not arm.is_of_the_whole_clip for arm in arms)
+        shown = "; in brackets which frames are shown, where it is not the clip as it was filmed"
+        yield NONE.name, f"full attention{shown if others else ''}"
     if SHAM.name in flows:
         yield (
             SHAM.name,
@@ -108,14 +113,7 @@ def _words_of_arms(arms: Sequence[Arm]) -> Iterator[tuple[str, str]]:
     if any(map(BLIND.begins, flows)):
         yield BLIND.name, "lets no text read the video"
     if any("@" in flow for flow in flows):
-        yield "…@…", "stands in front of the layers in which edges are cut; in the others they stay"
-    if any(arm.frame_order for arm in arms):
-        yield (
-            "reversed, shuffled, frozen",
-            "nothing is cut, but frames are shown in another order or one throughout",
-        )
-    if any(arm.frames == 1 for arm in arms) and any(arm.frames > 1 for arm in arms):
-        yield "1 frame", "nothing is cut, but the middle frame alone is shown"
+        yield "@", "names the layers in which edges are cut; in the others they stay"
 
 
 # The columns of the tables. What is not here says itself what it is.
