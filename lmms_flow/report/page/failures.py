@@ -186,7 +186,7 @@ def _case_picture(one: Drawn, wrong: FlowMap, rule: str) -> Picture:
             told.append(lowest(curve))
     finish(axes, f"{rule} cut, wrong answers", "relative change (%)")
     below(figure, len(told))
-    caption = f"{rule}: the wrong answer's probability, apart for where it falls and where it rises."
+    caption = f"{rule}: the wrong answer's probability, a curve where it falls and one where it rises."
     return Picture(slug(one.name, "cases", rule), caption, f"{caption} {'; '.join(told)}.", figure)
 
 
