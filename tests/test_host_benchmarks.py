@@ -170,3 +170,14 @@ def test_the_papers_prompt_is_asked_and_the_stock_one_beside_it(run: Run) -> Non
     )
     assert "(D) it\ngrows\n(E) it shrinks \nOnly" in asked["longvideobench_flow"]
     assert asked["mvbench_flow_action_sequence"].count("(A)") == 2
+
+
+def test_a_record_has_the_documents_own_key_of_its_video(run: Run) -> None:
+    """By which questions about one video are one cluster, also where each has a file of its own."""
+    keys = {task: [record.video_key for record in records] for task, records in run.records.items()}
+    assert keys["videomme"] == keys["videomme_flow"] == [f"00{row}" for row in range(len(keys["videomme"]))]
+    long = [f"v{row}" for row in range(len(keys["longvideobench_val_v"]))]
+    assert keys["longvideobench_val_v"] == keys["longvideobench_flow"] == long
+    assert keys["videomme"]
+    assert long
+    assert set(keys["tvbench_action_sequence"]) == set(keys["tvbench_flow_action_sequence"]) == {""}
