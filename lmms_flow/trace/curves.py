@@ -93,7 +93,13 @@ class Curve:
     clips: int
 
     def draw(self, axes: Any, style: Style, label: str) -> None:
-        """The mean as a line with markers, its interval as a band."""
+        """The mean as a line with markers, its interval as a band.
+
+        Args:
+            axes: of matplotlib.
+            style: of the line.
+            label: in the legend.
+        """
         band = None if np.isnan(self.low).all() else (self.low, self.high)
         draw_line(axes, self.layers, self.mean, style, label, band)
 
@@ -258,7 +264,20 @@ class FlowMap(AskedAlike):
         of: Of = "answer",
         among: Among = "right",
     ) -> Any:
-        """Draws the curves of some knockouts, or of all, with their intervals; returns the axes."""
+        """Draws curves with their intervals.
+
+        Args:
+            ax: axes of matplotlib; by default those of a figure of its own.
+            knockouts: whose curves; by default all.
+            of: as in `curve`.
+            among: as in `curve`.
+
+        Returns:
+            The axes.
+
+        Raises:
+            FlowError: the map has no such knockout.
+        """
         axes = axes_of(ax)
         for place, knockout in enumerate(knockouts or self.knockouts):
             self.curve(knockout, of=of, among=among).draw(axes, style_of(knockout, place), knockout)
