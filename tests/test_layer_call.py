@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +13,14 @@ import transformers
 from torch import nn
 
 from lmms_flow.engine import UnsupportedModelError, intervene, require_self_check, sweep
-from lmms_flow.engine.layer_call import LayerCall, ModelCall, cache_in, going_on_from, keeping
+from lmms_flow.engine.layer_call import (
+    LayerCall,
+    ModelCall,
+    cache_in,
+    going_on_from,
+    keeping,
+    layers_with_visual_features,
+)
 from lmms_flow.versions import tried_range
 from tests.support.odd_models import LAYOUT, by_hand, last, off, prompt, text_model
 
@@ -105,3 +115,42 @@ def test_our_own_calls_use_the_name_that_the_model_takes() -> None:
         model(input_ids=torch.tensor([[42]]), **going_on_from(model, cache))
     assert cache.get_seq_length() == LAYOUT.num_tokens + 1
     assert off(last(model), by_hand(model, "none")) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("config", "parameter", "layers"),
+    [
+        ({"vision_config": {"deepstack_visual_indexes": [8, 16, 24]}}, "deepstack_visual_embeds", 3),
+        ({"vision_config": {}, "deepstack_layer_map": [(-1, 9), (-3, 3)]}, "deepstack_features", 9),
+        ({"vision_config": {}}, "deepstack_features", 12),
+        ({"vision_config": {}}, "attention_mask", 0),
+        ({}, "deepstack_visual_embeds", 0),
+    ],
+    ids=["by index", "by layer", "not said where", "none", "text alone"],
+)
+def test_the_layers_that_take_visual_features(config: dict[str, Any], parameter: str, layers: int) -> None:
+    """Behind the first ones (Qwen3-VL), in front of named ones (Granite Vision), or somewhere."""
+    scope: dict[str, Any] = {}
+    exec(f"def forward(self, {parameter}=None): ...", scope)
+    decoder = type("Decoder", (nn.Module,), {"forward": scope["forward"]})()
+    decoder.layers = nn.ModuleList(nn.Identity() for _ in range(12))
+    model = nn.Module()
+    made = {
+        name: SimpleNamespace(**value) if isinstance(value, dict) else value for name, value in config.items()
+    }
+    model.config = SimpleNamespace(**made)
+    assert layers_with_visual_features(model, decoder) == layers
+
+
+def test_the_families_of_transformers_that_take_visual_features_are_known() -> None:
+    """Each of them says where by one of the two names that are read."""
+    models = Path(transformers.__file__).parent / "models"
+    files = [
+        file
+        for file in models.glob("*/configuration_*.py")
+        if "deepstack" in file.read_text(encoding="utf-8")
+    ]
+    assert len(files) >= 3
+    for file in files:
+        named = set(re.findall(r"deepstack_\w+(?=:)", file.read_text(encoding="utf-8")))
+        assert named <= {"deepstack_visual_indexes", "deepstack_layer_map"}, file.name

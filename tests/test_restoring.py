@@ -19,9 +19,10 @@ KNOCKOUTS = ("cross_frame", "video:question", "video:last", "question:last", "la
 FAMILIES = ("llama", "qwen2_5_vl", "gemma2", "mistral", "internvl", "qwen3_vl")
 
 
-def two_runs(family: str) -> tuple[Any, Prompt, dict[str, Tensor], dict[str, Tensor]]:
+def two_runs(family: str, layers: int = 4) -> tuple[Any, Prompt, dict[str, Tensor], dict[str, Tensor]]:
     """A model, a prompt, its inputs, and the same with the video backwards: pixels, or what stands for them."""
-    model, make_inputs = tiny(family, attn_implementation="eager" if family == "gemma2" else "sdpa")
+    attention = "eager" if family == "gemma2" else "sdpa"
+    model, make_inputs = tiny(family, attn_implementation=attention, layers=layers)
     prompt = make_inputs(frames=4)
     clean = dict(prompt.tensors)
     pixels = [name for name, value in clean.items() if value.is_floating_point()]
@@ -130,6 +131,9 @@ def test_rows_that_cant_be_run_apart_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="other people's hooks stand on it"):
         restore(model, clean, corrupt, prompt.layout, ["video:last"])
     handle.remove()
+    flat, *asked = two_runs("qwen3_vl", layers=2)
+    with pytest.raises(UnsupportedModelError, match="visual features are added behind its last layer"):
+        restore(flat, asked[1], asked[2], asked[0].layout, ["video:last"])
     with (
         intervene(model, "video:last", prompt.layout),
         pytest.raises(FlowError, match="inside a block of intervene"),

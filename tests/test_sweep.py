@@ -84,6 +84,17 @@ def test_a_sweep_equals_one_forward_a_knockout(family: str, attention: str) -> N
     assert worst < TOLERANCE
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_visual_features_behind_the_last_layer(layers: int) -> None:
+    """Where a model adds them at the places of its prompt behind the last layer too, no fork's rows may lie there."""
+    model, make_inputs = tiny("qwen3_vl", attn_implementation="sdpa", layers=layers)
+    prompt = make_inputs(frames=4)
+    result = sweep(model, prompt.tensors, prompt.layout, KNOCKOUTS, window=1, candidates=[12, 13])
+    worst = largest_difference(model, prompt.tensors, prompt.layout, result, 1, "center")
+    print(f"{layers} layers: largest relative difference {worst:.1e}")
+    assert worst < TOLERANCE
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_every_style_on_random_layouts(style: Style) -> None:
     model, _ = tiny("llama", attn_implementation="sdpa")

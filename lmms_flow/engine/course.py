@@ -9,7 +9,7 @@ from torch import nn
 
 from ..flow import ResolvedFlow
 from .decoder import attention_implementation, find_decoder, rows_keep_their_places
-from .layer_call import can_keep_one
+from .layer_call import can_keep_one, layers_with_visual_features
 from .windows import has_windows, layer_windows
 
 
@@ -33,7 +33,7 @@ class Setting:
             sdpa=attention_implementation(decoder) != "eager",
             device=next(decoder.parameters()).device.type,
             drops_rows=keeps_one and not has_windows(decoder) and not rows_keep_their_places(decoder),
-            undropped=max(1, layers_with_visual_features(model)),
+            undropped=max(1, layers_with_visual_features(model, decoder)),
             keeps_one=keeps_one,
             windows=layer_windows(decoder),
         )
@@ -41,12 +41,6 @@ class Setting:
     def window(self, layer: int) -> int | None:
         """How many tokens a layer (from 1) reads back, itself included; None: all."""
         return self.windows[layer - 1] if self.windows else None
-
-
-def layers_with_visual_features(model: nn.Module) -> int:
-    """How many of the first decoder layers a model adds visual features to (Qwen3-VL's deepstack)."""
-    vision = getattr(getattr(model, "config", None), "vision_config", None)
-    return len(getattr(vision, "deepstack_visual_indexes", None) or ())
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,22 @@ def with_cache(output_class: Any, cache: Any) -> dict[str, Any]:
     return {name: cache}
 
 
+def layers_with_visual_features(model: nn.Module, decoder: nn.Module) -> int:
+    """How many of the first layers have visual features added to what they read or give, at places of the whole prompt.
+
+    Qwen3-VL adds them behind its first layers, Granite Vision in front of those that its configuration names. Of a
+    decoder that takes such features and does not say where, all of its layers.
+    """
+    config = getattr(model, "config", None)
+    if named := getattr(config, "deepstack_layer_map", None):
+        return max(int(layer) for _, layer in named)
+    vision = getattr(config, "vision_config", None)
+    if (indexes := getattr(vision, "deepstack_visual_indexes", None)) is not None:
+        return len(indexes)
+    takes = vision is not None and any("deepstack" in name for name in _names(decoder))
+    return len(decoder.layers) if takes else 0  # type: ignore[arg-type]
+
+
 def _order(module: nn.Module) -> tuple[str, ...]:
     return _parameters(module.forward)[0]
 

@@ -118,9 +118,9 @@ def restore(
         bar = tqdm(walks, desc="restoration", unit="walk", disable=not progress or len(walks) < 2)
         try:
             walked = [walk_forks(model, decoder, corrupt, chunk, cache) for chunk in bar]
-        except CantForkError:
+        except CantForkError as error:
             raise _cant_run_apart(
-                decoder, "its layers are told of each token what nobody knows here"
+                decoder, str(error) or "its layers are told of each token what nobody knows here"
             ) from None
     clean, corrupted = before.softmax(-1), walked[-1][0].softmax(-1)
     read, wanted = back.read(walked, int(clean.argmax()), candidates), list(candidates)

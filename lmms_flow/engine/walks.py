@@ -21,8 +21,8 @@ from ..flow import Flow, Knockout, Layout, ResolvedFlow, Rule
 from ..flow.own_groups import known
 from ..flow.trace_settings import STYLES
 from .decoder import decoder_layers
-from .fork import Fork, ForkWalk
-from .layer_call import going_on_from, keeping
+from .fork import CantForkError, Fork, ForkWalk
+from .layer_call import going_on_from, keeping, layers_with_visual_features
 from .windows import check_windows, layer_windows
 
 Style: TypeAlias = Literal["center", "inverse", "from_layer", "to_layer"]
@@ -150,6 +150,8 @@ def walk_forks(
     Raises:
         CantForkError: rows can't be run apart from the prompt's.
     """
+    if layers_with_visual_features(model, decoder) >= len(decoder_layers(decoder)):
+        raise CantForkError("visual features are added behind its last layer, at the places of the prompt")
     try:
         with ForkWalk(decoder, chunk, other) as walk:
             asked = going_on_from(model, walk.cache) | keeping(model, len(chunk) + 1)
