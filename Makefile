@@ -6,6 +6,7 @@
 # make test         the quick tests;  make test-host: the slow ones, through the real lmms-eval command line
 # make coverage     the quick tests, and which lines they reach; fails below the floor in pyproject.toml
 # make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
+# make disturbed    arms and traces stopped, robbed of ranks and videos, for half an hour; the same must come out
 # make lint         ruff, mypy and bandit
 # make site         the docs as a site in out/site; a warning is an error
 # make fuzz         a million hostile inputs;  make properties: ten thousand random layouts and flows
@@ -28,7 +29,7 @@ UV = VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv
 # Tiny tensors: threads that wait for one another cost more time than they save.
 TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: quickstart leaderboard map claims smoke test coverage test-gpu test-host soak lint site fuzz mutate faults wheel properties format clean lock lock-platforms test-oldest test-newest
+.PHONY: quickstart leaderboard map claims smoke test coverage test-gpu test-host soak disturbed lint site fuzz mutate faults wheel properties format clean lock lock-platforms test-oldest test-newest
 
 quickstart: $(VENV)/.installed
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
@@ -75,6 +76,9 @@ test-host: $(VENV)/.installed
 
 soak: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.soak --kills $(KILLS)
+
+disturbed: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.disturbed
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
