@@ -7,7 +7,7 @@
 # make coverage     the quick tests, and which lines they reach; fails below the floor in pyproject.toml
 # make soak         kills a leaderboard 20 times at random moments; it must end as an undisturbed one
 # make disturbed    arms and traces stopped, robbed of ranks and videos, for half an hour; the same must come out
-# make lint         ruff, mypy and bandit
+# make lint         ruff and mypy
 # make site         the docs as a site in out/site; a warning is an error
 # make fuzz         a million hostile inputs;  make properties: ten thousand random layouts and flows
 # make mutate       how many seeded bugs the tests notice;  make faults: random flows with injected faults
