@@ -134,7 +134,7 @@ def test_the_layers_that_take_visual_features(config: dict[str, Any], parameter:
     exec(f"def forward(self, {parameter}=None): ...", scope)
     decoder = type("Decoder", (nn.Module,), {"forward": scope["forward"]})()
     decoder.layers = nn.ModuleList(nn.Identity() for _ in range(12))
-    model = nn.Module()
+    model: Any = nn.Module()
     made = {
         name: SimpleNamespace(**value) if isinstance(value, dict) else value for name, value in config.items()
     }

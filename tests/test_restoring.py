@@ -131,9 +131,9 @@ def test_rows_that_cant_be_run_apart_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="other people's hooks stand on it"):
         restore(model, clean, corrupt, prompt.layout, ["video:last"])
     handle.remove()
-    flat, *asked = two_runs("qwen3_vl", layers=2)
+    flat, flat_prompt, flat_clean, flat_corrupt = two_runs("qwen3_vl", layers=2)
     with pytest.raises(UnsupportedModelError, match="visual features are added behind its last layer"):
-        restore(flat, asked[1], asked[2], asked[0].layout, ["video:last"])
+        restore(flat, flat_clean, flat_corrupt, flat_prompt.layout, ["video:last"])
     with (
         intervene(model, "video:last", prompt.layout),
         pytest.raises(FlowError, match="inside a block of intervene"),
