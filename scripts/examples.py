@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+TIMEOUT = 900  # seconds of a cell: some of them evaluate
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -14,7 +15,7 @@ def run(notebook: Path, folder: Path = EXAMPLES) -> nbformat.NotebookNode:
     """A notebook with the outputs of a fresh run in `folder`. Raises CellExecutionError where a cell fails."""
     content: nbformat.NotebookNode = nbformat.read(notebook, as_version=4)
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(content, timeout=300, kernel_name="python3", resources=resources).execute()
+    NotebookClient(content, timeout=TIMEOUT, kernel_name="python3", resources=resources).execute()
     for cell in content.cells:
         cell.metadata.pop("execution", None)  # the times of this run
         if "outputs" in cell:  # warnings name this machine's folders

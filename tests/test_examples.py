@@ -28,6 +28,7 @@ def html(notebook: nbformat.NotebookNode) -> list[str]:
     return ["".join(output.data["text/html"]) for output in outputs if "text/html" in output.get("data", {})]
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "notebook",
     [

@@ -141,6 +141,7 @@ def test_a_mechanism_that_is_refused_ends_the_run(
     family: str, hub: Hub, env: Environment, tmp_path: Path
 ) -> None:
     """Exit status 1, one line, before the first sample. In tests/test_refused_families.py are the other ones."""
+    pytest.importorskip(f"transformers.models.{family}")
     write(REFUSED[family], hub.folder("models", f"org/{family}"), layers=4)
     run = ["--model", "hf_video_flow", "--tasks", "tvbench_moving_direction", "--limit", "1"]
     attention = "eager" if family == "hy_v4_vl" else "sdpa"  # it has no other

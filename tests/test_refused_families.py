@@ -42,6 +42,8 @@ LARGE = {
 
 @pytest.mark.parametrize("kind", LARGE)
 def test_a_model_of_its_published_size(kind: str) -> None:
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {kind}")
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(CONFIG_MAPPING[kind]())
     with pytest.raises(UnsupportedModelError) as refused:
@@ -74,6 +76,7 @@ TOLD = {
 @pytest.mark.parametrize("family", TOLD)
 def test_a_checkpoint_is_refused_while_it_is_loaded(family: str, tmp_path: Path) -> None:
     """Also without a flow, and the process ends with status 1."""
+    pytest.importorskip(f"transformers.models.{family}")
     source = write(REFUSED[family], tmp_path / "model", layers=4)
     attention = "eager" if family == "hy_v4_vl" else "sdpa"  # it has no other
     arguments = {"records": "none", "device": "cpu", "attn_implementation": attention}

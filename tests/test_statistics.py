@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +44,12 @@ def test_identical_arms_differ_by_exactly_nothing(tmp_path: Path) -> None:
     assert (test.difference, test.p_value, test.interval(), test.change_among_right) == (0, 1, (0, 0), 0)
 
 
+def seeded() -> dict[str, Any]:
+    """The seed of scipy's bootstrap, which has another name since 1.15."""
+    name = "rng" if "rng" in inspect.signature(bootstrap).parameters else "random_state"
+    return {name: np.random.default_rng(1)}
+
+
 @pytest.mark.parametrize(("common", "lost", "won"), [(40, 9, 3), (400, 30, 22), (1000, 60, 10)])
 def test_the_interval_is_scipys_percentile_bootstrap(common: int, lost: int, won: int) -> None:
     differences = np.repeat([-1.0, 1.0, 0.0], [lost, won, common - lost - won])
@@ -51,7 +59,7 @@ def test_the_interval_is_scipys_percentile_bootstrap(common: int, lost: int, won
         n_resamples=9999,
         batch=500,
         method="percentile",
-        rng=np.random.default_rng(1),
+        **seeded(),
     ).confidence_interval
     found = Paired(common, common // 2, lost, won).interval(seed=2)
     error = differences.std() / math.sqrt(common)
@@ -75,7 +83,7 @@ def test_macro_mean_weighs_sub_tasks_the_same_and_draws_within_them() -> None:
         lambda a, b, axis=-1: (a.mean(axis) + b.mean(axis)) / 2,
         n_resamples=9999,
         method="percentile",
-        rng=np.random.default_rng(1),
+        **seeded(),
     ).confidence_interval
     assert mean.interval == pytest.approx((expected.low, expected.high), abs=0.012)
     assert macro([Accuracy(7, 7)]).interval == (1, 1)
