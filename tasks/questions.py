@@ -14,6 +14,7 @@ from loguru import logger
 
 from lmms_flow.errors import RecordError, SampleError, nearest, one_line
 from lmms_flow.flow.controls import UNCUT
+from lmms_flow.harness.sample import video_key_of
 from lmms_flow.inputs.forms import FORMS, LETTERS, Form, question_text
 from lmms_flow.records.record import UNREADABLE, SampleRecord, read_record
 
@@ -40,6 +41,7 @@ class Question(_Question, total=False):
 
     options: list[str]  # with their marks
     duration: float  # of the video in seconds, which counts where frames are taken by the second
+    video_id: str  # the row's own key for its video, by which questions about one video are one cluster
 
 
 def dataset(
@@ -58,7 +60,11 @@ def dataset(
     import datasets
 
     checked = check or _checked
-    questions = [_read(index, row, lambda each: checked(read(each))) for index, row in enumerate(rows)]
+    questions = []
+    for index, row in enumerate(rows):
+        question = _read(index, row, lambda each: checked(read(each)))
+        key = video_key_of(row)
+        questions.append({**question, "video_id": key} if key else question)
     families = {question["family"] for question in questions if not question.get("problem")}
     for question in questions:
         if question.get("problem") and len(families) == 1:
