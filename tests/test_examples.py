@@ -61,6 +61,12 @@ def test_the_notebooks_are_five() -> None:
     }
 
 
+@pytest.mark.parametrize("notebook", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_names_no_folder_of_the_machine_that_ran_it(notebook: Path) -> None:
+    outputs = [cell.get("outputs", []) for cell in nbformat.read(notebook, as_version=4).cells]
+    assert not re.findall(r"/(?:tmp|home|root|var|work)/[^\s\"'<]+", str(outputs))
+
+
 def test_the_example_of_a_run_from_a_file_names_arguments_that_lmms_eval_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
