@@ -187,6 +187,11 @@ def test_the_docs_say_what_the_search_found() -> None:
     readme = (ROOT / "README.md").read_text().split("`discover --search`")[1]
     assert f"with {100 * best['edges']:.0f} % of the edges" in readme
     assert f"pathway keeps {100 * rule['edges']:.0f} %" in readme
+    notebook = (ROOT / "examples/finding_a_pathway.ipynb").read_text(encoding="utf-8")
+    shares = (
+        f"it finds {100 * best['edges']:.0f} % of the edges where the rule keeps {100 * rule['edges']:.0f} %"
+    )
+    assert shares in notebook
     assert len(draws) == 3
     between = [sorted(100 * one[what] for one in draws) for what in ("flops", "accuracy")]
     told = " | ".join(f"{low:.1f} to {high:.1f} %" for low, _, high in between)
