@@ -1,19 +1,25 @@
 """Seeds small bugs one at a time and says how many the tests notice.
 
-    python -m scripts.mutate                       600 drawn by rule and those of semantic.py; an hour or several
-    python -m scripts.mutate --sample 0            only those of semantic.py
+    python -m scripts.mutate                       600 drawn by rule and those of semantic.yaml; an hour or two
+    python -m scripts.mutate --sample 0            only those of semantic.yaml
     python -m scripts.mutate --sample 50 --seed 1  fifty others
+    python -m scripts.mutate --note tests/test_flow.py   first run the tests of a file anew
 
-Each result is written to out/mutants.jsonl at once, and the same command goes on behind it. The sources are changed in
-a copy. A process that has imported torch and transformers once forks for each mutant; only the test files of its file
-are run, and the first failure, or a time limit, is its end. The test that failed is run without the bug as well: where
-it fails too, nothing was caught, and the run ends.
+The first time, the quick tests are run once under coverage; of a mutant those are asked that run one of its lines.
+Each result is written to out/mutate/results.jsonl at once, and the same command goes on behind it. The sources are
+changed in a copy. A process that has imported torch and transformers once forks for each mutant; the first failure, or
+a limit of time or memory, is its end. The test that failed is run without the bug as well: where it fails too, nothing
+is known of the mutant, and it counts as one that survived.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -22,29 +28,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from scripts.mutate.equivalent import EQUIVALENT
-from scripts.mutate.operators import Mutant, mutants
+from scripts.mutate.equivalent import reason_of
+from scripts.mutate.operators import ROOT, Mutant, mutants
+from scripts.mutate.reached import Reached
 from scripts.mutate.semantic import semantic_mutants
-from scripts.mutate.suites import ROOT, suite_of
 
 FOLDERS = ("lmms_flow/flow", "lmms_flow/engine", "lmms_flow/records", "lmms_flow/inputs")
 FILES = ("lmms_flow/report/statistics.py", "lmms_flow/report/clusters.py", "lmms_flow/report/equivalence.py")
 COPIED = ("lmms_flow", "model_wrappers", "tasks", "tests", "scripts", "examples", "docs", "benchmarks")
-LIMIT = 900  # seconds of the processor for the tests of one mutant: more is taken for a loop
-STANDS_STILL = 6 * LIMIT  # seconds of the clock: on a busy machine the processor's come slowly
-CAUGHT = ("caught", "too long")
+LIMIT = 600  # seconds of the processor for the tests of one mutant: more is taken for a loop
+STANDS_STILL = 4 * LIMIT  # seconds of the clock: on a busy machine the processor's come slowly
+MEMORY = 9 << 30  # bytes: more is taken for a loop as well
+CAUGHT = ("caught", "too much")
+OUT = ROOT / "out/mutate"
+
+
+@cache
+def everything() -> list[Mutant]:
+    """All that are made by rule."""
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+    return [each for path in (*files, *(ROOT / name for name in FILES)) for each in mutants(path, ROOT)]
 
 
 def drawn(count: int, seed: int) -> list[Mutant]:
     """As many from every file as its share of all mutants, at random."""
-    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
-    everything = [each for path in (*files, *(ROOT / name for name in FILES)) for each in mutants(path, ROOT)]
-    return random.Random(seed).sample(everything, min(count, len(everything)))
+    return random.Random(seed).sample(everything(), min(count, len(everything())))
 
 
 def copy_of_sources(folder: Path) -> None:
@@ -68,7 +83,7 @@ def outcome(folder: Path, tests: Iterable[str]) -> str:
         os.setsid()
         _run_tests(folder, list(tests))
     end = time.monotonic() + STANDS_STILL
-    while time.monotonic() < end and _processor_seconds(child) < LIMIT:
+    while time.monotonic() < end and not _takes_too_much(child):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
@@ -76,14 +91,16 @@ def outcome(folder: Path, tests: Iterable[str]) -> str:
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return "too long"
+    return "too much"
 
 
-def _processor_seconds(process: int) -> float:
+def _takes_too_much(process: int) -> bool:
     try:
-        return sum(psutil.Process(process).cpu_times()[:4])  # its own, and those of what it started
+        it = psutil.Process(process)
+        # Its own seconds, and those of what it started.
+        return bool(sum(it.cpu_times()[:4]) > LIMIT or it.memory_info().rss > MEMORY)
     except psutil.Error:  # it has just ended
-        return 0.0
+        return False
 
 
 def _run_tests(folder: Path, tests: list[str]) -> None:
@@ -127,22 +144,28 @@ def _run_tests(folder: Path, tests: list[str]) -> None:
         os._exit(99)
 
 
-def ask(mutant: Mutant, folder: Path) -> dict[str, Any]:
+def ask(mutant: Mutant, tests: list[str], folder: Path) -> dict[str, Any]:
     """One mutant's line of the results."""
     file, begin = folder / mutant.file, time.monotonic()
     whole = file.read_text(encoding="utf-8")
-    tests = suite_of(mutant.file)
     try:
-        file.write_text(mutant.source, encoding="utf-8")
-        found = outcome(folder, tests)
+        _write(file, mutant.source)
+        found = outcome(folder, tests) if tests else "survived"
     finally:
-        file.write_text(whole, encoding="utf-8")
+        _write(file, whole)
     seconds = round(time.monotonic() - begin, 1)
     by = (folder / FAILED).read_text() if found == "caught" and (folder / FAILED).is_file() else ""
-    if found == "caught" and (not by or not passes_without(folder, by)):
-        raise SystemExit(f"{by or tests} fails without a bug as well: nothing is known of {mutant.file}")
-    about = {"id": mutant.id, "file": mutant.file, "line": mutant.line, "what": mutant.what}
-    return {**about, "outcome": found, "seconds": seconds, "by": by}
+    if found == "caught" and not (by and passes_without(folder, by)):
+        found = "not known"
+    about = {"id": mutant.id, "file": mutant.file, "line": mutant.lines.start, "what": mutant.what}
+    return {**about, "outcome": found, "tests": len(tests), "seconds": seconds, "by": by}
+
+
+def _write(file: Path, source: str) -> None:
+    """What Python has compiled is looked up by the second and the size, which may be the same."""
+    file.write_text(source, encoding="utf-8")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(importlib.util.cache_from_source(str(file)))
 
 
 _PASSES: dict[str, bool] = {}
@@ -155,52 +178,104 @@ def passes_without(folder: Path, test: str) -> bool:
     return _PASSES[test]
 
 
-def told(lines: list[dict[str, Any]], name: str) -> str:
+def told(asked: list[Mutant], done: dict[str, dict[str, Any]], name: str) -> str:
     """The score of some mutants; those that change nothing are no mutants."""
-    real = [line for line in lines if line["id"] not in EQUIVALENT]
-    caught = sum(line["outcome"] in CAUGHT for line in real)
-    same = f", {len(lines) - len(real)} that change nothing left out" if len(lines) > len(real) else ""
+    answered = [mutant for mutant in asked if mutant.id in done]
+    real = [mutant for mutant in answered if not reason_of(mutant)]
+    caught = sum(done[mutant.id]["outcome"] in CAUGHT for mutant in real)
+    same = f", {len(answered) - len(real)} that change nothing left out" if len(answered) > len(real) else ""
     return f"{name}: {caught} of {len(real)} caught ({caught / max(1, len(real)):.1%}){same}"
 
 
+_COPY: list[Path] = []
+
+
+def _begin(modules: list[str], place: Path) -> None:
+    """A worker's own copy, and what every test would import anew."""
+    for name in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    folder = Path(tempfile.mkdtemp(dir=place)).resolve()
+    copy_of_sources(folder)
+    _COPY.append(folder)
+
+
+def _ask(mutant: Mutant, tests: list[str]) -> dict[str, Any]:
+    return ask(mutant, tests, _COPY[0])
+
+
+def run(asked: list[Mutant], reached: Reached, results: Path, jobs: int, minutes: float) -> None:
+    """Ask about each mutant, and write down what is found."""
+    end = time.monotonic() + minutes * 60 if minutes else float("inf")
+    waiting, fork = list(asked), multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as name, results.open("a") as file:
+        begun = (reached.modules(), Path(name))
+        with ProcessPoolExecutor(jobs, mp_context=fork, initializer=_begin, initargs=begun) as pool:
+            running: set[Future[dict[str, Any]]] = set()
+            while waiting or running:
+                while waiting and len(running) < jobs and time.monotonic() < end:
+                    mutant = waiting.pop(0)
+                    running.add(pool.submit(_ask, mutant, reached.tests(mutant)))
+                if not running:
+                    return
+                ended = next(as_completed(running))
+                running.remove(ended)
+                line = ended.result()
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                print(
+                    f"{len(waiting) + len(running):4} left  {line['outcome']:9} {line['seconds']:6.1f} s  "
+                    f"{line['file']}:{line['line']}  {line['what']}",
+                    flush=True,
+                )
+
+
+def read(results: Path) -> dict[str, dict[str, Any]]:
+    """The results so far, by the mutant."""
+    lines = results.read_text().splitlines() if results.is_file() else []
+    return {line["id"]: line for line in map(json.loads, lines)}
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m scripts.mutate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.mutate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--sample", type=int, default=600, help="mutants by rule (600)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at once (one a core)")
     parser.add_argument("--minutes", type=float, default=0, help="stop then; 0: go on to the end")
-    parser.add_argument("--results", type=Path, default=ROOT / "out/mutants.jsonl")
+    parser.add_argument("--note", nargs="+", default=[], help="test files to be run under coverage anew")
+    parser.add_argument("--again", action="store_true", help="ask again about those that were not caught")
+    parser.add_argument("--results", type=Path, default=OUT / "results.jsonl")
     args = parser.parse_args()
     by_hand = list(semantic_mutants())
-    asked = [*by_hand, *drawn(args.sample, args.seed)]
+    by_rule = drawn(args.sample, args.seed)
+    reached = Reached(OUT)
+    if args.note or not reached.is_there:
+        reached.note(args.jobs, args.note)
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    args.results.touch()
-    done = {line["id"]: line for line in map(json.loads, args.results.read_text().splitlines())}
-    import torch  # noqa: F401  (once, before the forks)
-    import transformers.modeling_utils  # noqa: F401
-
-    end = time.monotonic() + args.minutes * 60 if args.minutes else None
-    with tempfile.TemporaryDirectory() as name, args.results.open("a") as results:
-        folder = Path(name).resolve()
-        copy_of_sources(folder)
-        for mutant in asked:
-            if mutant.id in done or (end and time.monotonic() > end):
-                continue
-            done[mutant.id] = line = ask(mutant, folder)
-            results.write(json.dumps(line) + "\n")
-            results.flush()
+    done = read(args.results)
+    asked = [*by_hand, *by_rule]
+    left = [
+        mutant
+        for mutant in asked
+        if mutant.id not in done
+        or (args.again and done[mutant.id]["outcome"] not in CAUGHT and not reason_of(mutant))
+    ]
+    run(left, reached, args.results, args.jobs, args.minutes)
+    done = read(args.results)
+    for mutant in asked:
+        line = done.get(mutant.id)
+        if line and line["outcome"] not in CAUGHT:
+            reason = reason_of(mutant)
             print(
-                f"{line['outcome']:8} {line['seconds']:6.1f} s  {mutant.file}:{mutant.line}  {mutant.what}",
-                flush=True,
+                f"{line['outcome']}: {mutant.file}:{mutant.lines.start}  {mutant.what}  [{mutant.id}]  {reason}"
             )
-    answered = [done[mutant.id] for mutant in asked if mutant.id in done]
-    hand = {mutant.id for mutant in by_hand}
-    for line in answered:
-        if line["outcome"] not in CAUGHT:
-            reason = EQUIVALENT.get(line["id"], "")
-            print(f"survived: {line['file']}:{line['line']}  {line['what']}  [{line['id']}] {reason}")
-    print(told([line for line in answered if line["id"] in hand], "by hand"))
-    print(told([line for line in answered if line["id"] not in hand], "by rule"))
-    print(f"{len(answered)} of {len(asked)} asked")
+    print(told(by_hand, done, "by hand"))
+    print(told(by_rule, done, "by rule"))
+    print(f"{sum(mutant.id in done for mutant in asked)} of {len(asked)} asked")
     return 0
 
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @dataclass(frozen=True)
 class Mutant:
-    """One bug: the file, what is changed in it, and the whole changed source."""
+    """One bug: the file, the lines that it changes, what is changed in them, and the whole changed source."""
 
     file: str
-    line: int
+    lines: range
     what: str
     source: str
+    text: str  # of the first of these lines, as it was
 
     @property
     def id(self) -> str:
@@ -56,7 +59,9 @@ def mutants(file: Path, root: Path) -> Iterator[Mutant]:
             before, after = data[start:stop].decode(), f"({ast.unparse(ast.fix_missing_locations(changed))})"
             made = (data[:start] + after.encode() + data[stop:]).decode()
             what = f"{' '.join(before.split())[:60]} -> {' '.join(after[1:-1].split())[:60]}"
-            yield Mutant(str(file.relative_to(root)), node.lineno, what, made)
+            changes = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            text = source.splitlines()[node.lineno - 1].strip()
+            yield Mutant(str(file.relative_to(root)), changes, what, made, text)
 
 
 def _code(tree: ast.AST) -> Iterator[ast.expr]:

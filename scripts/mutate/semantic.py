@@ -7,8 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from scripts.mutate.operators import Mutant
-from scripts.mutate.suites import ROOT
+from scripts.mutate.operators import ROOT, Mutant
 
 SEEDED = Path(__file__).with_suffix(".yaml")
 
@@ -21,5 +20,7 @@ def semantic_mutants() -> Iterator[Mutant]:
             raise SystemExit(
                 f"{seed['file']} has {source.count(seed['before'])} times, not once: {seed['before']!r}"
             )
-        line = source[: source.index(seed["before"])].count("\n") + 1
-        yield Mutant(seed["file"], line, seed["rule"], source.replace(seed["before"], seed["after"]))
+        first = source[: source.index(seed["before"])].count("\n") + 1
+        lines = range(first, first + seed["before"].count("\n") + 1)
+        changed = source.replace(seed["before"], seed["after"])
+        yield Mutant(seed["file"], lines, seed["rule"], changed, seed["before"].strip())

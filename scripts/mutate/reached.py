@@ -1,0 +1,98 @@
+"""Which tests run which lines: the quick tests are run once under coverage, which notes it for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from coverage import CoverageData
+
+from scripts.mutate.operators import ROOT, Mutant
+
+MOST = 200  # seconds that the tests of a mutant take together, as they were timed
+
+
+class Reached:
+    """What was noted in `folder`: `data` of coverage, and `seconds.json` of each test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the tests have been run."""
+        return (self.folder / "seconds.json").is_file()
+
+    def note(self, jobs: int, tests: Iterable[str] = ()) -> None:
+        """Run the quick tests, or those of some files anew."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tests = list(tests)
+        options = [
+            "-q",
+            "-m",
+            "not host",
+            "-n",
+            str(jobs),
+            "--dist",
+            "loadfile",
+            "-p",
+            "scripts.mutate.seconds",
+        ]
+        covered = ["--cov", "--cov-report=", "--cov-context=test", *(["--cov-append"] if tests else [])]
+        env = os.environ | {"COVERAGE_FILE": str(self.folder / "data"), "MUTATE_SECONDS": str(self.folder)}
+        subprocess.run([sys.executable, "-m", "pytest", *options, *covered, *tests], cwd=ROOT, env=env)
+
+    def modules(self) -> list[str]:
+        """What the tests load of others."""
+        return sorted(
+            {name for file in self.folder.glob("modules-*.json") for name in json.loads(file.read_text())}
+        )
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """How long each test takes, with what it sets up."""
+        read: dict[str, float] = json.loads((self.folder / "seconds.json").read_text())
+        return read
+
+    @cached_property
+    def _data(self) -> CoverageData:
+        data = CoverageData(str(self.folder / "data"))
+        data.read()
+        return data
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """The tests that run a line of the mutant; of a line that runs on import, those that run any of its file.
+
+        First the quickest of each test file, then the second of each, until they take `MOST` seconds together.
+        """
+        noted = self._data.contexts_by_lineno(str(ROOT / mutant.file))
+        found = _names(noted.get(line, ()) for line in mutant.lines) or _names(noted.values())
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(found & self.seconds.keys(), key=lambda name: (self.seconds[name], name)):
+            by_file[name.partition("::")[0]].append(name)
+        own = f"tests/test_{Path(mutant.file).stem}.py"
+        turns = sorted(
+            (turn, file != own, self.seconds[name], name)
+            for file, names in by_file.items()
+            for turn, name in enumerate(names)
+        )
+        asked: list[str] = []
+        spent = 0.0
+        for *_, seconds, name in turns:
+            if asked and spent + seconds > MOST:
+                break
+            asked.append(name)
+            spent += seconds
+        # A file's tests stand together: what they share is made once.
+        first = {name.partition("::")[0]: place for place, name in reversed(list(enumerate(asked)))}
+        return sorted(asked, key=lambda name: first[name.partition("::")[0]])
+
+
+def _names(contexts: Iterable[Iterable[str]]) -> set[str]:
+    return {each.partition("|")[0] for line in contexts for each in line if each}
