@@ -65,7 +65,7 @@ def test_the_tests_that_run_a_line_are_asked_the_quickest_of_each_file_first(
         "tests/test_x.py::it",
         "tests/test_b.py::other",
     ]
-    seconds = dict(zip(names, (150.0, 1.0, 2.0, 3.0), strict=True))
+    seconds = dict(zip(names, (50.0, 1.0, 2.0, 3.0), strict=True))
     (tmp_path / "seconds.json").write_text(json.dumps(seconds))
     data = CoverageData(str(tmp_path / "data"))
     for name, lines in zip([*names, ""], ([4, 5], [5], [5], [7], [1]), strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -212,13 +211,14 @@ def with_sound(tmp_path: Path) -> Path:
 def test_sound_that_is_longer_than_the_video_stretches_the_times(with_sound: Path) -> None:
     clock = read_clock(with_sound)
     assert clock is not None
-    told = subprocess.run(
-        ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(with_sound)],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    assert clock.duration == pytest.approx(float(told or clock.duration), abs=1e-6)
+    with av.open(with_sound) as opened:
+        packets = [packet for packet in opened.demux(audio=0) if packet.pts is not None]
+        ends = [
+            (packet.pts + (packet.duration or 0)) * packet.time_base
+            for packet in packets
+            if packet.pts is not None
+        ]
+    assert clock.duration == pytest.approx(float(max(ends)), abs=1e-3)
     assert clock.duration > 2.9
     frames = read_frames(with_sound, 8, sampling="linspace")
     assert frames.indices == (0, 3, 6, 9, 13, 16, 19, 23)

@@ -15,7 +15,7 @@ from coverage import CoverageData
 
 from scripts.mutate.operators import ROOT, Mutant
 
-MOST = 200  # seconds that the tests of a mutant take together, as they were timed
+MOST = 60  # seconds that the tests of a mutant take together, as they were timed
 
 
 class Reached:
