@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from lmms_flow.engine import decoder_layers, find_decoder, intervene, sweep
 from lmms_flow.harness.sample import Sample
@@ -86,7 +87,8 @@ def test_an_adapter_on_top_of_a_checkpoint(engine: str, folder: Path, adapter: P
     assert found != pytest.approx(before, rel=1e-2)
 
 
-def test_an_adapter_that_nobody_has(folder: Path) -> None:
+def test_an_adapter_that_nobody_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     line = refusal(lambda: load(folder, peft="nobody/has-it"))
     assert "nobody/has-it" in line
 
