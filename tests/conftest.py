@@ -15,6 +15,8 @@ from tests.support.hub import Hub, serve
 # Before torch is imported. The tensors are tiny: on a busy machine, threads that wait for one another cost far
 # more time than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# lmms-eval loads metrics by a library that counts each load on a server.
+os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
 
 # A run tries the same examples every time; `--hypothesis-profile=long` tries many more of them.
 settings.register_profile("quick", max_examples=100, derandomize=True, deadline=None, database=None)

@@ -57,7 +57,7 @@ def test_the_same_sample_is_drawn_again() -> None:
 
 
 def test_the_tests_that_run_a_line_are_asked_the_quickest_of_each_file_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     names = [
         "tests/test_a.py::slow",
@@ -80,8 +80,18 @@ def test_the_tests_that_run_a_line_are_asked_the_quickest_of_each_file_first(
     assert asked(4, 4) == ["tests/test_a.py::slow"]
     assert asked(6, 7) == ["tests/test_b.py::other"]
     assert set(asked(1, 1)) == set(names), "a line that runs on import"
-    monkeypatch.setattr("scripts.mutate.reached.MOST", 10)
-    assert asked(5, 5) == ["tests/test_x.py::it", "tests/test_a.py::quick"]
+    few = Reached(tmp_path, most=10).tests(Mutant("lmms_flow/x.py", range(5, 6), "", "", ""))
+    assert few == ["tests/test_x.py::it", "tests/test_a.py::quick"]
+
+
+def test_of_the_process_that_decodes_those_are_asked_that_read_videos(tmp_path: Path) -> None:
+    names = ["tests/test_video.py::a", "tests/test_videos.py::b", "tests/test_flow.py::c"]
+    (tmp_path / "seconds.json").write_text(json.dumps(dict.fromkeys(names, 1.0)))
+    data = CoverageData(str(tmp_path / "data"))
+    data.add_lines({str(ROOT / "lmms_flow/inputs/timeline.py"): [1]})
+    data.write()
+    asked = Reached(tmp_path).tests(Mutant("lmms_flow/inputs/timeline.py", range(50, 51), "", "", ""))
+    assert asked == names[:2]
 
 
 @pytest.mark.parametrize(("source", "expected"), [("VALUE = 1\n", "survived"), ("VALUE = 2\n", "caught")])

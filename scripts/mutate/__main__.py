@@ -37,7 +37,7 @@ import psutil
 
 from scripts.mutate.equivalent import reason_of
 from scripts.mutate.operators import ROOT, Mutant, mutants
-from scripts.mutate.reached import Reached
+from scripts.mutate.reached import MOST, Reached
 from scripts.mutate.semantic import semantic_mutants
 
 FOLDERS = ("lmms_flow/flow", "lmms_flow/engine", "lmms_flow/records", "lmms_flow/inputs")
@@ -246,13 +246,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at once (one a core)")
     parser.add_argument("--minutes", type=float, default=0, help="stop then; 0: go on to the end")
+    parser.add_argument("--seconds", type=float, default=MOST, help=f"of tests, for each mutant ({MOST})")
     parser.add_argument("--note", nargs="+", default=[], help="test files to be run under coverage anew")
     parser.add_argument("--again", action="store_true", help="ask again about those that were not caught")
     parser.add_argument("--results", type=Path, default=OUT / "results.jsonl")
     args = parser.parse_args()
     by_hand = list(semantic_mutants())
     by_rule = drawn(args.sample, args.seed)
-    reached = Reached(OUT)
+    reached = Reached(OUT, args.seconds)
     if args.note or not reached.is_there:
         reached.note(args.jobs, args.note)
     args.results.parent.mkdir(parents=True, exist_ok=True)
