@@ -56,7 +56,7 @@ def test_the_same_sample_is_drawn_again() -> None:
     assert [mutant.id for mutant in tool.drawn(5, 1)] != [mutant.id for mutant in tool.drawn(5, 2)]
 
 
-def test_the_tests_that_run_a_line_are_asked_the_quickest_of_each_file_first(
+def test_the_tests_that_run_a_line_are_asked_the_narrowest_and_the_quickest_first(
     tmp_path: Path,
 ) -> None:
     names = [
@@ -68,7 +68,7 @@ def test_the_tests_that_run_a_line_are_asked_the_quickest_of_each_file_first(
     seconds = dict(zip(names, (50.0, 1.0, 2.0, 3.0), strict=True))
     (tmp_path / "seconds.json").write_text(json.dumps(seconds))
     data = CoverageData(str(tmp_path / "data"))
-    for name, lines in zip([*names, ""], ([4, 5], [5], [5], [7], [1]), strict=True):
+    for name, lines in zip([*names, ""], ([4, 5, 9], [5, 9], [5], [7], [1]), strict=True):
         data.set_context(f"{name}|run" if name else "")
         data.add_lines({str(ROOT / "lmms_flow/x.py"): lines})
     data.write()
@@ -77,6 +77,7 @@ def test_the_tests_that_run_a_line_are_asked_the_quickest_of_each_file_first(
         return Reached(tmp_path).tests(Mutant("lmms_flow/x.py", range(first, last + 1), "", "", ""))
 
     assert asked(5, 5) == ["tests/test_x.py::it", "tests/test_a.py::quick", "tests/test_a.py::slow"]
+    assert asked(9, 9) == ["tests/test_a.py::quick", "tests/test_a.py::slow"]
     assert asked(4, 4) == ["tests/test_a.py::slow"]
     assert asked(6, 7) == ["tests/test_b.py::other"]
     assert set(asked(1, 1)) == set(names), "a line that runs on import"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 
 from coverage import CoverageData
@@ -73,10 +76,21 @@ class Reached:
         data.read()
         return data
 
+    @cached_property
+    def lines_of(self) -> Counter[str]:
+        """How many lines of the package each test runs."""
+        found: Counter[str] = Counter()
+        with contextlib.closing(sqlite3.connect(self.folder / "data")) as opened:
+            rows = "select context.context, numbits from line_bits join context on context.id = context_id"
+            for context, bits in opened.execute(rows):
+                found[context.partition("|")[0]] += int.from_bytes(bits).bit_count()
+        return found
+
     def tests(self, mutant: Mutant) -> list[str]:
         """The tests that run a line of the mutant; of a line that runs on import, those that run any of its file.
 
-        First the quickest of each test file, then the second of each, until they take `most` seconds together.
+        In turn the one that runs the fewest lines, and the quickest of a test file: first of each, then the second of
+        each, until they take `most` seconds together.
         """
         noted = self._data.contexts_by_lineno(str(ROOT / mutant.file))
         found = _names(noted.get(line, ()) for line in mutant.lines)
@@ -84,25 +98,28 @@ class Reached:
             readers = tuple(f"tests/test_{name}.py::" for name in READING)
             found |= {name for name in self.seconds if name.startswith(readers)}
         found = found or _names(noted.values())
-        by_file: dict[str, list[str]] = defaultdict(list)
-        for name in sorted(found & self.seconds.keys(), key=lambda name: (self.seconds[name], name)):
-            by_file[name.partition("::")[0]].append(name)
+        found &= self.seconds.keys()
+        narrow = sorted(found, key=lambda name: (self.lines_of[name], name))
         own = f"tests/test_{Path(mutant.file).stem}.py"
-        turns = sorted(
-            (turn, file != own, self.seconds[name], name)
-            for file, names in by_file.items()
-            for turn, name in enumerate(names)
-        )
-        asked: list[str] = []
-        spent = 0.0
-        for *_, seconds, name in turns:
-            if asked and spent + seconds > self.most:
+        asked: dict[str, float] = {}
+        for name in dict.fromkeys(chain.from_iterable(zip(narrow, self._in_turns(found, own), strict=True))):
+            if asked and sum(asked.values()) + self.seconds[name] > self.most:
                 break
-            asked.append(name)
-            spent += seconds
+            asked[name] = self.seconds[name]
         # A file's tests stand together: what they share is made once.
         first = {name.partition("::")[0]: place for place, name in reversed(list(enumerate(asked)))}
         return sorted(asked, key=lambda name: first[name.partition("::")[0]])
+
+    def _in_turns(self, names: set[str], own: str) -> list[str]:
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(names, key=lambda name: (self.seconds[name], name)):
+            by_file[name.partition("::")[0]].append(name)
+        turns = sorted(
+            (turn, file != own, self.seconds[name], name)
+            for file, among in by_file.items()
+            for turn, name in enumerate(among)
+        )
+        return [name for *_, name in turns]
 
 
 def _names(contexts: Iterable[Iterable[str]]) -> set[str]:
