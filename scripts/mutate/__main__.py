@@ -191,7 +191,9 @@ _COPY: list[Path] = []
 
 
 def _begin(modules: list[str], place: Path) -> None:
-    """A worker's own copy, and what every test would import anew."""
+    """A worker's own copy, and what every test would import anew, under the tests' settings."""
+    import tests.conftest  # noqa: F401
+
     for name in modules:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
