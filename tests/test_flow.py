@@ -642,3 +642,51 @@ def test_the_share_of_the_papers_random_row(checkpoint: str, share: float) -> No
     assert flow.bind(32).digest == written.bind(32).digest
     with pytest.raises(FlowError, match="the paper gives no share for checkpoint 'flow-tiny'"):
         Flow.load("random:paper", checkpoint="flow-tiny")
+
+
+def test_blind_cuts_whatever_reads_the_video() -> None:
+    for seed in range(20):
+        layout = random_layout(seed, empty=False)
+        video = [token for part in layout.groups["video"] for token in part]
+        rest = [token for token in range(layout.num_tokens) if token not in video]
+        kept = keep_masks(Flow.load("blind"), layout, 2).numpy()
+        assert not kept[:, rest][:, :, video].any()
+        expected = np.tri(layout.num_tokens, dtype=bool)
+        expected[np.ix_(rest, video)] = False
+        np.testing.assert_array_equal(kept, np.stack([expected] * 2))
+
+
+def test_a_source_right_behind_its_target_is_refused() -> None:
+    groups = {"video": range(4), "question": range(4, 9), "tail": range(9, 11), "last": range(11, 12)}
+    own = {"before": range(5, 7), "behind": range(7, 8)}
+    layout = Layout(12, groups | own, frames=[range(2), range(2, 4)])
+    with pytest.raises(FlowError, match="no token of 'before' ever reads 'behind', which comes later"):
+        keep_masks("behind:before", layout, 2)
+    assert (np.tri(12, dtype=bool) & ~keep_masks("before:behind", layout, 2).numpy()).sum() == 2 * 2 * 1
+
+
+@pytest.mark.parametrize(
+    ("fewer", "more"),
+    [
+        ("video:tail", "video:tail+video:answer"),  # the second is cut from generated tokens too
+        ("intra_frame", "intra_frame+frame.0:frame.1"),
+        ("cross_frame", "cross_frame+frame.1:frame.1"),
+        ("video:stem", "video:stem+video:options"),
+    ],
+)
+def test_a_rule_that_cuts_more_gives_another_digest(fewer: str, more: str) -> None:
+    assert Flow.load(fewer).bind(3).digest != Flow.load(more).bind(3).digest
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("video:tail", "video:tail+video:tail"),
+        ("cross_frame", "cross_frame+frame.0:frame.1"),
+        ("video:video", "video:video+intra_frame+cross_frame"),
+        ("video:question", "video:question+frame.0:stem"),
+        ("text:last", "text:last+stem:last+gap:last"),
+    ],
+)
+def test_a_rule_that_lies_in_another_changes_no_digest(short: str, long: str) -> None:
+    assert Flow.load(short).bind(3).digest == Flow.load(long).bind(3).digest

@@ -101,6 +101,11 @@ def test_the_rows_duration_counts_and_not_the_files() -> None:
     assert frame_indices("segment_starts", 8, 100, math.nan, duration=3.0) == (0, 33, *[66] * 6)
 
 
+def test_a_quotient_that_lies_a_hair_below_whole_seconds() -> None:
+    assert 33 / 1.1 < 30
+    assert frame_indices("segment_starts", 40, 33, 1.1) == (*range(30), *[29] * 10)
+
+
 def test_a_clip_of_no_length_and_one_that_starts_in_the_last_half_frame() -> None:
     assert frame_indices("midpoints", 8, 100, 10.0, 3.0, 3.0) == (30,) * 8
     assert frame_indices("midpoints", 8, 100, 10.0, 9.96, 12.0) == (*[99] * 5, *[98] * 3)

@@ -228,7 +228,13 @@ def test_a_plan_keeps_what_the_masks_need() -> None:
     checked = 0
     for seed in range(60):
         layout = random_layout(seed, empty=False)
-        for text in ("blind", "video:question@2-+video:last", "cross_frame", "question:last@2-"):
+        for text in (
+            "blind",
+            "video:question@2-+video:last",
+            "cross_frame",
+            "question:last@2-",
+            "system:last",
+        ):
             try:
                 resolved = Flow.load(text).bind(3).resolve(layout)
             except ValueError:
@@ -239,6 +245,9 @@ def test_a_plan_keeps_what_the_masks_need() -> None:
                 mask = keep_masks(text, layout, 3)[layer - 1]
                 live |= {int(key) for query in live for key in mask[query].nonzero()[:, 0]}
                 assert live <= set(plan.rows(layer)), (seed, text, layer)
+                # What stays in the cache is what `last` reads, and nothing else.
+                read = keep_masks(text, layout, 3)[layer - 1][-1].nonzero()[:, 0].tolist()
+                assert list(plan.rows_read_by_last(layer)) == read, (seed, text, layer)
             checked += 1
     assert checked > 150
 
