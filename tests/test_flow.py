@@ -690,3 +690,16 @@ def test_a_rule_that_cuts_more_gives_another_digest(fewer: str, more: str) -> No
 )
 def test_a_rule_that_lies_in_another_changes_no_digest(short: str, long: str) -> None:
     assert Flow.load(short).bind(3).digest == Flow.load(long).bind(3).digest
+
+
+@pytest.mark.parametrize("seed", [242, 273])
+def test_tokens_of_a_group_hand_on_what_they_hold_under_a_random_control(seed: int) -> None:
+    """On these two the only way to `last` leads from token to token inside a group."""
+    layout = random_layout(seed % 40, empty=False)
+    flow = Flow.load(f"random:0.8:seed{seed}")
+    video = [token for part in layout.groups["video"] for token in part]
+    reached = np.isin(np.arange(layout.num_tokens), video)
+    for mask in keep_masks(flow, layout, 4).numpy():
+        reached |= (mask & reached).any(axis=1)
+    assert reached[-1]
+    assert flow.leaks(layout, 4)

@@ -293,7 +293,8 @@ def test_a_key_changes_with_everything_that_the_answer_depends_on() -> None:
     }
     assert set(changes) == set(PARTS)
     keys = {sample_key(**{**PARTS, name: value}) for name, value in changes.items()}
-    assert len(keys | {sample_key(**PARTS)}) == len(PARTS) + 1
+    keys |= {sample_key(**PARTS, trace=trace) for trace in ("", "map window=9", "map window=5")}
+    assert len(keys) == len(PARTS) + 3
 
 
 def test_a_key_does_not_depend_on_the_order_of_a_documents_columns() -> None:

@@ -27,7 +27,7 @@ from lmms_flow.engine.prefill import SparsePrefill
 from lmms_flow.engine.vision import counting_vision
 from lmms_flow.flow import PRESETS, Flow, FlowError, LayerRange, Layout, Pathway, Preset, find_preset
 from lmms_flow.flow.layout import prompt_layout
-from lmms_flow.flow.shapes import SHAPES, DecoderShape, llava_next_video_shape
+from lmms_flow.flow.shapes import SHAPES, DecoderShape, VisionShape, llava_next_video_shape
 from lmms_flow.show.costs import flops, known_shape, mebibytes
 from tests.support.layouts import random_layout
 from tests.support.models import FAMILIES, VIDEO_FAMILIES, tiny
@@ -337,6 +337,15 @@ def llama(width: int, mlp_width: int, layers: int, heads: int) -> transformers.L
     )
 
 
+def assert_is_of(shape: VisionShape, config: Any, projector: torch.nn.Module) -> None:
+    """Number by number, where a count of FLOPs forgives a per cent."""
+    assert (shape.layers, shape.width, shape.mlp_width, shape.patch_size) == (
+        *(config.num_hidden_layers, config.hidden_size, config.intermediate_size),
+        config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0],
+    )
+    assert shape.projector_weights == sum(each.numel() for each in projector.parameters() if each.ndim == 2)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -361,6 +370,7 @@ def test_the_known_llavas_are_transformers_own(name: str, text: Any) -> None:
     with torch.no_grad(), counting_vision(model) as seen:
         model.get_image_features(pixels, vision_feature_layer=-2, vision_feature_select_strategy="default")
     assert SHAPES[name].vision.flops(8) == pytest.approx(seen.flops, rel=TOLERANCE)
+    assert_is_of(SHAPES[name].vision, vision, model.model.multi_modal_projector)
 
 
 def test_the_known_internvl_is_transformers_own() -> None:
@@ -388,6 +398,7 @@ def test_the_known_internvl_is_transformers_own() -> None:
     with torch.no_grad(), counting_vision(model) as seen:
         model.get_image_features(pixels, vision_feature_layer=-1, vision_feature_select_strategy="default")
     assert known.vision.flops(8) == pytest.approx(seen.flops, rel=TOLERANCE)
+    assert_is_of(known.vision, vision, model.model.multi_modal_projector)
 
 
 def test_the_known_videollama3_is_transformers_own() -> None:
@@ -411,7 +422,12 @@ def test_the_known_videollama3_is_transformers_own() -> None:
             video_grid_thw=torch.tensor([[1, 22, 24]]),
             video_merge_sizes=torch.tensor([2]),
         )
-    assert dataclasses.replace(known.vision, layers=2).flops(1) == pytest.approx(seen.flops, rel=TOLERANCE)
+    two = dataclasses.replace(known.vision, layers=2)
+    assert two.flops(1) == pytest.approx(seen.flops, rel=TOLERANCE)
+    projector = transformers.VideoLlama3Config(vision_config=vision, text_config=text)
+    assert_is_of(
+        two, vision, on_meta(transformers.VideoLlama3ForConditionalGeneration, projector).model.projector
+    )
 
 
 def test_the_closed_pathways_bounds_at_the_papers_prompt() -> None:

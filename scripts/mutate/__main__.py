@@ -154,8 +154,9 @@ def ask(mutant: Mutant, tests: list[str], folder: Path) -> dict[str, Any]:
     finally:
         _write(file, whole)
     seconds = round(time.monotonic() - begin, 1)
-    by = (folder / FAILED).read_text() if found == "caught" and (folder / FAILED).is_file() else ""
-    if found == "caught" and not (by and passes_without(folder, by)):
+    failed = folder / FAILED  # not there where not even pytest's own files could be read: then any test does
+    by = (failed.read_text() if failed.is_file() else tests[0]) if found == "caught" else ""
+    if by and not passes_without(folder, by):
         found = "not known"
     about = {"id": mutant.id, "file": mutant.file, "line": mutant.lines.start, "what": mutant.what}
     return {**about, "outcome": found, "tests": len(tests), "seconds": seconds, "by": by}
@@ -174,7 +175,8 @@ _PASSES: dict[str, bool] = {}
 def passes_without(folder: Path, test: str) -> bool:
     """Whether a test, or all tests of a file that could not be read, passes where nothing is changed."""
     if test not in _PASSES:
-        _PASSES[test] = outcome(folder, [test]) == "survived"
+        asked = [test] if "::" in test else ["--collect-only", test]
+        _PASSES[test] = outcome(folder, asked) == "survived"
     return _PASSES[test]
 
 
