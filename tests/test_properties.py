@@ -5,7 +5,7 @@ A hundred prompts and flows each; `--hypothesis-profile=long --timeout=0` tries 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -256,7 +256,7 @@ def test_the_leak_audit_of_a_random_control_is_reachability(
 # Prompts on which no two groups, parts or frames are told apart by luck: every token of the question is of another mix
 # of parts, in two orders, and the number of frames differs.
 OF_NONE = [False] * 6
-TELLING = (
+TELLING: tuple[Prompt, ...] = (
     prompt(
         2, [2, 3, 2, 2], 2, ["stem", "", "true_option", "false_options", "options", "stem"], 3, 1, OF_NONE
     ),
@@ -271,6 +271,9 @@ TELLING = (
         *(3, 1, [False, True, *OF_NONE]),
     ),
 )
+# The answer's words are the end of the tail as a rule, and may stand anywhere in it.
+INSIDE = TELLING[0].tokens | {"answer": frozenset(sorted(TELLING[0].tokens["tail"])[1:2])}
+TELLING += (replace(TELLING[0], tokens=INSIDE),)
 PARTS_OF = {
     "text": ("gap", "question", "tail", "last"),
     "video": ("frame.0", "frame.1", "frame.last"),
