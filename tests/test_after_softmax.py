@@ -65,7 +65,10 @@ def test_a_block_equals_the_attention_written_out(family: str, attention: str) -
     prompt = make_inputs(frames=3)
     for flow in ("video:question@2-3", "cross_frame+video:last", "question:last@1+last:last"):
         expected = plainly(model, prompt.tensors, flow, prompt.layout)
-        with intervene(model, flow, prompt.layout, engine="dense", how="after_softmax"), torch.no_grad():
+        with (
+            intervene(model, flow, prompt.layout, engine="dense", how="after_softmax"),
+            torch.no_grad(),
+        ):
             got = model(**prompt.tensors).logits[0, -1]
         with intervene(model, flow, prompt.layout, engine="dense"), torch.no_grad():
             knocked_out = model(**prompt.tensors).logits[0, -1]
@@ -85,7 +88,10 @@ def test_a_sweep_equals_one_block_a_knockout(family: str) -> None:
     for k, knockout in enumerate(KNOCKOUTS):
         for place, layer in enumerate(result.layers):
             flow = "+".join(f"{knockout}@{each}" for each in window_layers(layer, 4, 3, "center"))
-            with intervene(model, flow, prompt.layout, engine="dense", how="after_softmax"), torch.no_grad():
+            with (
+                intervene(model, flow, prompt.layout, engine="dense", how="after_softmax"),
+                torch.no_grad(),
+            ):
                 expected = model(**prompt.tensors, logits_to_keep=1).logits[0, -1].softmax(-1)
             worst = max(worst, abs(float(result.probabilities[k, place] / expected[result.answer]) - 1))
     print(f"{family}: largest relative difference {worst:.1e}")
@@ -141,3 +147,18 @@ def test_attention_past_the_interface_and_unknown_arguments_are_refused(
         weighing_edges(find_decoder(model)),
     ):
         pass
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30])
+def test_the_rows_of_a_long_prompt_are_weighed_in_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, make_inputs = tiny("llama")
+    prompt = make_inputs(frames=6)
+    assert prompt.layout.num_tokens > 30 > model.config.hidden_size // model.config.num_attention_heads
+    monkeypatch.setattr("lmms_flow.engine.edge_attention.CHUNK_ROWS", chunk)
+    with (
+        intervene(model, "video:question", prompt.layout, how="after_softmax", engine="dense"),
+        torch.no_grad(),
+    ):
+        found = model(**prompt.tensors).logits[0, -1]
+    expected = plainly(model, prompt.tensors, "video:question", prompt.layout)
+    assert (found - expected).abs().max() < TOLERANCE * expected.abs().max()

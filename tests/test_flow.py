@@ -17,7 +17,7 @@ from lmms_flow.flow import PRESET_NAMES, PRESETS, Knockout, LayerRange, Pathway,
 from lmms_flow.flow.layout import merge
 from lmms_flow.flow.leaks import leaks
 from lmms_flow.flow.pathway import BoundPathway
-from lmms_flow.flow.presets import Preset
+from lmms_flow.flow.presets import Preset, paper_share
 from tests.support.layouts import random_layout
 
 # Kept edges with the lengths of the paper's prompts, in per cent of full attention, one decimal.
@@ -703,3 +703,18 @@ def test_tokens_of_a_group_hand_on_what_they_hold_under_a_random_control(seed: i
         reached |= (mask & reached).any(axis=1)
     assert reached[-1]
     assert flow.leaks(layout, 4)
+
+
+def test_the_paper_gives_a_share_for_its_own_checkpoints_alone() -> None:
+    for checkpoint in (None, "org/model"):
+        with pytest.raises(FlowError, match="the paper gives no share for"):
+            paper_share(checkpoint)
+
+
+def test_a_group_of_ones_own_may_reach_to_the_last_token_and_no_further() -> None:
+    groups = {"video": range(4), "question": range(4, 9), "last": range(9, 10)}
+    assert Layout(10, groups | {"mine": range(8, 10)}).span("mine") == (range(8, 10),)
+    assert Layout(10, groups | {"mine": [0, 9]}).span("mine") == (range(1), range(9, 10))
+    for beyond in (range(8, 11), [10], [-1, 3]):
+        with pytest.raises(FlowError, match="must lie within the prompt's 10 tokens|from 0 to 9"):
+            Layout(10, groups | {"mine": beyond})

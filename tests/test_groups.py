@@ -305,3 +305,12 @@ def test_a_prompt_without_a_video() -> None:
 def test_a_question_that_is_the_last_token_alone() -> None:
     with pytest.raises(SampleError, match="empty"):
         find_groups(encode("Watch. <image>?"), "?", {}, ANY)
+
+
+def test_a_question_without_a_label_begins_with_its_first_word() -> None:
+    text = "Where does it go?\n(A) left\n(B) right"
+    prompt, groups = groups_of(text, flow=Flow.load("stem:last"), answer="left")
+    assert "".join(decoded(prompt, groups, "stem")).strip() == "Where does it go?"
+    labelled, its = groups_of(f"Question: {text}", flow=Flow.load("stem:last"), answer="left")
+    assert "".join(decoded(labelled, its, "stem")).strip() == "Where does it go?"
+    assert "".join(decoded(labelled, its, "question")).strip().startswith("Question:")

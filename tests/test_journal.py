@@ -17,7 +17,7 @@ import pytest
 from lmms_flow.errors import RecordError, RunError, SampleError
 from lmms_flow.records.fields import AnswerFields, RunFields
 from lmms_flow.records.journal import Journal, read_journal, slug
-from lmms_flow.records.key import digest, file_identity, sample_key
+from lmms_flow.records.key import PIECE, digest, file_identity, sample_key
 from lmms_flow.records.record import FORMAT, SampleRecord, Status
 
 FULL = SampleRecord(
@@ -350,3 +350,14 @@ def test_half_a_surrogate_pair_in_an_answer_is_kept(tmp_path: Path) -> None:
     found = Journal(tmp_path).find("key")
     assert found is not None
     assert found.answer == "\ud83d"
+
+
+@pytest.mark.parametrize("size", [1, 100, PIECE, 3 * PIECE + 7, 5 * PIECE])
+def test_a_files_first_middle_and_last_byte_count(size: int, tmp_path: Path) -> None:
+    places = {0, size // 2, size - 1}
+    contents = [bytes(size), *(bytes(at) + b"x" + bytes(size - at - 1) for at in sorted(places))]
+    pieces = set()
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.mp4").write_bytes(content)
+        pieces.add(file_identity(tmp_path / f"{number}.mp4")["pieces"])
+    assert len(pieces) == len(contents)

@@ -154,3 +154,15 @@ def test_the_families_of_transformers_that_take_visual_features_are_known() -> N
     for file in files:
         named = set(re.findall(r"deepstack_\w+(?=:)", file.read_text(encoding="utf-8")))
         assert named <= {"deepstack_visual_indexes", "deepstack_layer_map"}, file.name
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [({}, "attention_mask"), ({"attention_mask": None}, "hidden_states")]
+)
+def test_a_call_that_lacks_a_part_is_refused(given: dict[str, Any], missing: str) -> None:
+    class Layer(nn.Module):
+        def forward(self, hidden_states: Any, attention_mask: Any = None) -> None: ...
+
+    args = () if given else (torch.zeros(1, 3, 4),)
+    with pytest.raises(UnsupportedModelError, match=f"Layer was called without {missing}"):
+        LayerCall.read(Layer(), args, given)

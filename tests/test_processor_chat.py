@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -225,3 +226,10 @@ def test_pixels_keep_their_frames(wrapper: HfVideoFlow) -> None:
     _, one = prompt(wrapper, frames(fps=4.0))
     _, other = prompt(wrapper, replace(frames(fps=4.0), pixels=frames(fps=4.0).pixels[::-1].copy()))
     assert not torch.equal(one["pixel_values_videos"], other["pixel_values_videos"])
+
+
+def test_a_processor_of_pictures_alone_is_limited_too() -> None:
+    pictures = SimpleNamespace(size={"shortest_edge": 100, "longest_edge": 900})
+    limit_pixels(SimpleNamespace(image_processor=pictures), least=None, most=400)
+    assert pictures.size == {"shortest_edge": 100, "longest_edge": 400}
+    limit_pixels(SimpleNamespace(), least=None, most=400)  # nothing is there that could be limited
