@@ -6,10 +6,10 @@
     python -m scripts.mutate --note tests/test_flow.py   first run the tests of a file anew
 
 The first time, the quick tests are run once under coverage; of a mutant those are asked that run one of its lines.
-Each result is written to out/mutate/results.jsonl at once, and the same command goes on behind it. The sources are
-changed in a copy. A process that has imported torch and transformers once forks for each mutant; the first failure, or
-a limit of time or memory, is its end. The test that failed is run without the bug as well: where it fails too, nothing
-is known of the mutant, and it counts as one that survived.
+Each result is written to benchmarks/results/mutants.jsonl at once, and the same command goes on behind it. The sources
+are changed in a copy. A process that has imported torch and transformers once forks for each mutant; the first failure,
+or a limit of time or memory, is its end. The test that failed is run without the bug as well: where it fails too,
+nothing is known of the mutant, and it counts as one that survived.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 
 import psutil
 
-from scripts.mutate.equivalent import reason_of
+from scripts.mutate.equivalent import entry_of, reason_of
 from scripts.mutate.operators import ROOT, Mutant, mutants
 from scripts.mutate.reached import MOST, Reached
 from scripts.mutate.semantic import semantic_mutants
@@ -48,6 +48,7 @@ STANDS_STILL = 4 * LIMIT  # seconds of the clock: on a busy machine the processo
 MEMORY = 9 << 30  # bytes: more is taken for a loop as well
 CAUGHT = ("caught", "too much")
 OUT = ROOT / "out/mutate"
+RESULTS = ROOT / "benchmarks/results/mutants.jsonl"
 
 
 @cache
@@ -158,7 +159,8 @@ def ask(mutant: Mutant, tests: list[str], folder: Path) -> dict[str, Any]:
     by = (failed.read_text() if failed.is_file() else tests[0]) if found == "caught" else ""
     if by and not passes_without(folder, by):
         found = "not known"
-    about = {"id": mutant.id, "file": mutant.file, "line": mutant.lines.start, "what": mutant.what}
+    about = {"id": mutant.id, "by_hand": mutant.is_by_hand, "file": mutant.file, "line": mutant.lines.start}
+    about |= {"text": mutant.text, "at": mutant.at, "what": mutant.what}
     return {**about, "outcome": found, "tests": len(tests), "seconds": seconds, "by": by}
 
 
@@ -180,13 +182,14 @@ def passes_without(folder: Path, test: str) -> bool:
     return _PASSES[test]
 
 
-def told(asked: list[Mutant], done: dict[str, dict[str, Any]], name: str) -> str:
-    """The score of some mutants; those that change nothing are no mutants."""
-    answered = [mutant for mutant in asked if mutant.id in done]
-    real = [mutant for mutant in answered if not reason_of(mutant)]
-    caught = sum(done[mutant.id]["outcome"] in CAUGHT for mutant in real)
-    same = f", {len(answered) - len(real)} that change nothing left out" if len(answered) > len(real) else ""
-    return f"{name}: {caught} of {len(real)} caught ({caught / max(1, len(real)):.1%}){same}"
+def told(lines: Iterable[dict[str, Any]], by_hand: bool) -> str:
+    """The score of some results; mutants that change nothing are none."""
+    asked = [line for line in lines if line["by_hand"] is by_hand]
+    real = [line for line in asked if line["outcome"] in CAUGHT or not reason_of(line)]
+    caught = sum(line["outcome"] in CAUGHT for line in real)
+    same = f", {len(asked) - len(real)} that change nothing left out" if len(asked) > len(real) else ""
+    kind = "by hand" if by_hand else "by rule"
+    return f"{kind}: {caught} of {len(real)} caught ({caught / max(1, len(real)):.1%}){same}"
 
 
 _COPY: list[Path] = []
@@ -253,7 +256,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=MOST, help=f"of tests, for each mutant ({MOST})")
     parser.add_argument("--note", nargs="+", default=[], help="test files to be run under coverage anew")
     parser.add_argument("--again", action="store_true", help="ask again about those that were not caught")
-    parser.add_argument("--results", type=Path, default=OUT / "results.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     by_hand = list(semantic_mutants())
     by_rule = drawn(args.sample, args.seed)
@@ -263,24 +266,19 @@ def main() -> int:
     args.results.parent.mkdir(parents=True, exist_ok=True)
     done = read(args.results)
     asked = [*by_hand, *by_rule]
-    left = [
-        mutant
-        for mutant in asked
-        if mutant.id not in done
-        or (args.again and done[mutant.id]["outcome"] not in CAUGHT and not reason_of(mutant))
-    ]
+    again = {line["id"] for line in done.values() if line["outcome"] not in CAUGHT and not reason_of(line)}
+    left = [mutant for mutant in asked if mutant.id not in done or (args.again and mutant.id in again)]
     run(left, reached, args.results, args.jobs, args.minutes)
     done = read(args.results)
-    for mutant in asked:
-        line = done.get(mutant.id)
-        if line and line["outcome"] not in CAUGHT:
-            reason = reason_of(mutant)
+    answered = [done[mutant.id] for mutant in asked if mutant.id in done]
+    for line in answered:
+        if line["outcome"] not in CAUGHT and not reason_of(line):
             print(
-                f"{line['outcome']}: {mutant.file}:{mutant.lines.start}  {mutant.what}  [{mutant.id}]  {reason}"
+                f"# {line['outcome']}: line {line['line']}, {line['tests']} tests\n{entry_of(line)}", end=""
             )
-    print(told(by_hand, done, "by hand"))
-    print(told(by_rule, done, "by rule"))
-    print(f"{sum(mutant.id in done for mutant in asked)} of {len(asked)} asked")
+    print(told(answered, by_hand=True))
+    print(told(answered, by_hand=False))
+    print(f"{len(answered)} of {len(asked)} asked")
     return 0
 
 

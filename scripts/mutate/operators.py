@@ -21,6 +21,8 @@ class Mutant:
     what: str
     source: str
     text: str  # of the first of these lines, as it was
+    at: int = 0  # where in this text the changed expression begins
+    is_by_hand: bool = False
 
     @property
     def id(self) -> str:
@@ -60,8 +62,9 @@ def mutants(file: Path, root: Path) -> Iterator[Mutant]:
             made = (data[:start] + after.encode() + data[stop:]).decode()
             what = f"{' '.join(before.split())[:60]} -> {' '.join(after[1:-1].split())[:60]}"
             changes = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-            text = source.splitlines()[node.lineno - 1].strip()
-            yield Mutant(str(file.relative_to(root)), changes, what, made, text)
+            whole = source.splitlines()[node.lineno - 1]
+            text, indent = whole.strip(), len(whole) - len(whole.lstrip())
+            yield Mutant(str(file.relative_to(root)), changes, what, made, text, node.col_offset - indent)
 
 
 def _code(tree: ast.AST) -> Iterator[ast.expr]:

@@ -23,4 +23,4 @@ def semantic_mutants() -> Iterator[Mutant]:
         first = source[: source.index(seed["before"])].count("\n") + 1
         lines = range(first, first + seed["before"].count("\n") + 1)
         changed = source.replace(seed["before"], seed["after"])
-        yield Mutant(seed["file"], lines, seed["rule"], changed, seed["before"].strip())
+        yield Mutant(seed["file"], lines, seed["rule"], changed, seed["before"].strip(), is_by_hand=True)
