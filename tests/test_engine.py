@@ -491,7 +491,9 @@ def test_hooks_come_off_when_the_body_raises() -> None:
 def test_hooks_come_off_when_entering_fails_half_way(monkeypatch: pytest.MonkeyPatch) -> None:
     model, make_inputs = model_of("llama")
     prompt, before = make_inputs(), hooks_of(model)
-    with intervene(model, "blind", prompt.layout):  # the model's class is tried out once, before anything is broken
+    with intervene(
+        model, "blind", prompt.layout
+    ):  # the model's class is tried out once, before anything is broken
         pass
     third = decoder_layers(find_decoder(model))[2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -718,3 +719,55 @@ def test_a_group_of_ones_own_may_reach_to_the_last_token_and_no_further() -> Non
     for beyond in (range(8, 11), [10], [-1, 3]):
         with pytest.raises(FlowError, match="must lie within the prompt's 10 tokens|from 0 to 9"):
             Layout(10, groups | {"mine": beyond})
+
+
+def test_digests_do_not_change_from_release_to_release() -> None:
+    """They stand in journals and records: another one would ask every question again."""
+    digests = {
+        "none": "99e9c84db2e3",
+        "video:last": "368b6e7c5158",
+        "cross_frame@2-3+video:question": "dec0f17065b7",
+        "effective-flow-tiny": "12a1c1f43dd9",
+        "random:0.5:seed3": "0827641f51f7",
+    }
+    assert {text: Flow.load(text).bind(12).digest for text in digests} == digests
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_the_papers_prompt_at_another_length_has_more_frames_and_the_rest_in_the_question(
+    preset: Preset,
+) -> None:
+    usual = preset.layout()
+    assert preset.layout(usual.num_tokens).groups == usual.groups
+    per_frame = len(usual.frames[0])
+    for longer in (1, 7, per_frame, 3 * per_frame + 2):
+        layout = preset.layout(usual.num_tokens + longer)
+        assert layout.num_tokens == usual.num_tokens + longer
+        assert {len(frame) for frame in layout.frames} == {per_frame}
+        assert len(layout.frames) == len(usual.frames) + longer // per_frame
+        assert layout.size("question") == usual.size("question") + longer % per_frame
+        assert all(layout.size(name) == usual.size(name) for name in ("system", "gap", "tail", "last"))
+
+
+def test_what_a_notebook_shows_of_a_random_control_and_of_none() -> None:
+    assert "edges drawn at random in each layer" in Flow.load("random:0.5").bind(3).html()
+    assert "nothing is cut" in Flow.load("none").bind(3).html()
+
+
+@pytest.mark.parametrize("layers", [0, -3, True, "12", 1.0])
+def test_a_flow_file_names_a_number_of_layers(layers: object, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({"cut": ["video:last"], "layers": layers}))
+    with pytest.raises(FlowError, match="layers: must be the model's number of layers"):
+        Flow.load(file)
+    file.write_text('{"cut": ["video:last"], "layers": 1}')
+    assert Flow.load(file).bind(1)
+
+
+def test_a_flow_file_of_128_kib_is_read_and_a_larger_one_is_not(tmp_path: Path) -> None:
+    file, content = tmp_path / "mine.yaml", 'cut: ["video:last"]\n'
+    file.write_text(content + "#" * ((128 << 10) - len(content)))
+    assert Flow.load(file).bind(1)
+    file.write_text(file.read_text() + "#")
+    with pytest.raises(FlowError, match="larger than 128 KiB"):
+        Flow.load(file)

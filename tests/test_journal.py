@@ -18,7 +18,7 @@ from lmms_flow.errors import RecordError, RunError, SampleError
 from lmms_flow.records.fields import AnswerFields, RunFields
 from lmms_flow.records.journal import Journal, read_journal, slug
 from lmms_flow.records.key import PIECE, digest, file_identity, sample_key
-from lmms_flow.records.record import FORMAT, SampleRecord, Status
+from lmms_flow.records.record import FORMAT, SampleRecord, Status, fits
 
 FULL = SampleRecord(
     id="clip-3",
@@ -361,3 +361,13 @@ def test_a_files_first_middle_and_last_byte_count(size: int, tmp_path: Path) -> 
         (tmp_path / f"{number}.mp4").write_bytes(content)
         pieces.add(file_identity(tmp_path / f"{number}.mp4")["pieces"])
     assert len(pieces) == len(contents)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_whole_numbers_of_a_record_have_64_bits(sign: int) -> None:
+    assert fits(sign * (2**63 - 1), int)
+    assert fits(sign * (2**63 - 1), float)
+    assert not fits(sign * 2**63, int)
+    assert not fits(sign * 2**63, float)
+    assert not fits(True, int)
+    assert not fits(1.5, int)

@@ -233,3 +233,8 @@ def test_a_processor_of_pictures_alone_is_limited_too() -> None:
     limit_pixels(SimpleNamespace(image_processor=pictures), least=None, most=400)
     assert pictures.size == {"shortest_edge": 100, "longest_edge": 400}
     limit_pixels(SimpleNamespace(), least=None, most=400)  # nothing is there that could be limited
+
+
+def test_a_clip_of_a_frame_in_two_seconds_has_its_own_times(wrapper: HfVideoFlow) -> None:
+    _, tensors = prompt(wrapper, frames(fps=0.5))
+    assert tensors["second_per_grid_ts"].tolist() == [20.0]

@@ -37,7 +37,7 @@ def test_the_same_pixels_are_encoded_once(family: str) -> None:
             with intervene(model, flow, prompt.layout):
                 shared = generate(model, {name: tensor.clone() for name, tensor in prompt.tensors.items()})
     assert (passes.run, passes.saved) == (1, 2)
-    assert passes.seconds > 0
+    assert 0 < passes.seconds < 60  # of this test, not of the machine
     assert same(alone, shared)
     assert same(alone, generate(model, prompt.tensors))
     inner = model.model

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 
-from lmms_flow.engine import intervene, keep_masks, sweep
+from lmms_flow.engine import intervene, keep_masks, restore, sweep
 from lmms_flow.engine.windows import edges_in_window, kept_edges_in, layer_windows
 from lmms_flow.flow import Flow, FlowError
 from tests.support.odd_models import LAYERS, LAYOUT, LENGTH, by_hand, last, off, prompt, text_model
@@ -64,3 +65,8 @@ def test_a_sweep_refuses_a_row_that_window_and_knockout_leave_without_keys(attn:
         pytest.raises(FlowError, match="without any key in layer 1"),
     ):
         last(model)
+
+
+def test_a_window_is_the_papers_nine_layers_unless_said_otherwise() -> None:
+    for function in (sweep, restore):
+        assert inspect.signature(function).parameters["window"].default == 9
