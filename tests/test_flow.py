@@ -771,3 +771,19 @@ def test_a_flow_file_of_128_kib_is_read_and_a_larger_one_is_not(tmp_path: Path) 
     file.write_text(file.read_text() + "#")
     with pytest.raises(FlowError, match="larger than 128 KiB"):
         Flow.load(file)
+
+
+def test_only_blind_is_told_how_to_be_joined() -> None:
+    with pytest.raises(FlowError, match=r"'blind' must stand alone: .* \(write blind@all to join it\)"):
+        Flow.load("blind+video:last")
+    for word in ("none", "sham"):
+        with pytest.raises(FlowError, match=f"'{word}' must stand alone: it takes no '\\+' and no '@'$"):
+            Flow.load(f"{word}+video:last")
+
+
+@pytest.mark.parametrize("share", [[0.5], {"a": 1}, True, None])
+def test_a_random_flow_in_a_file_names_a_share_or_a_preset(share: object, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({"random": {"share": share}}))
+    with pytest.raises(FlowError, match="neither a share nor a preset"):
+        Flow.load(file)

@@ -263,10 +263,27 @@ def test_a_clip_that_the_data_set_does_not_hand_out_is_skipped(tmp_path: Path, l
         records = records_of(answers)
         assert [record.status for record in records] == ["ok", status, "ok"]
         assert "/clips/1.mp4" in records[1].reason
-    assert any("1 of 3 samples were skipped (x: 1)" in line for line in log)
+    told = "1 of 3 samples were skipped (x: 1): 1 x the video is missing: /clips/1.mp4"
+    assert any(told in line for line in log)
     with pytest.raises(RunError, match="the video is missing"):
         RequestLoop(key=key, answer=Model().answer).run([request(1)], DOCS)
     RequestLoop(key=key, answer=Model().answer).run([request(1, metadata={"missing_clips": "skip"})], DOCS)
+
+
+def test_many_that_ended_are_told_in_one_line_with_their_reasons(log: list[str]) -> None:
+    def key(sample: Sample) -> str:
+        raise SampleError(
+            ("the disk is slow", "the video is dark", "the sound is loud", "else")[sample.doc_id % 4]
+        )
+
+    docs = {f"task_{letter}": DOCS["x"] for letter in "abcd"}
+    asked = [request(i, task=task, ours=True) for task in docs for i in range(5)]
+    RequestLoop(key=key, answer=Model().answer, on_error="record").run(asked, docs)
+    (line,) = [line for line in log if "samples failed" in line]
+    assert line.strip().endswith(
+        "20 of 20 samples failed (in 4 tasks): 8 x the disk is slow; 4 x the video is dark; 4 x the sound is loud; "
+        "1 more"
+    )
 
 
 def stops(doc: dict[str, Any]) -> list[dict[str, Any]]:

@@ -284,3 +284,30 @@ def check_parts(user_text: str, doc: dict[str, Any], form: str, kind: str) -> No
     assert read("true_option") == [options[1]]
     assert read("false_options") == [options[0], options[2]]
     assert "".join(decoded(prompt, groups, "question", kind)).strip().endswith(options[2])
+
+
+@pytest.mark.parametrize(
+    ("doc", "words"),
+    [
+        ({"candidates": ["left", "right"]}, ("left", "right")),
+        ({"candidates": ["left"]}, ()),  # one is no choice
+        ({"candidates": ["left"], "options": ["up", "down"]}, ("up", "down")),
+        ({"candidates": "left", "choices": ["up", "down"]}, ("up", "down")),
+        ({"candidates": [1, 2.5]}, ("1", "2.5")),
+        ({"candidates": [["left"], ["right"]]}, ()),
+        ({"options": ["A. left", "B. right"]}, ("left", "right")),
+        ({"options": ["(A) left", "(B) right"]}, ("left", "right")),
+        ({"options": ["A. left", "right"]}, ("A. left", "right")),
+        ({"options": ["left", ""]}, ()),
+        ({"option0": "left", "option1": "right", "option2": "N/A"}, ("left", "right")),
+        ({"option0": "left", "option1": "N/A"}, ()),
+        ({}, ()),
+    ],
+)
+def test_the_options_of_a_document(doc: dict[str, Any], words: tuple[str, ...]) -> None:
+    assert option_words(doc) == words
+
+
+def test_a_list_that_goes_on_behind_a_gap_is_none() -> None:
+    assert texts("Which?\n(A) left\n(B) right\nAnswer.") == ["left", "right"]
+    assert texts("Which?\nA. left\nB. right (C) and so on\nAnswer.") == ["left", "right (C) and so on"]

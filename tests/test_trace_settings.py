@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from lmms_flow.errors import FlowError
-from lmms_flow.flow.trace_settings import KINDS, PAPER_NAMES, TARGET_SETS, TraceSettings, as_knockout
+from lmms_flow.flow.trace_settings import (
+    KINDS,
+    MAP,
+    PAPER_NAMES,
+    TARGET_SETS,
+    WORDS,
+    TraceSettings,
+    as_knockout,
+)
 
 read = TraceSettings.from_mapping
 
@@ -110,3 +118,25 @@ def test_arguments_say_what_a_task_leaves_unsaid_and_nothing_else() -> None:
         FlowError, match="task t says window 5 and --model_args trace_window=9: leave out one"
     ):
         settings.with_arguments(own, {"window": "9"}, "task t")
+
+
+@pytest.mark.parametrize("window", ["abc", "-1", "0", "1.5", "٣", "1234567", True, "", None, [3]])
+def test_a_window_is_a_number_of_layers_or_is_refused(window: object) -> None:
+    if window is None:
+        assert read({"window": window}).window is None
+        return
+    with pytest.raises(FlowError, match="whole number"):
+        read({"window": window})
+
+
+def test_the_text_of_settings_says_what_the_kinds_need() -> None:
+    """It is part of the journal's key: what is missing there would be taken for another run's."""
+    texts = {name: json.loads(read(name).to_text()) for name in (*KINDS, WORDS)}
+    named = {name: set(values) - {"kinds"} for name, values in texts.items()}
+    knockouts = {"knockouts", "window", "style", "layers"}
+    assert named[MAP] == knockouts
+    assert knockouts <= named[WORDS]
+    assert all(not named[name] & knockouts for name in KINDS if name != MAP)
+    for name in (MAP, WORDS):
+        for changed in ({"window": 3}, {"style": "inverse"}, {"layers": "1-4"}, {"knockouts": "video:last"}):
+            assert read({"kinds": name, **changed}).to_text() != read(name).to_text(), (name, changed)

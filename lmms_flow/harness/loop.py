@@ -15,7 +15,14 @@ from typing import Any, Literal
 
 from loguru import logger
 
-from lmms_flow.errors import SAMPLE_FAILURES, MissingVideoError, RunError, SampleError, SkippedSampleError
+from lmms_flow.errors import (
+    SAMPLE_FAILURES,
+    MissingVideoError,
+    RunError,
+    SampleError,
+    SkippedSampleError,
+    one_line,
+)
 from lmms_flow.harness import host
 from lmms_flow.harness.sample import Outcome, Sample, describe, id_of, takes_records, unpack
 from lmms_flow.harness.steps import Batch, Failed, HostAnswer, Step, by_question, same_batch
@@ -26,6 +33,7 @@ from lmms_flow.records.journal import Journal
 from lmms_flow.records.record import SampleRecord
 
 BATCHES_AHEAD = 3  # looked at while another is answered: enough for reading threads, little to hold
+TOLD = 3  # tasks and reasons of those that failed or were skipped
 
 # Failed samples of this process by task, since a stock task scores them as wrong answers and says nothing.
 failures: Counter[str] = Counter()
@@ -75,7 +83,8 @@ class RequestLoop:
     ahead: Callable[[list[Sample]], None] = lambda samples: None
     served: int = field(default=0, init=False)
     missing_clips: int = field(default=0, init=False)  # samples that were skipped for it
-    _ended: dict[str, Counter[str]] = field(default_factory=dict, init=False)  # status -> task -> how many
+    # status -> (task, reason) -> how many
+    _ended: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict, init=False)
     _total: int = field(default=0, init=False)
     _stale: Counter[str] = field(default_factory=Counter, init=False)
 
@@ -120,7 +129,7 @@ class RequestLoop:
 
     def ended(self) -> str:
         """How many answers were taken from the records and how many were given, in a line."""
-        failed = {status: sum(by_task.values()) for status, by_task in self._ended.items()}
+        failed = {status: counts.total() for status, counts in self._ended.items()}
         given = self._total - self.served - sum(failed.values())
         lost = "".join(
             f", {count:,} {name}"
@@ -243,7 +252,7 @@ class RequestLoop:
         if self.journal is not None:
             record = self.journal.write(key, record, arrays)
         if record.status != "ok":
-            self._ended[record.status][record.task] += 1
+            self._ended[record.status][record.task, record.reason] += 1
         if record.status == "error":
             failures[record.task] += 1
             _failed.add((record.task, record.doc_id))
@@ -286,10 +295,21 @@ class RequestLoop:
             ("error", logger.error, "failed"),
             ("skipped", logger.warning, "were skipped"),
         ):
-            by_task = sorted(self._ended[status].items())
-            if by_task:
-                tasks = ", ".join(f"{task}: {count}" for task, count in by_task)
-                log(f"{sum(count for _, count in by_task)} of {total} samples {verb} ({tasks})")
+            counts = self._ended[status]
+            if counts:
+                log(f"{counts.total()} of {total} samples {verb} {_tasks_and_reasons(counts)}")
+
+
+def _tasks_and_reasons(counts: Counter[tuple[str, str]]) -> str:
+    """Where and why, the most frequent first: `TOLD` tasks and reasons by name, and how many more there are."""
+    tasks, reasons = Counter[str](), Counter[str]()
+    for (task, reason), count in counts.items():
+        tasks[task] += count
+        reasons[reason] += count
+    where = ", ".join(f"{task}: {count}" for task, count in sorted(tasks.items()))
+    told = [f"{count} x {one_line(reason, limit=200)}" for reason, count in reasons.most_common(TOLD)]
+    more = [f"{len(reasons) - TOLD} more"] if len(reasons) > TOLD else []
+    return f"({where if len(tasks) <= TOLD else f'in {len(tasks)} tasks'}): {'; '.join([*told, *more])}"
 
 
 def _document(docs: Mapping[str, Any], task: str, split: str, doc_id: int) -> Any:
