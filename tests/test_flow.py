@@ -14,7 +14,16 @@ import pytest
 from lmms_flow import Flow, FlowError, Layout
 from lmms_flow.assets import flow_tiny_dir
 from lmms_flow.engine import keep_masks
-from lmms_flow.flow import PRESET_NAMES, PRESETS, Knockout, LayerRange, Pathway, find_preset, preset_of
+from lmms_flow.flow import (
+    PRESET_NAMES,
+    PRESETS,
+    Knockout,
+    LayerRange,
+    Pathway,
+    find_preset,
+    preset_of,
+    prompt_layout,
+)
 from lmms_flow.flow.layout import merge
 from lmms_flow.flow.leaks import leaks
 from lmms_flow.flow.pathway import BoundPathway
@@ -787,3 +796,40 @@ def test_a_random_flow_in_a_file_names_a_share_or_a_preset(share: object, tmp_pa
     file.write_text(json.dumps({"random": {"share": share}}))
     with pytest.raises(FlowError, match="neither a share nor a preset"):
         Flow.load(file)
+
+
+def test_a_group_is_of_ranges_that_leave_no_token_out() -> None:
+    groups = {"video": range(4), "question": range(4, 9), "last": range(9, 10)}
+    for value in (range(4, 9, 2), [range(4, 9, 2)], "4-9", 4, None):
+        with pytest.raises(FlowError, match="must be a range or a list of ranges with step 1"):
+            Layout(10, groups | {"stem": value})  # type: ignore[dict-item]
+    assert Layout(10, groups | {"stem": [range(4, 5), range(6, 8)]}).span("stem") == (
+        range(4, 5),
+        range(6, 8),
+    )
+
+
+def test_a_frame_may_be_cut_off_from_itself_and_from_no_later_one() -> None:
+    assert Flow.load("frame.1:frame.1").bind(2).cuts == (frozenset({Knockout("frame.1", "frame.1")}),) * 2
+    with pytest.raises(FlowError, match="comes later"):
+        Flow.load("frame.2:frame.1")
+    with pytest.raises(FlowError, match="comes later"):
+        Flow.load("frame.-1:frame.-2")
+    assert Flow.load("frame.-2:frame.1")  # which comes first hangs on the prompt
+
+
+def test_a_prompt_without_tokens_of_frames_has_no_frames() -> None:
+    assert prompt_layout(system=1, gap=0, frames=3, tokens_per_frame=0, question=5, tail=2).frames == ()
+    assert [
+        len(frame)
+        for frame in prompt_layout(system=1, gap=0, frames=3, tokens_per_frame=2, question=5, tail=2).frames
+    ] == [2, 2, 2]
+
+
+def test_brackets_a_hundred_deep_are_no_flow(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{cut: " + "[" * 500 + "]" * 500 + "}")
+    with pytest.raises(FlowError, match="nested"):
+        Flow.load(file)
+    file.write_text('{cut: ["video:last"], name: "[[[[[[[[[[[[[[[[[[[["}')
+    assert Flow.load(file).bind(2).cuts[0] == frozenset({Knockout("video", "last")})

@@ -314,3 +314,17 @@ def test_a_question_without_a_label_begins_with_its_first_word() -> None:
     labelled, its = groups_of(f"Question: {text}", flow=Flow.load("stem:last"), answer="left")
     assert "".join(decoded(labelled, its, "stem")).strip() == "Where does it go?"
     assert "".join(decoded(labelled, its, "question")).strip().startswith("Question:")
+
+
+def test_the_question_is_named_where_it_can_not_be_found() -> None:
+    text = "Where does the ball with the very long and winding name of a ball go after the break of the day?"
+    for wrong, where in ((text, "not in the prompt as the task wrote it"), ("are", "there twice")):
+        prompt = encode(prompt_of(f"{'you are where we are' if wrong == 'are' else 'else'}"))
+        with pytest.raises(SampleError) as caught:
+            find_groups(prompt, wrong, {}, ANY)
+        assert where in caught.value.reason
+        assert f"({wrong[:60]!r})" in caught.value.reason
+    with pytest.raises(SampleError, match="the question is empty"):
+        find_groups(encode(prompt_of("  ")), "  ", {}, ANY)
+    with pytest.raises(SampleError, match="the question is empty"):
+        find_groups(encode(prompt_of("Question: ")), "Question: ", {}, ANY)

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from lmms_flow.report.pairing import Paired, paired
 from lmms_flow.report.runs import read_arms
-from lmms_flow.report.statistics import Accuracy, accuracy, holm, macro
+from lmms_flow.report.statistics import Accuracy, accuracy, holm, macro, share
 from tests.support.lmms_logs import write_log
 
 
@@ -113,3 +113,14 @@ def test_a_planted_drop_of_five_points_is_found(tmp_path: Path) -> None:
     assert -0.08 < low < -0.05 < high < -0.02
     assert test.equivalence(0.02) > 0.9
     assert accuracy(arm).value == pytest.approx(0.55)
+
+
+def test_a_share_of_questions_about_one_video_is_as_one_answer() -> None:
+    """Nothing says how alike answers about one video are: they count as the same."""
+    one = share([True, False, True, True], ["a"] * 4)
+    assert (one.right, one.total, one.videos, one.design) == (3, 4, 1, 4.0)
+    alike = share([True] * 6, ["a", "a", "a", "b", "b", "c"])
+    assert alike.videos == 3
+    assert alike.design == pytest.approx((9 + 4 + 1) / 6)
+    apart = share([True, False, True], ["a", "b", "c"])
+    assert (apart.videos, apart.design) == (None, 1.0)
