@@ -124,8 +124,7 @@ class Disturbed:
 
     def beside_another(self, folder: Path) -> int:
         """Two runs on the records of one folder."""
-        other = folder.with_name(folder.name + "-beside")
-        other.mkdir()
+        other = Path(tempfile.mkdtemp(prefix=f"{folder.name}-beside", dir=folder.parent))
         (folder / soak.RECORDS).mkdir(parents=True, exist_ok=True)
         (other / soak.RECORDS).symlink_to(folder / soak.RECORDS)
         with (folder / "log").open("w") as log:
