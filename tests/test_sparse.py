@@ -281,3 +281,33 @@ def test_places_to_keep_are_not_a_number_of_them() -> None:
             with intervene(model, "blind", prompt.layout, engine=engine), torch.no_grad():
                 logits.append(model(**prompt.tensors, logits_to_keep=places).logits)
         assert difference(*logits) < TOLERANCE
+
+
+# From layer 3 on the video's tokens are read and read nothing that is still there.
+READ_AND_READ_NOTHING = (
+    "system:text@3-+video:video@3-",
+    "system:text@2-+video:video@2-+question:text@1-2",
+    "system:text@3-+intra_frame@3-+cross_frame@3-+video:video@4-",
+    "system:text@2-+question:question@2-+gap:text@2-+video:text@2-",
+)
+
+
+@pytest.mark.parametrize(("family", "attention"), [(family, each) for family, each in RUNS if each == "sdpa"])
+def test_rows_that_are_read_and_read_nothing_that_is_left(family: str, attention: str) -> None:
+    """Found by random flows: such a strip of rows had no keys, and the sparse engine ended with torch's error."""
+    model, make_inputs = tiny(family, attn_implementation=attention)
+    prompts = [make_inputs(frames=4, system=2 + i, tail=3 + i, seed=i) for i in range(2)]
+    asked: list[tuple[Any, Any]] = [(join(prompts), [prompt.layout for prompt in prompts])]
+    asked.append((prompts[0].tensors, prompts[0].layout))
+    compared = 0
+    for text in READ_AND_READ_NOTHING:
+        for tensors, layouts in asked:
+            try:
+                dense = run(model, tensors, Flow.load(text), layouts, "dense", new=2)
+            except FlowError:  # a window hides what is left
+                continue
+            sparse = run(model, tensors, Flow.load(text), layouts, "sparse", new=2)
+            assert difference(dense[0], sparse[0]) < TOLERANCE, text
+            assert torch.equal(dense[1].sequences, sparse[1].sequences), text
+            compared += 1
+    assert compared

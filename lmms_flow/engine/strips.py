@@ -230,6 +230,10 @@ def attend_in_strips(
     """Attention over slices of the sequence, [batch, row, head, width]."""
     parts = []
     for strip in strips.of_queries:
+        # Rows that are there as keys alone, while all that they read themselves has left: nobody reads what they give.
+        if not strip.keys:
+            parts.append(value.new_zeros(len(query), len(strip.rows), query.shape[1], value.shape[-1]))
+            continue
         keys, values = (_slices(states, strip.keys) for states in (key, value))
         rows = query[:, :, strip.rows.start - strips.skipped : strip.rows.stop - strips.skipped]
         for part, num_keys, mask in _calls(strip, query.device):
