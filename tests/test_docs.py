@@ -14,6 +14,7 @@ from lmms_flow import __version__, assets
 from lmms_flow.cli import main
 from lmms_flow.flow import PRESETS, Flow
 from lmms_flow.report.pairing import Paired
+from scripts.mutate.__main__ import RESULTS, read, told
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -289,3 +290,10 @@ def test_the_coverage_of_intervals_is_the_benchmarks() -> None:
         assert 0.94 <= row["clustered"] <= 0.96
         assert row["design_effect"] == 1 or row["independent"] < 0.9
     assert max(row["design_effect"] for row in made["rows"]) > 2.9
+
+
+def test_the_docs_give_the_score_of_seeded_bugs() -> None:
+    page, lines = (ROOT / "docs/limits.md").read_text(), read(RESULTS).values()
+    assert len(lines) == 670
+    for by_hand in (True, False):
+        assert told(lines, by_hand) in page
