@@ -10,7 +10,7 @@
 # make lint         ruff and mypy
 # make site         the docs as a site in out/site; a warning is an error
 # make fuzz         a million hostile inputs;  make properties: ten thousand random layouts and flows
-# make mutate     how many seeded bugs the tests notice;  make faults: random flows with injected faults
+# make mutate       how many seeded bugs the tests notice;  make faults: random flows with injected faults
 # make wheel        builds what is released, and runs it alone in an empty environment
 # make lock         resolves setup.cfg anew into requirements.lock
 # make test-gpu     the engine's tests with the models on a GPU (CUDA)
