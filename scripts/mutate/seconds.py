@@ -9,9 +9,31 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-OTHERS = frozenset(
-    "torch torchvision transformers accelerate safetensors tokenizers huggingface_hub datasets numpy scipy statsmodels "
-    "pandas matplotlib PIL av decord jinja2 rich pydantic hypothesis peft yaml tqdm loguru psutil".split()
+OTHERS = (
+    *(
+        "torch",
+        "torchvision",
+        "transformers",
+        "accelerate",
+        "safetensors",
+        "tokenizers",
+        "huggingface_hub",
+        "datasets",
+    ),
+    *(
+        "numpy",
+        "scipy",
+        "statsmodels",
+        "pandas",
+        "matplotlib",
+        "PIL",
+        "av",
+        "decord",
+        "jinja2",
+        "rich",
+        "pydantic",
+    ),
+    *("hypothesis", "peft", "yaml", "tqdm", "loguru", "psutil"),
 )
 
 _seconds: Counter[str] = Counter()
