@@ -21,15 +21,15 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,16 @@ def everything() -> list[Mutant]:
     return [each for path in (*files, *(ROOT / name for name in FILES)) for each in mutants(path, ROOT)]
 
 
-def drawn(count: int, seed: int) -> list[Mutant]:
-    """As many from every file as its share of all mutants, at random."""
-    return random.Random(seed).sample(everything(), min(count, len(everything())))
+def drawn(count: int, seed: int, known: Container[str] = ()) -> list[Mutant]:
+    """As many from every file as its share of all mutants, at random: first those asked before, by their ids.
+
+    A line that is changed takes its mutants out of the sample, and others come in; all others stay.
+    """
+
+    def turn(mutant: Mutant) -> tuple[bool, str]:
+        return mutant.id not in known, sha256(f"{seed} {mutant.id}".encode()).hexdigest()
+
+    return sorted(everything(), key=turn)[:count]
 
 
 def copy_of_sources(folder: Path) -> None:
@@ -259,12 +266,12 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     by_hand = list(semantic_mutants())
-    by_rule = drawn(args.sample, args.seed)
+    done = read(args.results)
+    by_rule = drawn(args.sample, args.seed, done)
     reached = Reached(OUT, args.seconds)
     if args.note or not reached.is_there:
         reached.note(args.jobs, args.note)
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    done = read(args.results)
     asked = [*by_hand, *by_rule]
     again = {line["id"] for line in done.values() if line["outcome"] not in CAUGHT and not reason_of(line)}
     left = [mutant for mutant in asked if mutant.id not in done or (args.again and mutant.id in again)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import copy
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,12 +23,18 @@ class Mutant:
     source: str
     text: str  # of the first of these lines, as it was
     at: int = 0  # where in this text the changed expression begins
+    nth: int = 0  # of those of the file of which all this is the same
     is_by_hand: bool = False
 
     @property
     def id(self) -> str:
-        """The same as long as the file is."""
-        return sha256(f"{self.file}:{self.source}".encode()).hexdigest()[:12]
+        """The same as long as its line is."""
+        return sha256("\0".join(map(str, (*self.key, self.nth))).encode()).hexdigest()[:12]
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """By which it is found again when other lines of its file have changed."""
+        return self.file, self.text, self.at, self.what
 
 
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -53,6 +60,7 @@ def mutants(file: Path, root: Path) -> Iterator[Mutant]:
     """All of a file."""
     source = file.read_text(encoding="utf-8")
     lines = [line.encode() for line in source.splitlines(keepends=True)]
+    seen: Counter[tuple[str, str, int, str]] = Counter()
     for node in _code(ast.parse(source)):
         for changed in _changes(node):
             start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
@@ -64,7 +72,9 @@ def mutants(file: Path, root: Path) -> Iterator[Mutant]:
             changes = range(node.lineno, (node.end_lineno or node.lineno) + 1)
             whole = source.splitlines()[node.lineno - 1]
             text, indent = whole.strip(), len(whole) - len(whole.lstrip())
-            yield Mutant(str(file.relative_to(root)), changes, what, made, text, node.col_offset - indent)
+            found = Mutant(str(file.relative_to(root)), changes, what, made, text, node.col_offset - indent)
+            yield replace(found, nth=seen[found.key])
+            seen[found.key] += 1
 
 
 def _code(tree: ast.AST) -> Iterator[ast.expr]:
