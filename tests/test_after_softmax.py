@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from lmms_flow.engine import UnsupportedModelError, decoder_layers, find_decoder, intervene, keep_masks, sweep
-from lmms_flow.engine.edge_attention import edge_attention, weighing_edges
+from lmms_flow.engine.edge_attention import Zeroed, edge_attention, weighing_edges
 from lmms_flow.engine.walks import window_layers
 from lmms_flow.flow import FlowError
 from tests.support.models import FAMILIES, join, tiny
@@ -162,3 +162,43 @@ def test_the_rows_of_a_long_prompt_are_weighed_in_chunks(chunk: int, monkeypatch
         found = model(**prompt.tensors).logits[0, -1]
     expected = plainly(model, prompt.tensors, "video:question", prompt.layout)
     assert (found - expected).abs().max() < TOLERANCE * expected.abs().max()
+
+
+def heads(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    query = torch.randn(1, 4, 5, 8, generator=random)
+    key, value = (torch.randn(1, 2, 5, 8, generator=random) for _ in range(2))
+    return query, key, value
+
+
+class Grouped(torch.nn.Module):
+    num_key_value_groups = 2
+    is_causal = True
+
+
+def test_a_sink_takes_its_share_where_nothing_is_cut() -> None:
+    """GPT-OSS's attention, in a layer that is given no mask."""
+    query, key, value = heads()
+    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    found, _ = edge_attention(Grouped(), query, key, value, None, s_aux=sinks)
+    scores = query @ key.repeat_interleave(2, 1).mT * 8**-0.5
+    scores = scores.masked_fill(~torch.ones(5, 5, dtype=torch.bool).tril(), -torch.inf)
+    weights = torch.cat([scores, sinks[None, :, None, None].expand(1, 4, 5, 1)], -1).softmax(-1)[..., :-1]
+    wanted = (weights @ value.repeat_interleave(2, 1)).transpose(1, 2)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("training", "dropout"), [(True, 0.0), (False, 0.1), (False, 0.0)])
+def test_edges_are_weighed_where_nothing_is_dropped(training: bool, dropout: float) -> None:
+    module, (query, key, value) = Grouped().train(training), heads()
+    mask = Zeroed(None, torch.ones(1, 1, 5, 5, dtype=torch.bool).tril(-1) | torch.eye(5, dtype=torch.bool))
+    found, _ = edge_attention(module, query, key, value, mask, dropout=dropout)
+    plain, _ = edge_attention(Grouped().eval(), query, key, value, mask)
+    assert torch.equal(found, plain)
+
+
+def test_edges_are_not_weighed_under_dropout() -> None:
+    query, key, value = heads()
+    mask = Zeroed(None, torch.ones(1, 1, 5, 5, dtype=torch.bool).tril())
+    with pytest.raises(UnsupportedModelError, match=r"call eval\(\)"):
+        edge_attention(Grouped().train(), query, key, value, mask, dropout=0.1)

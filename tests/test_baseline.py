@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from lmms_flow.engine import Baseline, decoder_layers, find_decoder, intervene
+from lmms_flow.engine.baseline import branch_of
 from lmms_flow.engine.departure import departure
 from lmms_flow.engine.hooks import Hook
 from lmms_flow.flow import Flow, FlowError
@@ -163,3 +164,22 @@ def test_sham_leaves_no_baseline_it_takes_the_masked_path_everywhere() -> None:
     layout = random_layout(2, empty=False)
     assert departure(Flow.load("sham").bind(8).resolve(layout)) is None
     assert not Baseline.for_flows([Flow.load("sham").bind(8).resolve(layout)]).layers
+
+
+def test_a_branch_is_taken_where_it_saves_rows_or_layers() -> None:
+    """Off a baseline that has what enters the first layer of its own, and no other."""
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    last = prompt.num_tokens - 1
+    baseline = record(model, prompt.tensors, prompt.layout, [Flow.load("question:last@3-")])
+
+    def branch(*flows: str) -> tuple[int, int] | None:
+        resolved = [Flow.load(text).bind(4).resolve(prompt.layout) for text in flows]
+        found = branch_of(baseline, resolved, 1, find_decoder(model))
+        return None if found is None else (found.layer, found.row)
+
+    assert branch("video:last@1") == (2, last)
+    assert branch("question:last@3-") == (3, last)
+    assert branch("question:last@4") is None, "what enters layer 4 was not recorded"
+    assert branch("sham") is None
+    assert branch("video:last@1", "video:last@1") is None, "a baseline is of one prompt"

@@ -184,3 +184,23 @@ def test_text_that_reads_later_text_is_refused(asked: Asked) -> None:
             asked.last()
     finally:
         handle.remove()
+
+
+def test_the_edges_of_each_prompt_of_a_batch_are_counted_on_its_own_mask(asked: Asked) -> None:
+    """Three prompts, two of them behind padding of their own: each as many as alone."""
+    pad = (3, 0, 5)
+    batch: dict[str, Tensor] = {}
+    for name, tensor in asked.inputs.items():
+        rows = [tensor] * len(pad)
+        if tensor.shape[:2] == asked.inputs["input_ids"].shape:
+            rows = [torch.nn.functional.pad(tensor, (each, max(pad) - each)) for each in pad]
+        batch[name] = torch.cat(rows)
+    resolved = Flow.load("video:question").bind(3).resolve(asked.layout)
+    (alone,), (full,) = (edges_of(asked.model, asked.inputs, [flow]) for flow in (resolved, None))
+    assert edges_of(asked.model, batch, [resolved, None, resolved]) == [alone, full, alone]
+
+
+def test_prompts_of_words_alone_have_the_causal_triangle(asked: Asked) -> None:
+    ids = torch.randint(20, 60, (3, 9), generator=torch.Generator().manual_seed(0))
+    words = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert edges_of(asked.model, words, [None] * 3) == [(3 * 45, 3 * 45)] * 3

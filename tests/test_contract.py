@@ -183,6 +183,19 @@ def test_cropping_the_cache_takes_off_generated_tokens_alone(model: Any, engine:
             step(model, cache)
 
 
+def test_a_pruned_cache_is_not_cropped_to_a_length(model: Any) -> None:
+    """Which is not that of what it holds; by none at all it stays as it is."""
+    with intervene(model, "blind", LAYOUT):
+        cache = prefilled(model)
+        held = cache.layers[-1].keys
+        assert held.shape[2] < LENGTH
+        cache.layers[-1].crop(0)
+        assert torch.equal(cache.layers[-1].keys, held)
+        for length in (5, LENGTH - 1):
+            with pytest.raises(FlowError, match=r"such as crop\(-1\)"):
+                cache.layers[-1].crop(length)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_samples_keep_their_places(model: Any, engine: str) -> None:
     other = prompt_layout(system=4, frames=3, tokens_per_frame=4, gap=1, question=7, tail=2)
@@ -649,3 +662,26 @@ def test_a_sweep_names_what_it_does_not_take(model: Any) -> None:
 
 def test_the_self_check_of_a_compiled_model_is_the_models_own(model: Any) -> None:
     assert require_self_check(compiled_forward(model))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layouts_of_several_kinds_under_a_window_of_the_models_own(engine: str) -> None:
+    """A window's cache holds less than the prompt: the samples are not told apart by its keys."""
+    model = text_model("Mistral", sliding_window=8)
+    other = prompt_layout(system=4, frames=3, tokens_per_frame=4, gap=1, question=7, tail=2)
+    flow, ids = "options:last+stem:tail", torch.cat([tokens(), tokens(seed=2)])
+    wanted = [
+        by_hand(model, flow, {"input_ids": torch.cat([ids[row : row + 1], STEP], 1)}, layout)
+        for row, layout in enumerate((LAYOUT, other))
+    ]
+    with intervene(model, flow, [LAYOUT, other], engine=engine), torch.no_grad():
+        cache = prefilled(model, {"input_ids": ids})
+        logits = model(input_ids=STEP.expand(2, 1), **going_on_from(model, cache)).logits[:, -1]
+    for want, found in zip(wanted, logits, strict=True):
+        assert off(found, want) < EXACT
+
+
+def test_a_model_in_training_without_checkpoints_is_served(model: Any) -> None:
+    want = by_hand(model, "blind")
+    with intervene(model.train(), "blind", LAYOUT, engine="dense"):
+        assert off(model(**prompt()).logits[0, -1].detach(), want) < EXACT

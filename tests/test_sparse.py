@@ -311,3 +311,28 @@ def test_rows_that_are_read_and_read_nothing_that_is_left(family: str, attention
             assert torch.equal(dense[1].sequences, sparse[1].sequences), text
             compared += 1
     assert compared
+
+
+def test_what_a_caller_does_not_ask_for_keeps_no_rows() -> None:
+    """`output_attentions=False` asks for nothing, as None does."""
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=4)
+    held = {}
+    for asked in (None, False, True):
+        with intervene(model, "blind", prompt.layout), torch.no_grad():
+            out = model(**prompt.tensors, logits_to_keep=1, output_hidden_states=asked)
+        held[asked] = out.past_key_values.layers[-1].keys.shape[2]
+    assert held[None] == held[False] < held[True] == prompt.num_tokens
+
+
+def test_a_forward_that_broke_off_before_the_decoder_asks_nothing_of_the_next() -> None:
+    """What it asked for, the last position alone, is not taken for the wish of whoever calls the decoder then."""
+    model, make_inputs = tiny("llava", attn_implementation="sdpa")
+    prompt = make_inputs(frames=2)
+    broken = prompt.tensors | {"pixel_values": prompt.tensors["pixel_values"][:, :2]}
+    with intervene(model, "blind", prompt.layout), torch.no_grad():
+        with pytest.raises((RuntimeError, ValueError)):
+            model(**broken, logits_to_keep=1)
+        ids = prompt.tensors["input_ids"]
+        states = find_decoder(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    assert states.shape[1] == prompt.num_tokens

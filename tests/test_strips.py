@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from lmms_flow.engine import prefill as prefill_module
 from lmms_flow.engine import strips as strips_module
 from lmms_flow.engine.strips import Strips, strip_attention
 from lmms_flow.flow import PRESETS, Flow, FlowError
+from lmms_flow.flow.layout import merge
 from tests.support.engines import TOLERANCE, difference, record, run, uneven_flows
 from tests.support.layouts import random_layout
 from tests.support.models import DEVICE, text_prompt, tiny
@@ -225,3 +227,13 @@ def test_the_attention_implementation_is_put_back() -> None:
     except ZeroDivisionError:
         pass
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_bits_of_the_segments_that_enter_stand_side_by_side() -> None:
+    """And none of a segment that has left, wherever it stands."""
+    rng = random.Random(0)
+    for _ in range(200):
+        bits, order = rng.getrandbits(24), sorted(rng.sample(range(24), rng.randint(1, 24)))
+        runs = merge(range(s, s + 1) for s in order)
+        wanted = sum((bits >> s & 1) << place for place, s in enumerate(order))
+        assert strips_module._gather(bits, runs) == wanted

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from lmms_flow.engine import Knockout, intervene, sweep
+from lmms_flow.engine.hooks import Hook
 from lmms_flow.engine.walks import Style, window_layers
 from lmms_flow.flow import FlowError, Layout
 from lmms_flow.flow.trace_settings import STYLES
@@ -185,3 +188,31 @@ def test_a_mistake_is_one_clear_line(arguments: dict[str, Any], message: str) ->
     with pytest.raises(FlowError, match=message) as caught:
         sweep(model, prompt.tensors, **given)
     assert "\n" not in str(caught.value)
+
+
+class InATuple(LlamaDecoderLayer):
+    """As decoder layers were until recently: what comes out lies in a tuple."""
+
+    @functools.wraps(LlamaDecoderLayer.forward)
+    def forward(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        assert kwargs["position_ids"].shape[-1] == hidden_states.shape[-2]
+        return (super().forward(hidden_states, *args, **kwargs),)
+
+
+def test_layers_that_put_out_a_tuple_and_are_told_their_rows_positions() -> None:
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=3)
+    plain = sweep(model, prompt.tensors, prompt.layout, KNOCKOUTS, window=2)
+    for layer in model.model.layers:
+        layer.__class__ = InATuple
+        layer.register_forward_hook(Hook(lambda module, args, output: output[0]))
+    wrapped = sweep(model, prompt.tensors, prompt.layout, KNOCKOUTS, window=2)
+    assert torch.equal(wrapped.probabilities, plain.probabilities)
+
+
+def test_a_bar_is_shown_on_request_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompt = make_inputs(frames=2)
+    for asked in (False, True):
+        sweep(model, prompt.tensors, prompt.layout, KNOCKOUTS, window=1, max_memory=20_000, progress=asked)
+        assert ("sweep" in capsys.readouterr().err) is asked

@@ -114,8 +114,7 @@ class SparsePrefill:
             read = self._read
             places = self._once((id(read), id(wanted)), lambda: read.places_of(wanted))
             kept = _gather_keys(stored.keys, places), _gather_keys(stored.values, places)
-        dropped = self._num_columns - kept[0].shape[2]
-        cache.layers[layer - 1] = PrunedLayer(stored, *kept, self._block, dropped)
+        cache.layers[layer - 1] = PrunedLayer(stored, *kept, self._block)
         self.cached[layer] = self._read_later(layer, wanted)
 
     def done(self) -> None:

@@ -19,12 +19,11 @@ class Block(Protocol):
 class PrunedLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of some prompt tokens, [batch, head, token, width]; it serves its own block alone."""
 
-    def __init__(self, layer: DynamicLayer, keys: Tensor, values: Tensor, block: Block, dropped: int) -> None:
+    def __init__(self, layer: DynamicLayer, keys: Tensor, values: Tensor, block: Block) -> None:
         super().__init__()
         self.__dict__.update(layer.__dict__)  # as the host has set up the layer in whose place it comes
         self.keys, self.values = keys, values
         self._block = block
-        self._dropped = dropped  # prompt columns that it does not hold
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Refuses every token that is not of the block: what it would read is not there."""
@@ -35,9 +34,15 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
             )
         return super().update(key_states, value_states, *args, **kwargs)
 
-    def crop(self, max_length: int) -> None:
-        """Takes tokens off the end; a length of the whole sequence is counted without what was dropped."""
-        super().crop(max_length - self._dropped if max_length > 0 else max_length)
+    def crop(self, tokens: int) -> None:
+        """Takes `-tokens` off the end. Raises FlowError for a length to be left, which is not that of what is held."""
+        if tokens > 0:
+            raise FlowError(
+                f"this key/value cache was pruned under a flow, and {tokens} tokens of it can't be told from what was "
+                "dropped: take tokens off its end by a negative number, such as crop(-1)"
+            )
+        if tokens < 0:
+            super().crop(tokens)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise FlowError(
@@ -45,4 +50,4 @@ class PrunedLayer(DynamicLayer):  # type: ignore[misc]
         )
 
     def __deepcopy__(self, memo: Any) -> PrunedLayer:
-        return PrunedLayer(self, self.keys.clone(), self.values.clone(), self._block, self._dropped)
+        return PrunedLayer(self, self.keys.clone(), self.values.clone(), self._block)

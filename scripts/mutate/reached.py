@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
@@ -29,10 +29,13 @@ READING = (
 
 
 class Reached:
-    """What was noted in `folder`: `data` of coverage, and `seconds.json` of each test."""
+    """What was noted in `folder`: `data` of coverage, and `seconds.json` of each test.
 
-    def __init__(self, folder: Path, most: float = MOST) -> None:
-        self.folder, self.most = folder, most
+    `first` are beginnings of the names of tests, which are asked before others.
+    """
+
+    def __init__(self, folder: Path, most: float = MOST, first: Sequence[str] = ()) -> None:
+        self.folder, self.most, self.first = folder, most, tuple(first)
 
     @property
     def is_there(self) -> bool:
@@ -86,13 +89,22 @@ class Reached:
                 found[context.partition("|")[0]] += int.from_bytes(bits).bit_count()
         return found
 
+    def _noted(self, file: str) -> dict[int, set[str]]:
+        """What ran each line of a file, in whatever checkout."""
+        found: dict[int, set[str]] = defaultdict(set)
+        for measured in self._data.measured_files():
+            if measured.endswith(f"/{file}"):
+                for line, contexts in self._data.contexts_by_lineno(measured).items():
+                    found[line].update(contexts)
+        return found
+
     def tests(self, mutant: Mutant) -> list[str]:
         """The tests that run a line of the mutant; of a line that runs on import, those that run any of its file.
 
         In turn the one that runs the fewest lines, and the quickest of a test file: first of each, then the second of
         each, until they take `most` seconds together.
         """
-        noted = self._data.contexts_by_lineno(str(ROOT / mutant.file))
+        noted = self._noted(mutant.file)
         found = _names(noted.get(line, ()) for line in mutant.lines)
         if mutant.file in _decoding():
             readers = tuple(f"tests/test_{name}.py::" for name in READING)
@@ -101,8 +113,9 @@ class Reached:
         found &= self.seconds.keys()
         narrow = sorted(found, key=lambda name: (self.lines_of[name], name))
         own = f"tests/test_{Path(mutant.file).stem}.py"
+        in_turn = chain.from_iterable(zip(narrow, self._in_turns(found, own), strict=True))
         asked: dict[str, float] = {}
-        for name in dict.fromkeys(chain.from_iterable(zip(narrow, self._in_turns(found, own), strict=True))):
+        for name in sorted(dict.fromkeys(in_turn), key=lambda name: not name.startswith(self.first)):
             if asked and sum(asked.values()) + self.seconds[name] > self.most:
                 break
             asked[name] = self.seconds[name]
@@ -137,6 +150,8 @@ def _decoding() -> set[str]:
             continue
         found.add(file)
         for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lmms_flow.inputs."):
-                waiting.append(f"{(node.module or '').replace('.', '/')}.py")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lmms_flow.inputs"):
+                names = (node.module or "", *(f"{node.module}.{each.name}" for each in node.names))
+                files = [f"{name.replace('.', '/')}.py" for name in names]
+                waiting += [each for each in files if (ROOT / each).is_file()]
     return found
