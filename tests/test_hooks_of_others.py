@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lmms_flow.engine import intervene, sweep
+from lmms_flow.engine.hooks import Handles, has_foreign_hooks
 from lmms_flow.flow import FlowError
 from tests.support.odd_models import LAYERS, LAYOUT, by_hand, last, off, prompt, text_model
 
@@ -159,3 +161,36 @@ def test_an_attention_that_is_changed_inside_the_block_is_refused(model: Any, en
         setattr(attention, what, False if what == "is_causal" else lambda *args, **kwargs: None)
         with pytest.raises(FlowError, match="layers were changed"):
             last(model)
+
+
+def of_transformers(module: Any, args: Any) -> None:
+    """A hook as transformers puts one on."""
+
+
+of_transformers = types.FunctionType(of_transformers.__code__, {"__name__": "transformers.utils.made_up"})
+
+
+def test_ours_goes_behind_a_later_hook_of_somebody_else_and_behind_no_other(model: Any) -> None:
+    """Whatever stands behind that one."""
+    layer, handles = model.model.layers[0], Handles()
+    before = layer.register_forward_pre_hook(lambda module, args: None)
+    handles.before(layer, lambda *call: None)
+    ours = handles._handles[0].id
+    layer.register_forward_pre_hook(of_transformers)
+    handles.stay_last()
+    assert list(layer._forward_pre_hooks).index(ours) == 1, "nobody else came behind"
+    before.remove()
+    layer.register_forward_pre_hook(lambda module, args: None)
+    layer.register_forward_pre_hook(of_transformers)
+    handles.stay_last()
+    assert list(layer._forward_pre_hooks)[-1] == ours
+    handles.remove()
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_of_somebody_else_is_seen_beside_those_of_transformers(model: Any, register: str) -> None:
+    part = model.model.layers[1].mlp
+    getattr(part, register)(of_transformers)
+    assert not has_foreign_hooks(model)
+    getattr(part, register)(lambda *call: None)
+    assert has_foreign_hooks(model)

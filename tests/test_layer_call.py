@@ -17,9 +17,11 @@ from lmms_flow.engine.layer_call import (
     LayerCall,
     ModelCall,
     cache_in,
+    counts_its_rows,
     going_on_from,
     keeping,
     layers_with_visual_features,
+    over_parts,
 )
 from lmms_flow.versions import tried_range
 from tests.support.odd_models import LAYOUT, by_hand, last, off, prompt, text_model
@@ -166,3 +168,18 @@ def test_a_call_that_lacks_a_part_is_refused(given: dict[str, Any], missing: str
     args = () if given else (torch.zeros(1, 3, 4),)
     with pytest.raises(UnsupportedModelError, match=f"Layer was called without {missing}"):
         LayerCall.read(Layer(), args, given)
+
+
+def test_layers_number_their_rows_where_they_ask_the_cache_for_its_length() -> None:
+    assert not any(counts_its_rows(part) for part in text_model().model.layers.modules())
+    attention = transformers.models.llama4.modeling_llama4.Llama4TextAttention
+    config = transformers.Llama4TextConfig(
+        hidden_size=32, num_attention_heads=2, num_key_value_heads=2, head_dim=16
+    )
+    assert counts_its_rows(attention(config, 0))
+
+
+@pytest.mark.parametrize("rotary", [3, {"cos": torch.zeros(1, 2)}, (torch.zeros(1, 2), None)])
+def test_rotary_embeddings_of_another_kind_are_refused_in_one_line(rotary: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"the rotary embeddings are a {type(rotary).__name__}"):
+        over_parts(rotary, lambda part: part)

@@ -517,3 +517,30 @@ def test_the_docs_give_the_ledgers_figures(name: str) -> None:
     cells += [f"{ratio:.2f}" for ratio in ratios]
     cells.append(f"{mebibytes(flow.cache_bytes)} of {mebibytes(full.cache_bytes)}")
     assert f"| {' | '.join(cells)} |" in (Path(__file__).parents[1] / "docs/engine.md").read_text()
+
+
+def test_patches_cost_what_their_grid_says_and_not_their_number() -> None:
+    """Qwen's towers attend within a frame: as many patches in more frames cost less."""
+    model, make_inputs = tiny("qwen2_5_vl", attn_implementation="sdpa")
+    pixels = make_inputs(frames=4).tensors["pixel_values_videos"]
+    spent = []
+    for grid in ([4, 4, 4], [1, 8, 8], [4, 4, 4]):
+        with torch.no_grad(), counting_vision(model) as counted:
+            model.model.get_video_features(pixels, torch.tensor([grid]))
+        spent.append(counted.flops)
+    assert spent[0] == spent[2] < spent[1]
+
+
+def test_pixels_made_in_inference_mode_may_be_written_to_while_they_are_counted() -> None:
+    model, make_inputs = tiny("llava")
+    encode = model.model.vision_tower.forward
+
+    def normalising(pixel_values: Any, *args: Any, **kwargs: Any) -> Any:
+        return encode(pixel_values.mul_(0.5), *args, **kwargs)
+
+    model.model.vision_tower.forward = normalising
+    with torch.inference_mode():
+        prompt = make_inputs(frames=2)
+        with counting_vision(model) as counted:
+            model(**prompt.tensors)
+    assert counted.flops > 0

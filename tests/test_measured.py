@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 
 from lmms_flow.engine import intervene, ledger
+from lmms_flow.engine import measured as measured_module
 from lmms_flow.engine.flops import flop_counter
 from lmms_flow.flow import FlowError
 from tests.support.odd_models import EXPERTS, LATENT, LAYOUT, prompt, text_model
@@ -82,3 +84,35 @@ def test_experts_without_weights_are_not_given() -> None:
         model = Qwen3MoeForCausalLM(Qwen3MoeConfig(num_hidden_layers=2))
     with pytest.raises(FlowError, match="have to be measured"):
         ledger(model, "none", 20)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda n: 50 * n + n**3,  # grows faster than with the pairs
+        lambda n: 3 * n * n,  # nothing for a row
+        lambda n: 500 * n - 2 * n * n,  # less for a pair than nothing
+    ],
+    ids=["cubic", "no rows", "fewer pairs"],
+)
+def test_a_cost_of_another_form_is_not_given(cost: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = text_model()
+    monkeypatch.setattr(
+        measured_module, "_by_layer", lambda model, tokens: [4 * tokens.shape[1], cost(tokens.shape[1])]
+    )
+    with pytest.raises(FlowError, match="the FLOPs of layer 2 of LlamaForCausalLM are not given"):
+        measured_module.Measured.of(model)
+
+
+def test_sizes_are_read_once_for_as_long_as_the_model_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    peft = pytest.importorskip("peft")
+    tuned = peft.get_peft_model(text_model(), peft.LoraConfig(r=4, target_modules=["q_proj"])).eval()
+    read = []
+    module = import_module("lmms_flow.engine.ledger")
+    shape = module.decoder_shape
+    monkeypatch.setattr(module, "decoder_shape", lambda model: read.append(model) or shape(model))
+    first = [ledger(tuned, flow, LAYOUT).full.flops for flow in ("none", "blind")]
+    assert len(read) == 1
+    tuned.merge_adapter()
+    assert ledger(tuned, "none", LAYOUT).full.flops < first[0] == first[1]
+    assert len(read) == 2

@@ -8,9 +8,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from lmms_flow.engine import Baseline, UnsupportedModelError, intervene, require_self_check, self_check, sweep
+from lmms_flow.engine import (
+    Baseline,
+    UnsupportedModelError,
+    find_decoder,
+    intervene,
+    require_self_check,
+    self_check,
+    sweep,
+)
+from lmms_flow.engine.proof import rounding_of
 from lmms_flow.flow import FlowError
 from tests.support.odd_models import (
     EXPERTS,
@@ -407,3 +418,48 @@ def test_layers_that_share_keys_are_refused(name: str) -> None:
     model = lively(transformers.AutoModelForCausalLM.from_config(kind(**sizes), attn_implementation="sdpa"))
     with pytest.raises(UnsupportedModelError, match="layer 3 .* reads the keys of another layer"):
         intervene(model, "blind", LAYOUT).__enter__()
+
+
+def test_a_convolution_by_any_name_mixes_tokens() -> None:
+    part = type("Gate", (torch.nn.Conv1d,), {})(64, 64, 3, padding=2)
+    model = text_model()
+    model.model.layers[1].mlp.add_module("gate", part)
+    with pytest.raises(UnsupportedModelError, match="mixes tokens in mlp.gate, a Gate"):
+        intervene(model, "blind", LAYOUT).__enter__()
+
+
+def test_the_first_layer_without_attention_is_named_where_others_have_one() -> None:
+    model = text_model()
+    model.model.layers[2].self_attn = None
+    with pytest.raises(
+        UnsupportedModelError, match=r"\(layer 3, a LlamaDecoderLayer, holds mlp, input_layernorm"
+    ):
+        find_decoder(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float32, 1e-3), (torch.float64, 1e-3), (torch.bfloat16, 0.1)]
+)
+def test_kernels_may_differ_by_less_in_full_precision(dtype: torch.dtype, rounding: float) -> None:
+    assert rounding_of(text_model().to(dtype)) == rounding
+
+
+@pytest.mark.parametrize(("dtype", "refused"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_a_masked_kernel_that_is_a_hundredth_off(dtype: torch.dtype, refused: bool) -> None:
+    """Rounding in half precision; in full precision something else than the same attention."""
+
+    def other(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        out, weights = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        return out * (1 if mask is None else 1.01), weights
+
+    AttentionInterface.register("sdpa", other)
+    try:
+        model = text_model().to(dtype)
+        if refused:
+            with pytest.raises(UnsupportedModelError, match="given a mask that cuts nothing"):
+                intervene(model, "blind", LAYOUT).__enter__()
+        else:
+            with intervene(model, "blind", LAYOUT):
+                pass
+    finally:
+        AttentionInterface.register("sdpa", sdpa_attention_forward)

@@ -336,3 +336,19 @@ def test_a_forward_that_broke_off_before_the_decoder_asks_nothing_of_the_next() 
         ids = prompt.tensors["input_ids"]
         states = find_decoder(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     assert states.shape[1] == prompt.num_tokens
+
+
+@pytest.mark.parametrize("flow", ["random:0.2:seed1", "video:question@2-+video:last"])
+def test_beams_read_what_their_own_prompt_does(flow: str) -> None:
+    """The scores too, of a random draw that cuts single edges of the generated tokens' row."""
+    model, make_inputs = tiny("llama", attn_implementation="sdpa")
+    prompts = [make_inputs(frames=3), make_inputs(frames=4, system=5, seed=1)]
+    settings = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 5, "do_sample": False}
+    found = []
+    for engine in ("dense", "sparse"):
+        with intervene(model, flow, [prompt.layout for prompt in prompts], engine=engine), torch.no_grad():
+            found.append(
+                model.generate(**join(prompts), **settings, return_dict_in_generate=True, output_scores=True)
+            )
+    assert torch.equal(found[0].sequences, found[1].sequences)
+    torch.testing.assert_close(found[0].sequences_scores, found[1].sequences_scores, rtol=1e-5, atol=1e-6)
