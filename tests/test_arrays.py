@@ -97,6 +97,14 @@ def test_a_file_with_other_arrays_is_not_served(tmp_path: Path) -> None:
         read_arrays(tmp_path, written)
 
 
+def test_numbers_of_an_unknown_kind_are_not_served(tmp_path: Path) -> None:
+    """One array among known ones."""
+    written = kept(tmp_path)
+    file = tmp_path / written.arrays
+    file.write_bytes(file.read_bytes().replace(b'"dtype":"I32"', b'"dtype":"X32"'))
+    assert not are_whole(tmp_path, written)
+
+
 NO_OBJECT: Any = ["no object"]
 
 
@@ -152,8 +160,11 @@ def test_no_link_leaves_it_either(tmp_path: Path) -> None:
     os.replace(folder / written.arrays, outside)
     (folder / written.arrays).symlink_to(outside)
     assert not are_whole(folder, written)
-    with pytest.raises(RecordError, match="lie outside of their folder"):
-        read_arrays(folder, written)
+    for there in (True, False):
+        with pytest.raises(RecordError, match="lie outside of their folder"):
+            read_arrays(folder, written)
+        if there:
+            outside.unlink()  # where nothing is yet, nothing is written either
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

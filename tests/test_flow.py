@@ -24,6 +24,8 @@ from lmms_flow.flow import (
     preset_of,
     prompt_layout,
 )
+from lmms_flow.flow.controls import place_of
+from lmms_flow.flow.essential import essential
 from lmms_flow.flow.layout import merge
 from lmms_flow.flow.leaks import leaks
 from lmms_flow.flow.pathway import BoundPathway
@@ -833,3 +835,25 @@ def test_brackets_a_hundred_deep_are_no_flow(tmp_path: Path) -> None:
         Flow.load(file)
     file.write_text('{cut: ["video:last"], name: "[[[[[[[[[[[[[[[[[[[["}')
     assert Flow.load(file).bind(2).cuts[0] == frozenset({Knockout("video", "last")})
+
+
+def test_controls_stand_in_a_tables_order() -> None:
+    """The pathway between the reference and its controls, what is cut behind them, what sees no video at the end."""
+    arms = ("none", "sham", "effective", "random:0.5", "mirrored:effective", "cross_frame", "blind")
+    assert [place_of(text) for text in arms] == sorted({place_of(text) for text in arms})
+
+
+@pytest.mark.parametrize("depth", [50, 51])
+def test_a_flow_file_has_fifty_brackets_in_one_another_at_most(depth: int, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("[" * (depth - 1) + "{" + "}" + "]" * (depth - 1))
+    with pytest.raises(
+        FlowError, match="nested 51 deep" if depth == 51 else "expected keys such as name: and cut:"
+    ):
+        Flow.load(file)
+
+
+def test_a_frames_rule_lies_inside_cross_frame_and_not_inside_another_that_is_a_word() -> None:
+    frames = Knockout("frame.1", "frame.2")
+    assert essential(frozenset({Knockout("cross_frame"), frames})) == ("cross_frame",)
+    assert essential(frozenset({Knockout("intra_frame"), frames})) == ("frame.1:frame.2", "intra_frame")

@@ -328,3 +328,24 @@ def test_the_question_is_named_where_it_can_not_be_found() -> None:
         find_groups(encode(prompt_of("  ")), "  ", {}, ANY)
     with pytest.raises(SampleError, match="the question is empty"):
         find_groups(encode(prompt_of("Question: ")), "Question: ", {}, ANY)
+
+
+@pytest.mark.parametrize("text", ["Who?", "?!", "Where?"])
+def test_a_question_may_be_shorter_than_its_label(text: str) -> None:
+    prompt, groups = groups_of(text)
+    assert "".join(decoded(prompt, groups, "question")).strip() == text
+    assert groups.rule == "user text to its end"
+
+
+def test_words_before_the_label_are_no_question() -> None:
+    """And the stem begins behind the label."""
+    text = "Watch it again. Question: Where does it go?\n(A) left\n(B) right"
+    prompt, groups = groups_of(text, flow=Flow.load("stem:last"))
+    assert "".join(decoded(prompt, groups, "gap")).endswith("Watch it again.")
+    assert "".join(decoded(prompt, groups, "question")).strip() == text[text.index("Question") :]
+    assert "".join(decoded(prompt, groups, "stem")).strip() == "Where does it go?"
+
+
+def test_the_stem_of_a_question_without_label_and_options_is_all_of_it() -> None:
+    prompt, groups = groups_of("Where does it go?", flow=Flow.load("stem:last"))
+    assert "".join(decoded(prompt, groups, "stem")).strip() == "Where does it go?"

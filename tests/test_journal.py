@@ -17,7 +17,7 @@ import pytest
 from lmms_flow.errors import RecordError, RunError, SampleError
 from lmms_flow.records.fields import AnswerFields, RunFields
 from lmms_flow.records.journal import Journal, read_journal, slug
-from lmms_flow.records.key import PIECE, digest, file_identity, sample_key
+from lmms_flow.records.key import PIECE, clip_digest, digest, file_identity, sample_key
 from lmms_flow.records.record import FORMAT, SampleRecord, Status, fits
 
 FULL = SampleRecord(
@@ -371,3 +371,11 @@ def test_whole_numbers_of_a_record_have_64_bits(sign: int) -> None:
     assert not fits(sign * 2**63, float)
     assert not fits(True, int)
     assert not fits(1.5, int)
+
+
+def test_a_videos_digest_is_the_same_from_release_to_release(tmp_path: Path) -> None:
+    """Of a short file the whole, of a long one its beginning, middle and end."""
+    (tmp_path / "short.mp4").write_bytes(b"a clip")
+    (tmp_path / "long.mp4").write_bytes(bytes(range(256)) * (4 * PIECE // 256))
+    assert clip_digest(tmp_path / "short.mp4") == "c3c15c93f50bcbd8"
+    assert clip_digest(tmp_path / "long.mp4") == "30ff68de0825e49b"

@@ -12,8 +12,10 @@ import pytest
 import torch
 from transformers import AutoProcessor, Qwen2_5OmniProcessor
 
-from lmms_flow.errors import CheckpointError, SampleError
+from lmms_flow.errors import CheckpointError, SampleError, SkippedSampleError
+from lmms_flow.inputs.frames_chat import FramesChat
 from lmms_flow.inputs.native_chat import check_processor, limit_pixels, pixel_limits
+from lmms_flow.inputs.processor_chat import _in_text as in_text
 from lmms_flow.inputs.spans import Replaced, expand, unit_spans, visual_runs
 from lmms_flow.inputs.video import Frames
 from lmms_flow.model_wrappers.hf_video import HfVideoFlow, Qwen3VlFlow
@@ -238,3 +240,66 @@ def test_a_processor_of_pictures_alone_is_limited_too() -> None:
 def test_a_clip_of_a_frame_in_two_seconds_has_its_own_times(wrapper: HfVideoFlow) -> None:
     _, tensors = prompt(wrapper, frames(fps=0.5))
     assert tensors["second_per_grid_ts"].tolist() == [20.0]
+
+
+def test_where_a_token_stands_in_the_text_with_one_placeholder() -> None:
+    """`ab#cd` with `#` replaced by five characters."""
+    moved = [in_text(place, (2, 3), 7) for place in ((0, 1), (1, 2), (1, 3), (2, 5), (6, 7), (5, 8), (7, 9))]
+    assert moved == [(0, 1), (1, 2), (1, 3), (2, 3), (2, 3), (2, 4), (3, 5)]
+
+
+def test_a_clip_of_unknown_length_ends_with_its_last_frame(wrapper: HfVideoFlow) -> None:
+    chat = wrapper.chat
+    (told,) = chat.media(frames(fps=4.0, length=0), 4.0)["video_metadata"]
+    assert (told.total_num_frames, told.duration) == (36, 9.0)
+    (told,) = chat.media(frames(fps=4.0), 4.0)["video_metadata"]
+    assert (told.total_num_frames, told.duration) == (40, 10.0)
+
+
+def test_a_video_that_a_processor_refuses_is_an_error_and_too_few_frames_are_left_out(
+    wrapper: HfVideoFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("no")
+
+    monkeypatch.setattr(type(wrapper.chat.processor.video_processor), "__call__", refuse)
+    with pytest.raises(SkippedSampleError, match="merges 2 frames into one, and 1 was asked for"):
+        prompt(wrapper, frames(fps=4.0, indices=(0,)))
+    with pytest.raises(SampleError, match="Qwen2_5_VLProcessor refuses the video") as caught:
+        prompt(wrapper, frames(fps=4.0))
+    assert not isinstance(caught.value, SkippedSampleError)
+
+
+# Frames as pictures
+
+
+def as_pictures(processor: Any, count: int = 2) -> dict[str, Any]:
+    chat: Any = SimpleNamespace(processor=processor)
+    return FramesChat.media(chat, frames(fps=4.0, indices=tuple(range(count))), 4.0)
+
+
+@pytest.mark.parametrize(
+    ("told", "own", "off"),
+    [
+        (None, {}, []),
+        ({}, {"do_pan_and_scan": True}, ["do_pan_and_scan"]),
+        ({"crop_to_patches": True}, {}, ["crop_to_patches"]),
+        ({"crop_to_patches": False}, {"crop_to_patches": False}, []),
+    ],
+)
+def test_no_picture_is_cut_into_tiles(told: Any, own: dict[str, bool], off: list[str]) -> None:
+    """Whether a processor does so by its own settings or by those of its pictures; the others know no such word."""
+    processor = SimpleNamespace(images_kwargs=told, image_processor=SimpleNamespace(**own))
+    media = as_pictures(processor)
+    assert [len(each) for each in media.pop("images")] == [2]
+    assert media == dict.fromkeys(off, False)
+    assert set(as_pictures(SimpleNamespace(image_processor=SimpleNamespace(**own)))) >= {"images"}
+
+
+def test_a_picture_without_tokens_is_refused() -> None:
+    chat: Any = SimpleNamespace()
+    places, given = [(0, 3), (0, 3), (5, 6), (6, 9)], frames(fps=4.0, indices=(0, 1))
+    assert FramesChat.runs(chat, {}, given, [0, 1, 3], [(0, 3), (6, 9)], places) == [range(2), range(3, 4)]
+    for replaced in ([(0, 3), (4, 5)], [(0, 3)]):
+        with pytest.raises(SampleError, match=r"the processor wrote \d pictures for 2 frames"):
+            FramesChat.runs(chat, {}, given, [0, 1, 3], replaced, places)

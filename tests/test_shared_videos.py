@@ -416,3 +416,12 @@ def test_read_outs_of_other_frames_and_protocols_stay_apart() -> None:
     (curve,) = (one.curve("video:answer", 1) for one in words if (one.frames, one.protocol) == (8, "paper"))
     assert (curve.questions, curve.clips) == (4, 2)
     assert curve.mean.tolist() == [-50.0, -50.0]
+
+
+def test_a_sub_task_of_one_question_counts_as_much_as_the_others() -> None:
+    """The last question is the only one of the second sub-task, about a video of the first."""
+    one = arm("none", [True, False, False, True], 2)
+    last = next(reversed(one.samples))
+    one.samples[last] = replace(one.samples[last], task="other")
+    assert [len(one.answered(name)) for name in one.subtasks] in ([3, 1], [1, 3])
+    assert macro_by_video(one, resamples=100).value == pytest.approx((1 / 3 + 1) / 2)

@@ -140,3 +140,11 @@ def test_the_text_of_settings_says_what_the_kinds_need() -> None:
     for name in (MAP, WORDS):
         for changed in ({"window": 3}, {"style": "inverse"}, {"layers": "1-4"}, {"knockouts": "video:last"}):
             assert read({"kinds": name, **changed}).to_text() != read(name).to_text(), (name, changed)
+
+
+@pytest.mark.parametrize("anchors", ["abc", "-1", "0", 0, "1.5", "٣", "1234567", True, "", [3]])
+def test_anchors_are_a_whole_number_or_are_refused(anchors: object) -> None:
+    with pytest.raises(FlowError, match="anchors are a whole number from 1, not"):
+        read({"anchors": anchors})
+    assert read({"anchors": "1"}).anchors == 1
+    assert read({"anchors": 99999}).anchors == 99999

@@ -448,3 +448,14 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     line = refusal(lambda: load(tmp_path))
     assert "model.projector.readout.2.bias is missing; model.resampler.weight is not of this model" in line
+
+
+def test_frames_end_with_the_video(paper: Path) -> None:
+    """As many runs as frames are not enough: what stands behind the last run would belong to no frame."""
+    chat = load(paper).chat
+    token, other = chat.tokenizer.convert_tokens_to_ids(chat.video_token), 5
+    ids = [1, 2, token, token, other, token, other]
+    assert chat.spans_ending_with(chat.video_token, ids, range(2, 6), 2) == (range(2, 4), range(4, 6))
+    for video, count in ((range(2, 7), 2), (range(2, 6), 3)):
+        with pytest.raises(SampleError, match=f"the prompt has 2 runs of .* for {count} frames"):
+            chat.spans_ending_with(chat.video_token, ids, video, count)

@@ -131,7 +131,7 @@ def _path(folder: str | os.PathLike[str], record: SampleRecord) -> Path:
             f"folder {FOLDER}; delete the record's file and run again"
         )
     path = Path(folder) / place
-    if path.suffix != ".safetensors" or (path.exists() and not path.resolve().is_relative_to(_root(folder))):
+    if path.suffix != ".safetensors" or not path.resolve().is_relative_to(_root(folder)):
         raise RecordError(f"{path}: the arrays of {_named(record)} lie outside of their folder; {REMEDY}")
     return path
 

@@ -162,7 +162,9 @@ def ask(mutant: Mutant, tests: list[str], folder: Path) -> dict[str, Any]:
             found = outcome(folder, tests) if tests else "survived"
         finally:
             _write(file, whole)
-        failed = folder / FAILED  # not there where not even pytest's own files could be read: then any test does
+        failed = (
+            folder / FAILED
+        )  # not there where not even pytest's own files could be read: then any test does
         by = (failed.read_text() if failed.is_file() else tests[0]) if found == "caught" else ""
         if not by or passes_without(folder, by):
             break
@@ -264,7 +266,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0, help="stop then; 0: go on to the end")
     parser.add_argument("--seconds", type=float, default=MOST, help=f"of tests, for each mutant ({MOST})")
     parser.add_argument("--note", nargs="+", default=[], help="test files to be run under coverage anew")
-    parser.add_argument("--first", nargs="+", default=[], help="beginnings of the names of tests to ask first")
+    parser.add_argument(
+        "--first", nargs="+", default=[], help="beginnings of the names of tests to ask first"
+    )
     parser.add_argument("--again", action="store_true", help="ask again about those that were not caught")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
