@@ -97,7 +97,7 @@ class Baseline:
 
     def serves(self, layer: int) -> bool:
         """Whether it has what a flow needs whose first layer of its own is `layer`."""
-        return bool(self.ends) and 1 in self.states and layer in self.states
+        return bool(self.ends) and layer in self.states
 
     def is_of(self, decoder: nn.Module, call: LayerCall) -> bool:
         """Whether it was recorded from the very prompt of this call of layer 1, on the model as it is now."""
