@@ -183,6 +183,24 @@ def test_cropping_the_cache_takes_off_generated_tokens_alone(model: Any, engine:
             step(model, cache)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "empty", [lambda cache: cache.reset(), lambda cache: cache.crop(-LENGTH - 1)], ids=["reset", "cropped"]
+)
+def test_a_cache_that_was_emptied_is_filled_again(model: Any, engine: str, empty: Any) -> None:
+    other = prompt(video=9)
+    wanted = [
+        by_hand(model, "blind", {"input_ids": torch.cat([other["input_ids"], *more], 1)})
+        for more in ([], [STEP])
+    ]
+    with intervene(model, "blind", LAYOUT, engine=engine), torch.no_grad():
+        cache = prefilled(model)
+        step(model, cache)
+        empty(cache)
+        assert off(last(model, other, **going_on_from(model, cache)), wanted[0]) < EXACT
+        assert off(step(model, cache), wanted[1]) < EXACT
+
+
 def test_a_pruned_cache_is_not_cropped_to_a_length(model: Any) -> None:
     """Which is not that of what it holds; by none at all it stays as it is."""
     with intervene(model, "blind", LAYOUT):

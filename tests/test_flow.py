@@ -24,7 +24,7 @@ from lmms_flow.flow import (
     preset_of,
     prompt_layout,
 )
-from lmms_flow.flow.controls import place_of
+from lmms_flow.flow.controls import control_of, place_of
 from lmms_flow.flow.essential import essential
 from lmms_flow.flow.layout import merge
 from lmms_flow.flow.leaks import leaks
@@ -857,3 +857,10 @@ def test_a_frames_rule_lies_inside_cross_frame_and_not_inside_another_that_is_a_
     frames = Knockout("frame.1", "frame.2")
     assert essential(frozenset({Knockout("cross_frame"), frames})) == ("cross_frame",)
     assert essential(frozenset({Knockout("intra_frame"), frames})) == ("frame.1:frame.2", "intra_frame")
+
+
+@pytest.mark.parametrize("word", ["single_frame", "reversed", "shuffled:seed1", "frozen"])
+def test_orders_of_frames_are_no_flows(word: str) -> None:
+    assert control_of(word) is None
+    with pytest.raises(FlowError):
+        Flow.load(word)

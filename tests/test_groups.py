@@ -330,7 +330,7 @@ def test_the_question_is_named_where_it_can_not_be_found() -> None:
         find_groups(encode(prompt_of("Question: ")), "Question: ", {}, ANY)
 
 
-@pytest.mark.parametrize("text", ["Who?", "?!", "Where?"])
+@pytest.mark.parametrize("text", ["Who?", "?!", "7", "Where?"])
 def test_a_question_may_be_shorter_than_its_label(text: str) -> None:
     prompt, groups = groups_of(text)
     assert "".join(decoded(prompt, groups, "question")).strip() == text

@@ -89,6 +89,8 @@ class SparseHooks(DenseHooks):
         whole = DenseStep(self._masks, positions, self._additive)
         last_only, self._last_only = self._last_only, False  # holds for one forward of the model
         cache = call.cache
+        if cache is not None and not positions.past:
+            self._pruned.pop(cache, None)  # it was emptied: what it held is not gone on from
         if cache is not None and cache in self._pruned:
             generated = positions.keys.shape[1] - self._contract.prompt_width
             return PrunedDecoding(whole, self._whole, self._pruned[cache], generated, self._additive)

@@ -254,6 +254,15 @@ def read(results: Path) -> dict[str, dict[str, Any]]:
     return {line["id"]: line for line in map(json.loads, lines)}
 
 
+def tidied(results: Path, there: Container[str]) -> dict[str, dict[str, Any]]:
+    """The results, by the mutant; the file keeps the last of each, and none of a line that has changed since."""
+    found = {name: line for name, line in read(results).items() if name in there}
+    kept = "".join(f"{json.dumps(line)}\n" for line in found.values())
+    if results.is_file() and results.read_text() != kept:
+        results.write_text(kept)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.mutate",
@@ -283,7 +292,7 @@ def main() -> int:
     again = {line["id"] for line in done.values() if line["outcome"] not in CAUGHT and not reason_of(line)}
     left = [mutant for mutant in asked if mutant.id not in done or (args.again and mutant.id in again)]
     run(left, reached, args.results, args.jobs, args.minutes)
-    done = read(args.results)
+    done = tidied(args.results, {mutant.id for mutant in (*by_hand, *everything())})
     answered = [done[mutant.id] for mutant in asked if mutant.id in done]
     for line in answered:
         if line["outcome"] not in CAUGHT and not reason_of(line):

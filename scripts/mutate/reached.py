@@ -109,7 +109,8 @@ class Reached:
         if mutant.file in _decoding():
             readers = tuple(f"tests/test_{name}.py::" for name in READING)
             found |= {name for name in self.seconds if name.startswith(readers)}
-        found = found or _names(noted.values())
+        if not found:
+            found = _names(noted.values()) | {name for name in self.seconds if name.startswith(self.first)}
         found &= self.seconds.keys()
         narrow = sorted(found, key=lambda name: (self.lines_of[name], name))
         own = f"tests/test_{Path(mutant.file).stem}.py"
