@@ -39,7 +39,7 @@ class Filled:
 
     prompt: Tensor  # the prompt's columns, [batch, key]: the token of each, -1 for padding
     length: int  # columns in the cache after the last call
-    beside: tuple[int, ...]  # the blocks that were open
+    beside: tuple[Any, ...]  # the blocks that were open
     first_keys: Tensor | None  # layer 1's keys of the last column, which tell the samples of a batch apart
 
 
@@ -193,8 +193,8 @@ class Contract:
                 "with model.gradient_checkpointing_disable()"
             )
 
-    def _beside(self) -> tuple[int, ...]:
-        return tuple(id(block) for block in open_blocks(self._decoder))
+    def _beside(self) -> tuple[Any, ...]:
+        return open_blocks(self._decoder)
 
     def _keys_of_last(self, cache: Any, width: int) -> Tensor | None:
         """Where the samples' layouts differ, what tells whether the samples still stand in the same order."""

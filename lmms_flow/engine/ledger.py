@@ -20,6 +20,7 @@ from ..flow.shapes import DecoderShape
 from .both_ways import reads_both_ways
 from .course import Course, Setting
 from .decoder import decoder_layers, find_decoder, module_of
+from .marks import mark
 from .measured import Measured
 from .model_state import adapters_of
 from .plan import RowPlan
@@ -149,7 +150,7 @@ def ledger_of(
 
 def _shape_now(model: nn.Module) -> DecoderShape:
     """The model's sizes, read once for as long as its modules and adapters are as they were."""
-    state = tuple((id(part), *adapters_of(part)) for part in find_decoder(model).modules())
+    state = tuple((mark(part), *adapters_of(part)) for part in find_decoder(model).modules())
     known = _shapes.get(model)
     if known is None or known[0] != state:
         known = state, decoder_shape(model)

@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import UnsupportedModelError
 from .decoder import check_attention, decoder_layers, find_decoder
 from .layer_call import takes_tokens_apart
+from .marks import mark
 from .survey import in_words, mixes, other_mechanisms, ranges
 
 # decoder -> the modules of which nothing was found, and what else was looked at
@@ -37,7 +38,7 @@ def check_layers(model: nn.Module) -> nn.Module:
     decoder = find_decoder(model)
     config: Any = getattr(decoder, "config", None)
     parts = (
-        *((id(part), type(part), getattr(part, "is_causal", None)) for part in decoder.modules()),
+        *((mark(part), type(part), getattr(part, "is_causal", None)) for part in decoder.modules()),
         getattr(config, "is_encoder_decoder", None),
         getattr(config, "use_bidirectional_attention", None),
     )

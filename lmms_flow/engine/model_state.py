@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .hooks import hooks_everywhere, is_foreign
+from .marks import mark
 from .strips import NAME
 
 SAMPLED = 16  # entries of each parameter that are compared: edits behind autograd's back leave no other trace
@@ -29,13 +30,15 @@ class ModelState:
         """The module's state now."""
         attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
         plain: list[Any] = ["sdpa" if attention == NAME else attention]  # a block's own name for it
-        plain += (_autocast(module), *map(id, hooks_everywhere()))
+        plain += (_autocast(module), *map(mark, hooks_everywhere()))
         for part in module.modules():
-            plain.append((id(part), part.training, *_overrides(part)))
+            plain.append((mark(part), part.training, *_overrides(part)))
         sampled: dict[Any, list[Tensor]] = {}
         with torch.no_grad():
             for parameter in (*module.parameters(), *module.buffers()):
-                plain.append((parameter.data_ptr(), _version(parameter)))
+                # What is not loaded (accelerate loads it for each call) is another empty one every time.
+                it = None if parameter.is_meta else mark(parameter)
+                plain.append((it, parameter.data_ptr(), _version(parameter)))
                 count = parameter.numel()
                 if count and not parameter.is_meta:
                     step = max(1, count // SAMPLED)
@@ -78,9 +81,9 @@ def _overrides(part: nn.Module) -> tuple[Any, ...]:
     """What changes a module's forward without changing a weight."""
     found: list[Any] = []
     if "forward" in part.__dict__:
-        found.append(id(part.__dict__["forward"]))
+        found.append(mark(part.__dict__["forward"]))
     for hooks in (part._forward_hooks, part._forward_pre_hooks):
-        found += [id(hook) for hook in hooks.values() if is_foreign(hook)]
+        found += [mark(hook) for hook in hooks.values() if is_foreign(hook)]
     return (*found, *adapters_of(part))
 
 

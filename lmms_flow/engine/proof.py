@@ -6,6 +6,7 @@ Structure does not show everything: an attention function may drop its mask, a l
 from __future__ import annotations
 
 import sys
+from collections import deque
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,10 +16,13 @@ from torch import nn
 from ..errors import UnsupportedModelError
 from .decoder import attention_function, attention_implementation, find_decoder
 from .hooks import open_blocks
+from .marks import mark
 from .probe import ISOLATE, Probe, difference, quietly
 from .windows import has_windows
 
-_proven: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+# Of each decoder the last few kinds of layers that were shown: somebody may exchange a forward before each call.
+_proven: WeakKeyDictionary[nn.Module, deque[Any]] = WeakKeyDictionary()
+LAST = 8
 # A mixture of experts rounds by how many rows an expert is given: what is cut off moves the last bits. Up to so many
 # times what another batch moves is rounding.
 TIMES = 8.0
@@ -31,7 +35,7 @@ def prove(model: nn.Module) -> None:
     if open_blocks(decoder):
         return  # shown when the outermost was opened
     key = _key(decoder)
-    known = _proven.setdefault(decoder, set())
+    known = _proven.setdefault(decoder, deque(maxlen=LAST))
     if key in known:
         return
     with quietly(model):
@@ -70,7 +74,7 @@ def prove(model: nn.Module) -> None:
             f"{who} has a window of {decoder.config.sliding_window} tokens in its cache and none in its mask, so a "  # type: ignore[union-attr]
             "prompt and a decoded token read different keys: set sliding_window=None in its configuration"
         )
-    known.add(key)
+    known.append(key)
 
 
 def _follows_its_window(probe: Probe, stock: torch.Tensor) -> bool:
@@ -115,7 +119,9 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 def _key(decoder: nn.Module) -> Any:
     """What decides how the layers treat their masks: attention, modules, and forwards that somebody exchanged."""
-    parts = tuple((id(part), type(part).forward, id(vars(part).get("forward"))) for part in decoder.modules())
+    parts = tuple(
+        (mark(part), type(part).forward, mark(vars(part).get("forward"))) for part in decoder.modules()
+    )
     modules = {sys.modules.get(type(part).__module__) for part in decoder.modules()}
     eager = frozenset(getattr(module, "eager_attention_forward", None) for module in modules)
     return attention_implementation(decoder), attention_function(decoder), eager, parts
