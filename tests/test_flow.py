@@ -864,3 +864,18 @@ def test_orders_of_frames_are_no_flows(word: str) -> None:
     assert control_of(word) is None
     with pytest.raises(FlowError):
         Flow.load(word)
+
+
+def test_a_route_through_two_groups_is_listed_once() -> None:
+    routes = Flow.load("video:last+video:question+video:tail+gap:last+gap:question").leaks(
+        PRESETS[0].layout(), 4
+    )
+    assert [[group for group, _ in route.steps] for route in routes] == [["video", "gap", "tail", "last"]]
+
+
+def test_an_answer_behind_a_prompt_without_a_tail() -> None:
+    """What stood last is the tail then."""
+    groups = {"system": range(1), "video": range(1, 3), "question": range(3, 5), "last": range(5, 6)}
+    grown = Layout(6, groups, [range(1, 2), range(2, 3)]).with_answer(3)
+    assert (grown.num_tokens, grown.span("tail"), grown.span("last")) == (9, (range(5, 8),), (range(8, 9),))
+    assert grown.span("answer") == (range(6, 8),)

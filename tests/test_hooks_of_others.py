@@ -194,3 +194,16 @@ def test_a_hook_of_somebody_else_is_seen_beside_those_of_transformers(model: Any
     assert not has_foreign_hooks(model)
     getattr(part, register)(lambda *call: None)
     assert has_foreign_hooks(model)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_attention_is_watched_once_however_many_calls_there_are(model: Any, engine: str) -> None:
+    attention = model.model.layers[1].self_attn
+    attention.register_forward_pre_hook(lambda module, args: None)
+    with intervene(model, FLOW, LAYOUT, engine=engine):
+        counts = []
+        for _ in range(3):
+            last(model)
+            counts.append(len(attention._forward_pre_hooks))
+    assert counts == [3, 3, 3]  # and ours before and behind it
+    assert len(attention._forward_pre_hooks) == 1

@@ -303,3 +303,9 @@ def test_a_picture_without_tokens_is_refused() -> None:
     for replaced in ([(0, 3), (4, 5)], [(0, 3)]):
         with pytest.raises(SampleError, match=r"the processor wrote \d pictures for 2 frames"):
             FramesChat.runs(chat, {}, given, [0, 1, 3], replaced, places)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_frame_rate_that_is_none_makes_no_times(rate: float, wrapper: HfVideoFlow) -> None:
+    with pytest.raises(SampleError, match="the file states no frame rate"):
+        prompt(wrapper, replace(frames(fps=4.0), fps=rate))

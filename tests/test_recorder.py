@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from lmms_flow.engine import Baseline, UnsupportedModelError, intervene
 from lmms_flow.engine.attention_rows import SdpaCall, pooled
 from lmms_flow.engine.hooks import Hook
+from lmms_flow.engine.recorder import states_in
 from lmms_flow.errors import UserError
 from lmms_flow.flow import PRESETS, Flow, FlowError
 from lmms_flow.trace import VideoAttention, attention_to_video
@@ -332,3 +334,12 @@ def test_a_mistake_is_one_clear_line(name: str) -> None:
     with pytest.raises(FlowError, match=message) as caught:
         attention_to_video(text_model(), PROMPT | inputs, LAYOUT, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_states_are_the_first_of_what_a_decoder_gives_back() -> None:
+    states = torch.zeros(1, 2, 3)
+    assert states_in((states, None, ())) is states
+    assert states_in(SimpleNamespace(last_hidden_state=states)) is states
+    for nothing in ((), (None, states), SimpleNamespace(), None):
+        with pytest.raises(UnsupportedModelError, match=f"gave a {type(nothing).__name__} back"):
+            states_in(nothing)

@@ -248,7 +248,9 @@ def record(
 
 def states_in(output: Any) -> Tensor:
     """The last states in what a decoder gave back, [batch, token, width]."""
-    found = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
+    found = (
+        next(iter(output), None) if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
+    )
     if not isinstance(found, Tensor):
         raise UnsupportedModelError(f"the decoder gave a {type(output).__name__} back, which holds no states")
     return found
