@@ -297,3 +297,6 @@ def test_the_docs_give_the_score_of_seeded_bugs() -> None:
     assert len(lines) == 670
     for by_hand in (True, False):
         assert told(lines, by_hand) in page
+    others = read(RESULTS.with_stem("mutants-unseen")).values()
+    assert len(others) == 120
+    assert told(others, by_hand=False) in page
