@@ -179,6 +179,21 @@ def test_attention_that_does_more_than_is_known_is_refused(monkeypatch: pytest.M
         gate_gradients(model, prompt.tensors, prompt.layout, ["video:last"])
 
 
+def test_attention_that_is_exchanged_after_a_first_call_is_compared_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, make_inputs = tiny("qwen2", attn_implementation="eager")
+    prompt = make_inputs()
+    gate_gradients(model, prompt.tensors, prompt.layout, ["video:last"])
+    module = __import__(type(model).__module__, fromlist=["x"])
+    own = module.eager_attention_forward
+    monkeypatch.setattr(
+        module, "eager_attention_forward", lambda *args, scaling, **kw: own(*args, scaling=2 * scaling, **kw)
+    )
+    with pytest.raises(UnsupportedModelError, match="with every gate open its logits are off by"):
+        gate_gradients(model, prompt.tensors, prompt.layout, ["video:last"])
+
+
 def test_relative_changes_lie_between_nothing_left_and_a_certain_answer() -> None:
     """In the sweep's own unit; both read-outs tell the same of a small effect."""
     model, make_inputs = tiny("llama", attn_implementation="sdpa")

@@ -13,6 +13,7 @@ from lmms_flow.engine import UnsupportedModelError, find_decoder, intervene, led
 from lmms_flow.engine import proof as proof_module
 from lmms_flow.engine.marks import mark
 from lmms_flow.engine.model_state import ModelState
+from lmms_flow.engine.vision import counting_vision
 from tests.support.models import tiny
 from tests.support.odd_models import LAYOUT, last, off, text_model
 
@@ -124,3 +125,24 @@ def test_a_hook_that_follows_another_on_a_layer_is_run() -> None:
         handle.remove()
     assert all(off(one, other) < 1e-6 for one, other in zip(found, found[2:], strict=False))
     assert off(found[0], found[1]) > 1e-3
+
+
+def test_what_a_changed_layer_costs_is_measured_again() -> None:
+    model = text_model()
+    whole = ledger(model, "none", LAYOUT).full.flops
+    model.model.layers[0].mlp.forward = lambda states: states * 0
+    assert ledger(model, "none", LAYOUT).full.flops < whole
+    del model.model.layers[0].mlp.forward
+    assert ledger(model, "none", LAYOUT).full.flops == whole
+
+
+def test_what_a_changed_tower_costs_is_counted_again() -> None:
+    model, make_inputs = tiny("llava", attn_implementation="sdpa")
+    tensors, spent = make_inputs(frames=2).tensors, []
+    layer = model.model.vision_tower.encoder.layers[0]
+    for _ in range(2):
+        with torch.no_grad(), counting_vision(model) as counted:
+            model(**tensors)
+        spent.append(counted.flops)
+        layer.mlp.forward = lambda states: states
+    assert 0 < spent[1] < spent[0]

@@ -20,9 +20,8 @@ from ..flow.shapes import DecoderShape
 from .both_ways import reads_both_ways
 from .course import Course, Setting
 from .decoder import decoder_layers, find_decoder, module_of
-from .marks import mark
 from .measured import Measured
-from .model_state import adapters_of
+from .model_state import adapters_of, modules_now
 from .plan import RowPlan
 from .workload import Workload
 
@@ -150,7 +149,7 @@ def ledger_of(
 
 def _shape_now(model: nn.Module) -> DecoderShape:
     """The model's sizes, read once for as long as its modules and adapters are as they were."""
-    state = tuple((mark(part), *adapters_of(part)) for part in find_decoder(model).modules())
+    state = modules_now(find_decoder(model))
     known = _shapes.get(model)
     if known is None or known[0] != state:
         known = state, decoder_shape(model)

@@ -87,6 +87,13 @@ def _overrides(part: nn.Module) -> tuple[Any, ...]:
     return (*found, *adapters_of(part))
 
 
+def modules_now(module: nn.Module) -> tuple[Any, ...]:
+    """What decides how much a module computes: its parts, forwards that somebody exchanged, and adapters."""
+    return tuple(
+        (mark(part), mark(vars(part).get("forward")), *adapters_of(part)) for part in module.modules()
+    )
+
+
 def adapters_of(part: nn.Module) -> tuple[str, ...]:
     """Which adapters a module runs with; nothing for one that is no adapter's."""
     if "merged_adapters" not in part.__dict__:  # whole models of transformers have methods of the other names

@@ -34,7 +34,7 @@ def prove(model: nn.Module) -> None:
     decoder = find_decoder(model)
     if open_blocks(decoder):
         return  # shown when the outermost was opened
-    key = _key(decoder)
+    key = layers_now(decoder)
     known = _proven.setdefault(decoder, deque(maxlen=LAST))
     if key in known:
         return
@@ -117,7 +117,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _key(decoder: nn.Module) -> Any:
+def layers_now(decoder: nn.Module) -> Any:
     """What decides how the layers treat their masks: attention, modules, and forwards that somebody exchanged."""
     parts = tuple(
         (mark(part), type(part).forward, mark(vars(part).get("forward"))) for part in decoder.modules()

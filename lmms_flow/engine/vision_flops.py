@@ -10,24 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from .flops import flop_counter
+from .model_state import modules_now
 
 SMALL = 1024  # entries of a tensor of integers that are part of an input's shape, such as a grid of patches
 
-# What a pass costs depends on the shapes of its inputs alone: each is counted once for a module.
-_counted: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
+# What a pass costs depends on the shapes of its inputs alone: each is counted once for a module as it is.
+_counted: WeakKeyDictionary[nn.Module, tuple[Any, dict[Any, int]]] = WeakKeyDictionary()
 
 
 def with_flops(
     owner: nn.Module, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, int]:
     """What an encoder of `owner` makes of these arguments, and the FLOPs of that."""
-    known = _counted.setdefault(owner, {})
+    known, now = _counted.get(owner), modules_now(owner)
+    if known is None or known[0] != now:
+        known = _counted[owner] = now, {}
     key = (encode.__name__, _shape(args), _shape(sorted(kwargs.items())))
-    if key in known:
-        return encode(*args, **kwargs), known[key]
+    if key in known[1]:
+        return encode(*args, **kwargs), known[1][key]
     features, flops = _run_counted(encode, args, kwargs)
     if flops:  # none at all: somebody else gave the features that it had kept
-        known[key] = flops
+        known[1][key] = flops
     return features, flops
 
 

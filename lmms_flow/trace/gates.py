@@ -25,6 +25,7 @@ from ..engine.decoder import module_of
 from ..engine.gating import gated
 from ..engine.layer_call import keeping
 from ..engine.one_prompt import check_prompt, only_the_prompt
+from ..engine.proof import layers_now
 from ..engine.walks import Style, as_knockout, check_layers, window_layers
 from ..errors import FlowError, UnsupportedModelError, nearest
 from ..flow import Knockout, Layout
@@ -34,7 +35,7 @@ READ_OUTS = ("log_probability", "probability")
 OPEN_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 HALF_TOLERANCE = 5e-2
 
-_agreed: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # decoder -> the attention that was compared
+_agreed: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # decoder -> the layers that were compared
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,8 @@ def _plain(module: nn.Module, inputs: Mapping[str, Any], layout: Layout) -> Tens
     with torch.no_grad():
         plain = _logits(module, inputs)
         decoder = find_decoder(module)
-        attention = str(getattr(decoder.config, "_attn_implementation", ""))
-        if _agreed.get(decoder) == attention:
+        layers = layers_now(decoder)
+        if _agreed.get(decoder) == layers:
             return plain
         with gated(module, layout, ["last:last"], _gates(module, 1)):
             opened = _logits(module, inputs)
@@ -186,7 +187,7 @@ def _plain(module: nn.Module, inputs: Mapping[str, Any], layout: Layout) -> Tens
             f"{type(module).__name__}: with every gate open its logits are off by {off:.1e} of the largest, so its "
             "attention does more than is known here and gate gradients would be wrong"
         )
-    _agreed[decoder] = attention
+    _agreed[decoder] = layers
     return plain
 
 
