@@ -190,7 +190,7 @@ def test_a_mistake_is_one_clear_line(arguments: dict[str, Any], message: str) ->
     assert "\n" not in str(caught.value)
 
 
-class InATuple(LlamaDecoderLayer):
+class InATuple(LlamaDecoderLayer):  # type: ignore[misc]
     """As decoder layers were until recently: what comes out lies in a tuple."""
 
     @functools.wraps(LlamaDecoderLayer.forward)
