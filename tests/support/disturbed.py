@@ -105,6 +105,9 @@ class Disturbed:
 
         status = self.run(folder, stop)
         named = {-number, 0} if number == signal.SIGKILL else {128 + number, 0}
+        # Behind the last answer it is lmms-eval itself that is stopped.
+        if soak.answers(folder) >= soak.answers(self.undisturbed):
+            named.add(-number)
         if seen and status not in named:
             self.wrong.append(f"{number.name} after {seen} answers ended with {status}, see {folder}/log")
         return status
